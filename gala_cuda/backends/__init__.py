@@ -1,0 +1,60 @@
+"""The backends and how one is chosen. Each has ``why_not(x)``, ``forward`` and ``backward`` as ``reference`` has them."""
+
+import os
+import warnings
+from types import ModuleType
+
+from torch import Tensor
+
+from . import cpu, reference
+
+BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
+UNAVAILABLE = {
+    "triton": "this version of gala-cuda has no Triton kernels",
+    "cuda": "this version of gala-cuda has no CUDA C++ kernels",
+}
+NAMES = (*BACKENDS, *UNAVAILABLE)
+_warned: set[str] = set()
+
+
+def why_not(name: str, x: Tensor) -> str | None:
+    """None where the backend ``name`` can run on ``x``, else the reason."""
+    if name in UNAVAILABLE:
+        return UNAVAILABLE[name]
+    return BACKENDS[name].why_not(x)
+
+
+def requested(backend: str | None) -> str:
+    """The backend asked for, by argument or by the environment variable GALA_BACKEND; "" leaves the choice to us.
+
+    Raises ValueError for an unknown name.
+    """
+    name = os.environ.get("GALA_BACKEND", "") if backend is None else backend
+    if name and name not in NAMES:
+        source = "environment variable GALA_BACKEND" if backend is None else "backend"
+        raise ValueError(f"{source} is {name!r}; expected one of {', '.join(NAMES)}")
+    return name
+
+
+def select(x: Tensor, name: str) -> ModuleType:
+    """The backend for ``x``: the one named, or where ``name`` is empty the first that can run.
+
+    Raises RuntimeError where the named backend cannot run on ``x``. Warns once for each reason when the automatic
+    choice is left with the reference.
+    """
+    if name:
+        reason = why_not(name, x)
+        if reason:
+            raise RuntimeError(f"backend {name!r} cannot run: {reason}")
+        return BACKENDS[name]
+    reason = cpu.why_not(x)
+    if reason is None:
+        return cpu
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(
+            f"gala_cuda runs the unfused reference on {x.device}: cpu backend: {reason}. "
+            "`gala-cuda doctor` lists every backend; backend='reference' silences this.",
+            stacklevel=2,
+        )
+    return reference

@@ -1,0 +1,100 @@
+"""What every backend takes and gives: the weights, the saved tensors, the precision."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SQUASHES = ("tanh", "sigmoid")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+BITS_PER_WORD = 32
+
+
+class Weights(NamedTuple):
+    """The block's parameters under the paper's names; R is the reduced width, C the channels."""
+
+    w_shrink: Tensor  # [R, C]
+    w_expand: Tensor  # [C, R]
+    v_shrink: Tensor  # [R, C]
+    v_collapse: Tensor  # [R]
+    a: Tensor  # [C]
+    m: Tensor  # [C]
+    b_w_shrink: Tensor | None = None  # [R]
+    b_w_expand: Tensor | None = None  # [C]
+    b_v_shrink: Tensor | None = None  # [R]
+    b_v_collapse: Tensor | None = None  # [1]
+
+
+def weight_shapes(channels: int, reduced: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight and bias by name."""
+    return {
+        "w_shrink": (reduced, channels),
+        "w_expand": (channels, reduced),
+        "v_shrink": (reduced, channels),
+        "v_collapse": (reduced,),
+        "a": (channels,),
+        "m": (channels,),
+        "b_w_shrink": (reduced,),
+        "b_w_expand": (channels,),
+        "b_v_shrink": (reduced,),
+        "b_v_collapse": (1,),
+    }
+
+
+class Stats(NamedTuple):
+    """Views of the saved statistics, one row an image, in the accumulation dtype."""
+
+    s: Tensor  # [N, HW] local map
+    p: Tensor  # [N, C] pooled mean
+    z: Tensor  # [N, R] global hidden layer before its ReLU
+    g: Tensor  # [N, C] global gate
+
+
+def stats_width(pixels: int, channels: int, reduced: int) -> int:
+    return pixels + 2 * channels + reduced
+
+
+def split_stats(stats: Tensor, channels: int, reduced: int) -> Stats:
+    """View the flat rows ``stats`` [N, HW + C + R + C] as their four parts."""
+    pixels = stats.shape[1] - 2 * channels - reduced
+    return Stats(*stats.split([pixels, channels, reduced, channels], dim=1))
+
+
+def bit_words(reduced: int) -> int:
+    """How many 32-bit words hold one pixel's sign pattern of the local hidden layer."""
+    return -(-reduced // BITS_PER_WORD)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Sums and statistics are float32, or float64 for float64 input."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def pixel_stride(x: Tensor) -> int | None:
+    """The one stride that steps through the pixels of x [N, C, H, W], or None where H and W need two."""
+    height, width = x.shape[2:]
+    if height == 1:
+        return x.stride(3)
+    if width == 1:
+        return x.stride(2)
+    return x.stride(3) if x.stride(2) == width * x.stride(3) else None
+
+
+def channel_lanes(x: Tensor) -> bool:
+    """Whether kernels vectorise x [N, C, H, W] over channels (channels_last) rather than over pixels (NCHW)."""
+    return x.stride(1) == 1 if x.shape[1] > 1 else pixel_stride(x) != 1
+
+
+def walkable(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """x [N, C, H, W] itself where the kernels read it in place, else one dense copy.
+
+    Read in place are NCHW-contiguous and channels_last tensors and slices of either along N or C: one stride steps
+    through the pixels, and channels or pixels are adjacent. With ``like``, adjacent must be what is adjacent there.
+    """
+    stride = pixel_stride(x)
+    if stride is not None:
+        adjacent_channels = x.shape[1] == 1 or x.stride(1) == 1
+        adjacent_pixels = stride == 1 or x.shape[2] * x.shape[3] == 1
+        if adjacent_channels or adjacent_pixels if like is None else adjacent_channels if channel_lanes(like) else adjacent_pixels:
+            return x
+    return torch.empty_like(x if like is None else like, dtype=x.dtype).copy_(x)

@@ -1,0 +1,171 @@
+"""The paper's formulas in plain PyTorch: the specification of every other backend.
+
+Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2019, section 3::
+
+    p = mean over H, W of x                       g = W_expand . relu(W_shrink . p)
+    S = V_collapse * relu(V_shrink * x)           (* is a 1x1 convolution)
+    A = squash(a (g + S) + m (g . S))             out = x . A
+
+``attention`` and ``apply`` are differentiable to any order, export and decompose, and are the oracle of the tests.
+``forward`` and ``backward`` are the same maths cut into the stages of the fused kernels (gather, gate, scale), with the
+closed-form gradient and its saved set (s, sign bits, p, z, g), so that each kernel has a readable twin. Conditions are
+written as ``<= 0`` because autograd's ReLU lets the gradient of a NaN through.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .contract import BITS_PER_WORD, Weights, accumulation_dtype, bit_words, split_stats
+
+
+def why_not(x: Tensor) -> str | None:
+    """The reference runs everywhere."""
+    return None
+
+
+def attention(x: Tensor, w: Weights, squash: str) -> Tensor:
+    """A [N, C, H, W] in the accumulation dtype, from x [N, C, H, W]."""
+    u, w = _accumulate(x, w)
+    _, g = _gate(u.mean((2, 3)), w)
+    _, s = _local(u, w)
+    return _squash(g, s, w, squash)
+
+
+def apply(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> tuple[Tensor, Tensor]:
+    """(out [N, C, H, W] in x's dtype, map [N, H, W] = L2 norm of A over channels); autograd follows."""
+    attended = attention(x, w, squash)
+    out = x.to(attended.dtype) * attended
+    if residual is not None:
+        out = torch.relu(out + residual)
+    return out.to(x.dtype), _norm(attended)
+
+
+def forward(
+    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    u, w = _accumulate(x, w)
+    p = u.mean((2, 3))
+    z, g = _gate(p, w)
+    h, s = _local(u, w)
+    attended = _squash(g, s, w, squash)
+    out = torch.empty_like(x)
+    if residual is None:
+        out.copy_(u * attended)
+    else:
+        out.copy_(torch.relu(u * attended + residual))
+    amap = _norm(attended) if return_map else u.new_empty(0)
+    stats = torch.cat([s.flatten(1), p, z, g], dim=1) if save else u.new_empty(0)
+    bits = _pack_bits(~(h <= 0)) if save else x.new_empty(0, dtype=torch.int32)
+    return out, amap, stats, bits
+
+
+def backward(
+    grad_out: Tensor,
+    grad_map: Tensor | None,
+    x: Tensor,
+    w: Weights,
+    out: Tensor | None,
+    stats: Tensor,
+    bits: Tensor,
+    squash: str,
+    need_input: bool,
+    need_weights: bool,
+) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+    """(d x, d weights, d residual) from the saved tensors; ``out`` is given where a residual was added."""
+    u, v = _accumulate(x, w)
+    n, c = x.shape[:2]
+    pixels = x.shape[2] * x.shape[3]
+    s, p, z, g = split_stats(stats, c, v.w_shrink.shape[0])
+    hidden_on = _unpack_bits(bits, v.w_shrink.shape[0])  # [N, HW, R]
+
+    grad = grad_out.to(u.dtype)
+    if out is not None:
+        grad = torch.where(out <= 0, 0.0, grad)
+    rows, grad_rows = u.flatten(2).transpose(1, 2), grad.flatten(2).transpose(1, 2)  # [N, HW, C]
+    alpha, beta = v.a * g, v.a + v.m * g  # [N, C]
+    attended = _SQUASH[squash](alpha[:, None] + beta[:, None] * s[..., None])  # [N, HW, C]
+
+    e = grad_rows * rows
+    if grad_map is not None:
+        norm = torch.linalg.vector_norm(attended, dim=2, keepdim=True)
+        e = e + grad_map.reshape(n, pixels, 1) * torch.where(norm == 0, 0.0, attended / norm)
+    e = e * (1 - attended**2 if squash == "tanh" else attended * (1 - attended))
+    d_alpha, d_beta = e.sum(1), (e * s[..., None]).sum(1)  # [N, C]
+    ds = (e * beta[:, None]).sum(2)  # [N, HW]
+    dg = v.a * d_alpha + v.m * d_beta
+    dz = torch.where(z <= 0, 0.0, dg @ v.w_expand)
+    dsb = torch.where(hidden_on, ds[..., None], 0.0)  # [N, HW, R]
+
+    dx = dw = None
+    if need_input:
+        shrink = v.v_collapse[:, None] * v.v_shrink
+        d_rows = grad_rows * attended + (dz @ v.w_shrink)[:, None] / pixels + dsb @ shrink
+        dx = torch.empty_like(x).copy_(d_rows.transpose(1, 2).reshape(x.shape))
+    if need_weights:
+        t = torch.einsum("npr,npc->rc", dsb, rows)
+        counts = dsb.sum((0, 1))  # [R]
+        v_collapse = (v.v_shrink * t).sum(1)
+        if v.b_v_shrink is not None:
+            v_collapse = v_collapse + v.b_v_shrink * counts
+        dw = Weights(
+            w_shrink=dz.T @ p,
+            w_expand=dg.T @ torch.relu(z),
+            v_shrink=v.v_collapse[:, None] * t,
+            v_collapse=v_collapse,
+            a=(g * d_alpha + d_beta).sum(0),
+            m=(g * d_beta).sum(0),
+            b_w_shrink=None if w.b_w_shrink is None else dz.sum(0),
+            b_w_expand=None if w.b_w_expand is None else dg.sum(0),
+            b_v_shrink=None if w.b_v_shrink is None else v.v_collapse * counts,
+            b_v_collapse=None if w.b_v_collapse is None else ds.sum().reshape(1),
+        )
+    d_residual = None if out is None else torch.empty_like(x).copy_(grad)
+    return dx, dw, d_residual
+
+
+_SQUASH = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
+
+
+def _accumulate(x: Tensor, w: Weights) -> tuple[Tensor, Weights]:
+    dtype = accumulation_dtype(x.dtype)
+    return x.to(dtype), Weights(*(None if t is None else t.to(dtype) for t in w))
+
+
+def _gate(p: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+    z = F.linear(p, w.w_shrink, w.b_w_shrink)  # [N, R]
+    return z, F.linear(torch.relu(z), w.w_expand, w.b_w_expand)  # [N, C]
+
+
+def _local(u: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+    h = F.conv2d(u, w.v_shrink[:, :, None, None], w.b_v_shrink)  # [N, R, H, W]
+    s = F.conv2d(torch.relu(h), w.v_collapse[None, :, None, None], w.b_v_collapse)
+    return h, s.squeeze(1)  # [N, H, W]
+
+
+def _norm(attended: Tensor) -> Tensor:
+    """L2 norm over channels whose derivatives of every order are 0, not NaN, where the attention is 0."""
+    squares = (attended * attended).sum(1)
+    return torch.where(squares == 0, 0.0, torch.where(squares == 0, 1.0, squares).sqrt())
+
+
+def _squash(g: Tensor, s: Tensor, w: Weights, squash: str) -> Tensor:
+    g, s = g[:, :, None, None], s[:, None]
+    a, m = w.a[:, None, None], w.m[:, None, None]
+    return _SQUASH[squash](a * (g + s) + m * (g * s))
+
+
+def _pack_bits(on: Tensor) -> Tensor:
+    """[N, R, H, W] of booleans to [N, HW, words] of int32, bit r % 32 of word r // 32 for hidden unit r."""
+    reduced = on.shape[1]
+    rows = F.pad(on.flatten(2).transpose(1, 2), (0, bit_words(reduced) * BITS_PER_WORD - reduced))
+    powers = 2 ** torch.arange(BITS_PER_WORD, device=on.device, dtype=torch.int64)
+    words = (rows.unflatten(2, (-1, BITS_PER_WORD)) * powers).sum(3)
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+
+
+def _unpack_bits(bits: Tensor, reduced: int) -> Tensor:
+    """The inverse: [N, HW, words] of int32 to [N, HW, R] of booleans."""
+    shifts = torch.arange(BITS_PER_WORD, device=bits.device, dtype=torch.int32)
+    return ((bits[..., None] >> shifts) & 1).flatten(2)[..., :reduced].bool()

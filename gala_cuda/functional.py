@@ -1,0 +1,133 @@
+"""``gala``: the attention block as a function."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import operator as _operator  # noqa: F401  registers torch.ops.gala_cuda
+from .backends import reference, requested
+from .backends.contract import DTYPES, SQUASHES, Weights, channel_lanes, weight_shapes
+
+_BIASES = Weights._fields[6:]
+
+
+def gala(
+    x: Tensor,
+    w_shrink: Tensor,
+    w_expand: Tensor,
+    v_shrink: Tensor,
+    v_collapse: Tensor,
+    a: Tensor,
+    m: Tensor,
+    *,
+    biases: Sequence[Tensor] | None = None,
+    residual: Tensor | None = None,
+    squash: str = "tanh",
+    return_map: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Global-and-local attention (Linsley et al., ICLR 2019, section 3) in one fused pass.
+
+    With :math:`p = \mathrm{mean}_{HW}\,x`::
+
+        g = w_expand . relu(w_shrink . p + b_w_shrink) + b_w_expand             [N, C]
+        s = v_collapse . relu(v_shrink * x + b_v_shrink) + b_v_collapse         [N, H, W]
+        A = squash(a (g + s) + m (g s))                                         [N, C, H, W]
+        out = x A,  or with a residual  relu(x A + residual)                    [N, C, H, W]
+
+    Args:
+        x: [N, C, H, W], float32, float64, bfloat16 or float16; N may be 0, H and W are at least 1. NCHW-contiguous
+            and channels_last tensors, and slices of either along N or C, are read in place; other strides (spatial
+            crops) cost one copy.
+        w_shrink: [R, C], global path, C to R. R is the reduced width, any R >= 1. All weights share x's dtype, or are
+            float32 where x is bfloat16 or float16.
+        w_expand: [C, R], global path, R to C.
+        v_shrink: [R, C], local path, a 1x1 convolution C to R.
+        v_collapse: [R], local path, a 1x1 convolution R to 1.
+        a: [C], weight of the sum of both paths.
+        m: [C], weight of their product.
+        biases: (b_w_shrink [R], b_w_expand [C], b_v_shrink [R], b_v_collapse [1]) or None. The paper has none.
+        residual: [N, C, H, W] like x, or None. Added before a final ReLU, as at the end of a ResNet block.
+        squash: "tanh" (paper) or "sigmoid" (the authors' released code).
+        return_map: also return the L2 norm of A over channels.
+        backend: "reference", "cpu", "triton", "cuda"; None takes GALA_BACKEND from the environment, else the
+            fastest that runs on x.
+
+    Returns:
+        out [N, C, H, W] in x's dtype and memory format; with ``return_map`` also map [N, H, W] in float32 (float64
+        for float64 x). Both differentiable, twice too. Sums and statistics are float32 (float64 for float64 x).
+
+    Raises:
+        TypeError: an argument is no dense floating tensor, or its dtype does not go with x's.
+        ValueError: a shape, device, stride or option is wrong; the message names the argument.
+        RuntimeError: the requested backend cannot run on x; the message says why.
+    """
+    if biases is not None and len(biases) != len(_BIASES):
+        raise ValueError(f"biases has {len(biases)} tensors; expected {len(_BIASES)}: {', '.join(_BIASES)}")
+    w = Weights(w_shrink, w_expand, v_shrink, v_collapse, a, m, *(biases or ()))
+    _check(x, w, residual, squash)
+    name = requested(backend)
+    if name == "reference" or torch.onnx.is_in_onnx_export():
+        out, amap = reference.apply(x, w, residual, squash)
+    else:
+        out, amap, _, _ = torch.ops.gala_cuda.gala.default(x, *w, residual, squash, return_map, False, name)
+    return (out, amap) if return_map else out
+
+
+def _check(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> None:
+    if squash not in SQUASHES:
+        raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
+    _check_feature_map("x", x)
+    if w.w_shrink.dim() != 2:
+        raise ValueError(f"w_shrink has shape {tuple(w.w_shrink.shape)}; expected [R, C]")
+    shapes = weight_shapes(x.shape[1], w.w_shrink.shape[0])
+    for (name, shape), t in zip(shapes.items(), w, strict=True):
+        if t is not None:
+            _check_weight(name, t, shape, x)
+    if residual is not None:
+        _check_feature_map("residual", residual)
+        if residual.shape != x.shape:
+            raise ValueError(f"residual has shape {tuple(residual.shape)}; expected x's, {tuple(x.shape)}")
+        if residual.device != x.device:
+            raise ValueError(f"residual is on {residual.device}; expected x's device, {x.device}")
+        if residual.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"residual is {residual.dtype}; expected x's dtype, {x.dtype}")
+
+
+def _check_feature_map(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected a tensor [N, C, H, W]")
+    if x.layout != torch.strided or x.is_quantized:
+        kind = "quantized" if x.is_quantized else x.layout
+        raise TypeError(f"{name} is {kind}; expected a dense tensor")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name} is {x.dtype}; expected one of {', '.join(map(str, DTYPES))}")
+    if x.dim() != 4:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected 4 dimensions, [N, C, H, W]")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected C, H and W of at least 1")
+    if not x.is_contiguous() and _overlaps(x):
+        raise ValueError(f"{name} has overlapping strides {x.stride()} at shape {tuple(x.shape)}; pass {name}.contiguous()")
+
+
+def _check_weight(name: str, t: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} is a {type(t).__name__}; expected a tensor {list(shape)}")
+    if t.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {shape} for x of {x.shape[1]} channels")
+    if t.device != x.device:
+        raise ValueError(f"{name} is on {t.device}; expected x's device, {x.device}")
+    if t.dtype != x.dtype and not (t.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)):
+        raise TypeError(f"{name} is {t.dtype}; expected x's dtype, {x.dtype}, or float32 beside bfloat16 and float16")
+
+
+def _overlaps(x: Tensor) -> bool:
+    """Whether two elements may share memory: some stride does not step over all that the smaller ones reach."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False

@@ -1,0 +1,102 @@
+"""``GALA``: the attention block as an nn.Module."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .backends import NAMES, reference
+from .backends.contract import SQUASHES, Weights, weight_shapes
+from .functional import gala
+
+
+class GALA(nn.Module):
+    """Global-and-local attention over a feature map (Linsley et al., ICLR 2019, section 3).
+
+    Args:
+        channels: C, the channels of the input.
+        reduction: r; the hidden layers of both paths have R = max(1, C // r) units. The paper has 4.
+        squash: "tanh" (paper) or "sigmoid" (the authors' released code).
+        bias: add biases to all four projections; the paper's formulas show none.
+        backend: "reference", "cpu", "triton", "cuda", or None to choose automatically (see :func:`gala_cuda.gala`).
+        device, dtype: of the parameters. float32 parameters serve bfloat16 and float16 inputs too.
+
+    Parameters are ``w_shrink`` [R, C], ``w_expand`` [C, R], ``v_shrink`` [R, C], ``v_collapse`` [R], ``a`` [C] and
+    ``m`` [C]; with ``bias`` also ``b_w_shrink`` [R], ``b_w_expand`` [C], ``b_v_shrink`` [R], ``b_v_collapse`` [1].
+
+    Raises:
+        ValueError: an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 4,
+        squash: str = "tanh",
+        bias: bool = False,
+        *,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        for name, value in (("channels", channels), ("reduction", reduction)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")
+        if squash not in SQUASHES:
+            raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
+        if backend is not None and backend not in NAMES:
+            raise ValueError(f"backend is {backend!r}; expected None or one of {', '.join(map(repr, NAMES))}")
+        self.channels, self.reduction, self.squash, self.backend = channels, reduction, squash, backend
+        for name, shape in weight_shapes(channels, max(1, channels // reduction)).items():
+            wanted = bias or not name.startswith("b_")
+            parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if wanted else None
+            self.register_parameter(name, parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He's normal initialisation before ReLUs, unit gain after them, biases zero, a and m truncated N(0, 1).
+
+        The paper does not give it; a, m and the biases are as in the authors' released code.
+        """
+        for shrink in (self.w_shrink, self.v_shrink):
+            nn.init.normal_(shrink, std=math.sqrt(2 / self.channels))
+        for after_relu in (self.w_expand, self.v_collapse):
+            nn.init.normal_(after_relu, std=1 / math.sqrt(after_relu.shape[-1]))
+        for mix in (self.a, self.m):
+            nn.init.trunc_normal_(mix, a=-2.0, b=2.0)
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith("b_"):
+                nn.init.zeros_(parameter)
+
+    @property
+    def weights(self) -> Weights:
+        """The parameters, in the order of the paper's formulas; absent biases are None."""
+        return Weights(*(getattr(self, name) for name in Weights._fields))
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, return_map: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """x [N, C, H, W] to out of the same shape, dtype and memory format: x A, or relu(x A + residual).
+
+        With ``return_map`` also map [N, H, W], the L2 norm of A over channels, differentiable. See
+        :func:`gala_cuda.gala` for dtypes, strides and errors.
+        """
+        w = self.weights
+        return gala(
+            x,
+            *w[:6],
+            biases=None if w.b_w_shrink is None else w[6:],
+            residual=residual,
+            squash=self.squash,
+            return_map=return_map,
+            backend=self.backend,
+        )
+
+    def attention(self, x: Tensor) -> Tensor:
+        """The attention A [N, C, H, W] that multiplies x, for inspection: float32, or float64 for float64 x."""
+        return reference.attention(x, self.weights, self.squash)
+
+    def extra_repr(self) -> str:
+        bias = self.b_w_shrink is not None
+        return f"{self.channels}, reduction={self.reduction}, squash={self.squash!r}, bias={bias}, backend={self.backend!r}"
