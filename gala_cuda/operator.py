@@ -25,7 +25,7 @@ _lib.define(
     " -> (Tensor out, Tensor map, Tensor stats, Tensor bits)"
 )
 _lib.define(
-    f"gala_backward(Tensor grad_out, Tensor? grad_map, Tensor x, {_WEIGHTS}, Tensor? out, Tensor stats, Tensor bits, "
+    f"gala_backward(Tensor grad_out, Tensor? map_factor, Tensor x, {_WEIGHTS}, Tensor? out, Tensor stats, Tensor bits, "
     "str squash, bool need_input, bool need_weights, str backend)"
     f" -> ({', '.join(['Tensor'] * (_N_WEIGHTS + 2))})"
 )
@@ -41,12 +41,12 @@ def _impl(x, *rest):
     return backends.select(x, backend).forward(x, w, residual, squash, return_map, save)
 
 
-def _backward_impl(grad_out, grad_map, x, *rest):
+def _backward_impl(grad_out, map_factor, x, *rest):
     w, (out, stats, bits, squash, need_input, need_weights, backend) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
     x = walkable(x)
     grad_out = walkable(grad_out, like=x)
     dx, dw, d_residual = backends.select(x, backend).backward(
-        grad_out, grad_map, x, w, out, stats, bits, squash, need_input, need_weights
+        grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights
     )
     grads = [None] * _N_WEIGHTS if dw is None else map(_as_parameter, dw, w)
     return tuple(x.new_empty(0) if t is None else t for t in (dx, *grads, d_residual))
@@ -74,7 +74,7 @@ def _fake(x, *rest):
     )
 
 
-def _fake_backward(grad_out, grad_map, x, *rest):
+def _fake_backward(grad_out, map_factor, x, *rest):
     w, (out, _, _, _, need_input, need_weights, _) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
     grads = ((x, need_input), *((t, need_weights) for t in w), (x, out is not None))
     return tuple(x.new_empty(0) if t is None or not needed else torch.empty_like(t) for t, needed in grads)
@@ -86,18 +86,20 @@ class _Gala(torch.autograd.Function):
         with torch._C._AutoDispatchBelowAutograd():
             residual, squash, return_map, _, backend = rest[_N_WEIGHTS:]
             out, amap, stats, bits = _gala(x, *rest[:_N_WEIGHTS], residual, squash, return_map, True, backend)
-        ctx.save_for_backward(x, *rest[:_N_WEIGHTS], None if residual is None else out, stats, bits)
+        saved_out, saved_map = None if residual is None else out, amap if return_map else None
+        ctx.save_for_backward(x, *rest[:_N_WEIGHTS], saved_out, saved_map, stats, bits)
         ctx.mark_non_differentiable(stats, bits)
         ctx.set_materialize_grads(False)
-        ctx.options = squash, return_map, backend
+        ctx.options = squash, backend
         return out, amap, stats, bits
 
     @staticmethod
     def backward(ctx, grad_out, grad_map, *_):
-        x, *weights, out, stats, bits = ctx.saved_tensors
-        squash, return_map, backend = ctx.options
+        x, *weights, out, amap, stats, bits = ctx.saved_tensors
+        squash, backend = ctx.options
         needs = ctx.needs_input_grad
-        grad_map = grad_map if return_map else None
+        if amap is None:
+            grad_map = None
         if grad_out is None and grad_map is None:
             return (None,) * len(needs)
         if grad_out is None:
@@ -105,9 +107,10 @@ class _Gala(torch.autograd.Function):
         if torch.is_grad_enabled():  # a graph of the backward was asked for
             grads = _differentiable_backward(grad_out, grad_map, x, weights, out, squash, needs)
         else:
+            factor = None if grad_map is None else torch.where(amap == 0, 0.0, grad_map / amap)
             need_weights = any(needs[1 : 1 + _N_WEIGHTS])
             grads = _gala_backward(
-                grad_out, grad_map, x, *weights, out, stats, bits, squash, needs[0], need_weights, backend
+                grad_out, factor, x, *weights, out, stats, bits, squash, needs[0], need_weights, backend
             )
         grads = (grad if needed else None for grad, needed in zip(grads, needs, strict=False))
         return (*grads, None, None, None, None)

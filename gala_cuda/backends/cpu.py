@@ -27,7 +27,7 @@ def forward(
 
 def backward(
     grad_out: Tensor,
-    grad_map: Tensor | None,
+    map_factor: Tensor | None,
     x: Tensor,
     w: Weights,
     out: Tensor | None,
@@ -37,8 +37,26 @@ def backward(
     need_input: bool,
     need_weights: bool,
 ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
-    """(d x, d weights, d residual) from the saved tensors; ``out`` is given where a residual was added."""
-    raise NotImplementedError
+    """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
+    if map_factor is not None:
+        map_factor = map_factor.contiguous()
+    dx, *grads, d_residual = torch.ops.gala_native.backward_cpu(
+        grad_out,
+        map_factor,
+        x,
+        *_plain(w, x.dtype),
+        out,
+        stats,
+        bits,
+        squash == "tanh",
+        need_input,
+        need_weights,
+    )
+    return (
+        dx if need_input else None,
+        Weights(*grads) if need_weights else None,
+        None if out is None else d_residual,
+    )
 
 
 def _plain(w: Weights, dtype: torch.dtype) -> list[Tensor | None]:

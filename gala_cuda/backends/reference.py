@@ -63,7 +63,7 @@ def forward(
 
 def backward(
     grad_out: Tensor,
-    grad_map: Tensor | None,
+    map_factor: Tensor | None,
     x: Tensor,
     w: Weights,
     out: Tensor | None,
@@ -73,7 +73,10 @@ def backward(
     need_input: bool,
     need_weights: bool,
 ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
-    """(d x, d weights, d residual) from the saved tensors; ``out`` is given where a residual was added."""
+    """(d x, d weights, d residual) from the saved tensors; ``out`` is given where a residual was added.
+
+    ``map_factor`` [N, H, W] is the map's gradient divided by the map, 0 where the map is 0.
+    """
     u, v = _accumulate(x, w)
     n, c = x.shape[:2]
     pixels = x.shape[2] * x.shape[3]
@@ -88,9 +91,8 @@ def backward(
     attended = _SQUASH[squash](alpha[:, None] + beta[:, None] * s[..., None])  # [N, HW, C]
 
     e = grad_rows * rows
-    if grad_map is not None:
-        norm = torch.linalg.vector_norm(attended, dim=2, keepdim=True)
-        e = e + grad_map.reshape(n, pixels, 1) * torch.where(norm == 0, 0.0, attended / norm)
+    if map_factor is not None:
+        e = e + map_factor.reshape(n, pixels, 1) * attended
     e = e * (1 - attended**2 if squash == "tanh" else attended * (1 - attended))
     d_alpha, d_beta = e.sum(1), (e * s[..., None]).sum(1)  # [N, C]
     ds = (e * beta[:, None]).sum(2)  # [N, HW]

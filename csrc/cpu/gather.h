@@ -1,0 +1,206 @@
+// gather: x -> pooled mean p, local map s, sign bits; and its backward, which adds the local path's part to dx.
+#pragma once
+
+#include "gemm.h"
+#include "scale.h"
+#include "stage.h"
+
+namespace gala::cpu::GALA_ISA {
+
+constexpr int kWord = 32;
+
+// One bit a lane: whether the lane is set.
+template <class A, class Ints>
+inline uint32_t lane_bits(Ints set) {
+#if defined(__AVX512DQ__)
+  if constexpr (sizeof(A) == 4) return _mm512_movepi32_mask((__m512i)set);
+  else return _mm512_movepi64_mask((__m512i)set);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes<A>; ++i) bits |= (set[i] ? 1u : 0u) << i;
+  return bits;
+#endif
+}
+
+// The lanes of `value` whose bit is set, else 0.
+template <class A>
+inline Vec<A> where_bits(uint32_t bits, A value) {
+  if constexpr (sizeof(A) == 4) {
+    typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
+    Ints lane;
+    for (int i = 0; i < kLanes<A>; ++i) lane[i] = 1 << i;
+    return (Ints(lane) & int32_t(bits)) != 0 ? splat<A>(value) : Vec<A>{};
+  } else {
+    typedef int64_t Ints __attribute__((vector_size(kVectorBytes)));
+    Ints lane;
+    for (int i = 0; i < kLanes<A>; ++i) lane[i] = int64_t(1) << i;
+    return (Ints(lane) & int64_t(bits)) != 0 ? splat<A>(value) : Vec<A>{};
+  }
+}
+
+// Copies a block of x [N, C, HW] into panels [block rows, C].
+template <class T, class A = Acc<T>>
+void pack_block(const Problem& problem, const FeatureMap& x, const Block& block, A* panels) {
+  for (int64_t i = 0; i < block.images; ++i)
+    pack(at<const T>(x, block.image + i, 0, block.pixel), problem.channel_lanes ? x.pixel_stride : 1,
+         problem.channel_lanes ? 1 : x.channel_stride, block.pixels, 0, problem.shape.channels, panels, block.rows(),
+         i * block.pixels);
+}
+
+// sums[C] = the sum over rows [first, first + count) of panels [rows, C].
+template <class A>
+void sum_rows(const A* panels, int64_t rows, int64_t cols, int64_t first, int64_t count, A* sums) {
+  constexpr int64_t L = kLanes<A>, n = kPanel / L;
+  for (int64_t col = 0; col < cols; col += kPanel) {
+    const A* panel = panels + col * rows + first * kPanel;
+    Vec<A> total[n] = {};
+    for (int64_t row = 0; row < count; ++row)
+      for (int64_t i = 0; i < n; ++i) total[i] += load(panel + row * kPanel + i * L);
+    for (int64_t i = 0; i < n && col + i * L < cols; ++i) store(sums + col + i * L, total[i], cols - col - i * L);
+  }
+}
+
+// From the hidden layer of one pixel, h [R] before bias and ReLU: its sign pattern, and the local map's value.
+template <class A>
+A collapse(const A* h, const A* bias, const A* v_collapse, int64_t reduced, int32_t* bits) {
+  constexpr int64_t L = kLanes<A>;
+  Vec<A> sum = {};
+  for (int64_t word = 0; word < reduced; word += kWord) {
+    uint32_t pattern = 0;
+    for (int64_t r = word; r < smaller(word + kWord, reduced); r += L) {
+      const int64_t count = reduced - r;
+      Vec<A> hidden = load(h + r, count);
+      if (bias) hidden += load(bias + r, count);
+      sum += relu<A>(hidden) * load(v_collapse + r, count);
+      pattern |= lane_bits<A>(~(hidden <= A(0))) << (r - word);
+    }
+    if (bits) bits[word / kWord] = static_cast<int32_t>(reduced - word < kWord ? pattern & ((1u << (reduced - word)) - 1) : pattern);
+  }
+  return sum_lanes<A>(sum);
+}
+
+template <class A>
+struct GatherTask {
+  int64_t rows, channels, reduced;
+  A *x, *hidden;  // x in panels [rows, C]; the local hidden layer [rows, R]
+  void place(Arrays<A>& arrays) {
+    x = arrays.take(panels_size(rows, channels));
+    hidden = arrays.take(rows * reduced);
+  }
+};
+
+// One block: its part of the pooled sum into pool_sums [images of the block, C], its s and bits.
+template <class T, class A = Acc<T>>
+void gather_block(const Problem& problem, const Forward& f, const Block& block, const A* v_panels, A* pool_sums,
+                  int64_t pool_stride) {
+  const Shape& s = problem.shape;
+  const int64_t rows = block.rows(), words = ceil_div(s.reduced, kWord);
+  GatherTask<A> task{rows, s.channels, s.reduced, nullptr, nullptr};
+  allocate<A>(Scratch::task, task);
+  pack_block<T>(problem, f.x, block, task.x);
+  multiply(task.x, rows, v_panels, s.channels, 0, s.reduced, task.hidden, s.reduced, false);
+  const A shift = problem.weights.b_v_collapse ? *as<A>(problem.weights.b_v_collapse) : A(0);
+  for (int64_t i = 0; i < block.images; ++i) {
+    sum_rows(task.x, rows, s.channels, i * block.pixels, block.pixels, pool_sums + i * pool_stride);
+    const Stats<A> stats(f.stats, s, block.image + i);
+    for (int64_t pixel = 0; pixel < block.pixels; ++pixel) {
+      const int64_t at_pixel = block.pixel + pixel;
+      int32_t* bits = f.bits ? f.bits + ((block.image + i) * s.pixels + at_pixel) * words : nullptr;
+      stats.s[at_pixel] = shift + collapse(task.hidden + (i * block.pixels + pixel) * s.reduced,
+                                           as<A>(problem.weights.b_v_shrink), as<A>(problem.weights.v_collapse),
+                                           s.reduced, bits);
+    }
+  }
+}
+
+template <class A>
+struct GatherBackwardTask {
+  int64_t rows, channels, reduced;
+  A *x, *ds_bits, *local;  // panels [rows, C] and [rows, R]; the local path's part of dx [rows, C]
+  void place(Arrays<A>& arrays) {
+    x = arrays.take(panels_size(rows, channels));
+    ds_bits = arrays.take(panels_size(rows, reduced));
+    local = arrays.take(rows * channels);
+  }
+};
+
+// Row `row` of panels [rows, R]: ds where the hidden unit was on, else 0.
+template <class A>
+void unpack_bits(A ds, const int32_t* bits, int64_t reduced, A* panels, int64_t rows, int64_t row) {
+  constexpr int64_t L = kLanes<A>;
+  for (int64_t r = 0; r < reduced; r += L) {
+    const uint32_t pattern = static_cast<uint32_t>(bits[r / kWord]) >> (r % kWord);
+    store(panels + r / kPanel * kPanel * rows + row * kPanel + r % kPanel, where_bits<A>(pattern, ds));
+  }
+}
+
+// One image's part of a block: dx += dp / HW + the local path's part. Storage narrower than the accumulation type holds
+// no d A yet: it is computed anew, since rounding it twice would show.
+template <class T, Squash squash, class A = Acc<T>>
+void finish_grad_x(const Problem& problem, const Backward& b, int64_t image, int64_t pixel, int64_t pixels,
+                   const Gates<A>& gates, const A* s, const A* dp, const A* local) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t channels = problem.shape.channels;
+  const A share = A(1) / static_cast<A>(problem.shape.pixels);
+  const FeatureMap& grad = b.out.data ? b.grad_residual : b.grad_out;
+  auto finish = [&](T* to, const T* d, Vec<A> alpha, Vec<A> beta, Vec<A> si, Vec<A> rest, int64_t count) {
+    if constexpr (sizeof(T) == sizeof(A)) store(to, load(to, count) + rest, count);
+    else store(to, load(d, count) * apply<squash, A>(alpha + beta * si) + rest, count);
+  };
+  if (problem.channel_lanes) {
+    for (int64_t i = 0; i < pixels; ++i) {
+      T* to = at<T>(b.grad_x, image, 0, pixel + i);
+      const T* d = at<T>(grad, image, 0, pixel + i);
+      for (int64_t c = 0; c < channels; c += L) {
+        const int64_t count = channels - c;
+        finish(to + c, d + c, load(gates.alpha + c, count), load(gates.beta + c, count), splat<A>(s[i]),
+               load(local + i * channels + c, count) + load(dp + c, count) * share, count);
+      }
+    }
+  } else {
+    for (int64_t c = 0; c < channels; c += L)
+      for (int64_t i = 0; i < pixels; i += L) {
+        const int64_t count = pixels - i;
+        Vec<A> square[L];
+        for (int64_t j = 0; j < L; ++j)
+          square[j] = i + j < pixels ? load(local + (i + j) * channels + c, channels - c) : Vec<A>{};
+        transpose<A>(square);
+        for (int64_t j = 0; j < smaller(L, channels - c); ++j)
+          finish(at<T>(b.grad_x, image, c + j, pixel + i), at<T>(grad, image, c + j, pixel + i),
+                 splat<A>(gates.alpha[c + j]), splat<A>(gates.beta[c + j]), load(s + i, count),
+                 square[j] + dp[c + j] * share, count);
+      }
+  }
+}
+
+// One block: adds to t [R, C] and counts [R] (null where no weight needs a gradient), finishes grad_x where wanted.
+template <class T, Squash squash, class A = Acc<T>>
+void gather_backward_block(const Problem& problem, const Backward& b, const Block& block, const A* shrink, const A* ds,
+                           const A* alpha, const A* beta, const A* dp, A* t, A* counts) {
+  const Shape& s = problem.shape;
+  const int64_t rows = block.rows(), words = ceil_div(s.reduced, kWord);
+  GatherBackwardTask<A> task{rows, s.channels, s.reduced, nullptr, nullptr, nullptr};
+  allocate<A>(Scratch::task, task);
+  for (int64_t i = 0, row = 0; i < block.images; ++i)
+    for (int64_t pixel = 0; pixel < block.pixels; ++pixel, ++row) {
+      const int64_t from = (block.image + i) * s.pixels + block.pixel + pixel;
+      unpack_bits(ds[from], b.bits + from * words, s.reduced, task.ds_bits, rows, row);
+    }
+  if (t) {
+    pack_block<T>(problem, b.x, block, task.x);
+    multiply_transposed(task.ds_bits, 0, s.reduced, task.x, rows, s.channels, t, s.channels, true);
+    for (int64_t r = 0; r < s.reduced; ++r)
+      for (int64_t row = 0; row < rows; ++row)
+        counts[r] += task.ds_bits[r / kPanel * kPanel * rows + row * kPanel + r % kPanel];
+  }
+  if (!b.grad_x.data) return;
+  multiply(task.ds_bits, rows, shrink, s.reduced, 0, s.channels, task.local, s.channels, false);
+  for (int64_t i = 0; i < block.images; ++i) {
+    const int64_t offset = i * s.channels;
+    finish_grad_x<T, squash>(problem, b, block.image + i, block.pixel, block.pixels, {alpha + offset, beta + offset},
+                             Stats<A>(b.stats, s, block.image + i).s + block.pixel, dp + offset,
+                             task.local + i * block.pixels * s.channels);
+  }
+}
+
+}  // namespace gala::cpu::GALA_ISA

@@ -1,0 +1,94 @@
+// tanh and sigmoid of whole vectors, within a few units in the last place, and their derivatives.
+#pragma once
+
+#include "../gala.h"
+#include "simd.h"
+
+namespace gala::cpu::GALA_ISA {
+
+template <class A>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  using Int = int32_t;
+  static constexpr float round = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
+  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+  static constexpr int mantissa = 23, bias = 127, degree = 7;
+  static constexpr float tanh_end = 10.0f;  // tanh is 1 from here on
+  static constexpr float low = -87.0f, high = 89.0f;  // exp is 0 below and infinite above, as far as sigmoid can see
+};
+
+template <>
+struct ExpConstants<double> {
+  using Int = int64_t;
+  static constexpr double round = 0x1.8p52;
+  static constexpr double ln2_high = 0x1.62e42fefa3p-1, ln2_low = 0x1.3de6af278ece6p-42;
+  static constexpr int mantissa = 52, bias = 1023, degree = 13;
+  static constexpr double tanh_end = 20.0;
+  static constexpr double low = -708.0, high = 710.0;
+};
+
+// y = n ln 2 + r with |r| <= ln 2 / 2, 2^(n-1) and exp(r) - 1 by its Taylor series, whose rest is below half an ulp.
+template <class A>
+struct Exp {
+  Vec<A> half_scale, expm1_r;
+
+  explicit Exp(Vec<A> y) {
+    using K = ExpConstants<A>;
+    typedef typename K::Int Ints __attribute__((vector_size(kVectorBytes)));
+    const Vec<A> shifted = y * A(1.44269504088896340736) + K::round;
+    const Vec<A> n = shifted - K::round;
+    const Vec<A> r = (y - n * K::ln2_high) - n * K::ln2_low;
+    const Ints power = bit_cast<Ints>(shifted) - bit_cast<Ints>(splat<A>(K::round)) + (K::bias - 1);
+    half_scale = bit_cast<Vec<A>>(power << K::mantissa);
+    A factorial = 1;
+    for (int i = 2; i <= K::degree; ++i) factorial *= A(i);
+    Vec<A> series = splat<A>(1 / factorial);
+#pragma GCC unroll 16
+    for (int i = K::degree; i > 2; --i) {
+      factorial /= A(i);
+      series = series * r + 1 / factorial;
+    }
+    expm1_r = (r * r) * series + r;
+  }
+};
+
+// tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, which loses nothing near 0.
+template <class A>
+inline Vec<A> tanh(Vec<A> x) {
+  typedef typename ExpConstants<A>::Int Ints __attribute__((vector_size(kVectorBytes)));
+  const Ints sign = bit_cast<Ints>(x) & bit_cast<Ints>(splat<A>(A(-0.0)));
+  Vec<A> magnitude = bit_cast<Vec<A>>(bit_cast<Ints>(x) ^ sign);
+  magnitude = magnitude > ExpConstants<A>::tanh_end ? splat<A>(ExpConstants<A>::tanh_end) : magnitude;
+  const Exp<A> exp(magnitude + magnitude);
+  const Vec<A> scale = exp.half_scale + exp.half_scale;
+  const Vec<A> e = scale * exp.expm1_r + (scale - 1);
+  return bit_cast<Vec<A>>(bit_cast<Ints>(e / (e + 2)) | sign);
+}
+
+template <class A>
+inline Vec<A> sigmoid(Vec<A> x) {
+  using K = ExpConstants<A>;
+  Vec<A> y = -x;
+  y = y < K::low ? splat<A>(K::low) : y;
+  y = y > K::high ? splat<A>(K::high) : y;
+  const Exp<A> exp(y);
+  const Vec<A> e = (exp.half_scale * exp.expm1_r + exp.half_scale) * 2;
+  return 1 / (1 + e);
+}
+
+template <Squash squash, class A>
+inline Vec<A> apply(Vec<A> total) {
+  if constexpr (squash == Squash::tanh) return tanh<A>(total);
+  else return sigmoid<A>(total);
+}
+
+// The derivative, from the attention itself.
+template <Squash squash, class A>
+inline Vec<A> derivative(Vec<A> attention) {
+  if constexpr (squash == Squash::tanh) return 1 - attention * attention;
+  else return attention * (1 - attention);
+}
+
+}  // namespace gala::cpu::GALA_ISA

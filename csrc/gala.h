@@ -1,0 +1,87 @@
+// The stages of the GALA block, free of torch: shapes, strides and pointers in plain structs.
+//
+// With the names of Linsley et al. (ICLR 2019): C channels, R the reduced width, HW pixels, N images.
+//   gather  x -> p [N, C] pooled mean, s [N, HW] local map, bits: sign pattern of the local hidden layer
+//   gate    p -> z [N, R] -> g [N, C];  alpha = a g,  beta = a + m g
+//   scale   out = x * squash(alpha + beta * s), with a residual relu(out + residual)
+#pragma once
+
+#include <cstdint>
+
+namespace gala {
+
+enum class DType { f32, f64, bf16, f16 };
+enum class Squash { tanh, sigmoid };
+
+struct Shape {
+  int64_t images, channels, pixels, reduced;
+};
+
+// A tensor [N, C, HW] by strides in elements. Channels or pixels are adjacent: Problem::channel_lanes says which.
+struct FeatureMap {
+  void* data = nullptr;
+  int64_t image_stride = 0, channel_stride = 0, pixel_stride = 0;
+};
+
+// Contiguous, in the accumulation type (double for f64, else float). Biases may be null.
+struct Weights {
+  const void* w_shrink;  // [R, C]
+  const void* w_expand;  // [C, R]
+  const void* v_shrink;  // [R, C]
+  const void* v_collapse;  // [R]
+  const void* a;  // [C]
+  const void* m;  // [C]
+  const void* b_w_shrink;  // [R]
+  const void* b_w_expand;  // [C]
+  const void* b_v_shrink;  // [R]
+  const void* b_v_collapse;  // [1]
+};
+
+// The gradients of Weights, same shapes and type. All null where no weight needs one.
+struct WeightGrads {
+  void *w_shrink, *w_expand, *v_shrink, *v_collapse, *a, *m;
+  void *b_w_shrink, *b_w_expand, *b_v_shrink, *b_v_collapse;
+};
+
+// Runs body(context, task) for each task in [0, tasks), in any order, on up to `threads` threads.
+struct Parallel {
+  void (*run)(int64_t tasks, void (*body)(void* context, int64_t task), void* context);
+  int64_t threads;
+};
+
+struct Problem {
+  Shape shape;
+  DType dtype;  // of every FeatureMap
+  Squash squash;
+  bool channel_lanes;  // channels are adjacent (channels_last), else pixels (NCHW)
+  Weights weights;
+  Parallel parallel;
+};
+
+struct Forward {
+  FeatureMap x, residual, out;  // residual.data may be null
+  void* map;  // [N, HW] L2 norm of the attention over channels, or null
+  void* stats;  // [N, HW + C + R + C]: s, p, z, g of each image
+  int32_t* bits;  // [N, HW, ceil(R / 32)], or null
+};
+
+struct Backward {
+  FeatureMap x, grad_out, out;  // out.data is null where no residual was added
+  const void* map_factor;  // [N, HW] gradient of the map over the map, 0 where that is 0; or null
+  const void* stats;  // as Forward wrote them
+  const int32_t* bits;
+  FeatureMap grad_x;  // data may be null
+  FeatureMap grad_residual;  // with out
+  WeightGrads grads;
+};
+
+namespace cpu {
+
+void forward(const Problem&, const Forward&);
+void backward(const Problem&, const Backward&);
+
+// The vector instruction set in use: "avx512", "avx2" or "baseline". The environment variable GALA_CPU_ISA lowers it.
+const char* isa();
+
+}  // namespace cpu
+}  // namespace gala
