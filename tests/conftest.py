@@ -1,0 +1,31 @@
+"""Fixtures of every test file."""
+
+import pytest
+import torch
+
+from gala_cuda import backends
+
+RUNNABLE = ("reference", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _no_override(monkeypatch):
+    """The caller's GALA_BACKEND must not decide which backend a test runs."""
+    monkeypatch.delenv("GALA_BACKEND", raising=False)
+
+
+@pytest.fixture(params=RUNNABLE)
+def backend(request) -> str:
+    """Each backend that runs on this machine; the others skip with their own reason."""
+    reason = backends.why_not(request.param, torch.empty(1, 1, 1, 1))
+    if reason:
+        pytest.skip(f"backend {request.param!r}: {reason}")
+    return request.param
+
+
+@pytest.fixture
+def cpu_backend() -> str:
+    reason = backends.why_not("cpu", torch.empty(1, 1, 1, 1))
+    if reason:
+        pytest.skip(f"backend 'cpu': {reason}")
+    return "cpu"

@@ -1,0 +1,110 @@
+"""The reference against the paper's formulas, and its stages against its own autograd."""
+
+import pytest
+import torch
+from oracle import Case, assert_accurate, composite, draw, exact, operator, paper, results
+
+from gala_cuda.backends import reference
+from gala_cuda.backends.contract import bit_words, split_stats
+
+DOUBLE = torch.float64
+SMALL = (2, 6, 3, 5)
+FORMS = [
+    pytest.param(Case(SMALL, 4, DOUBLE, map=True), id="tanh"),
+    pytest.param(Case(SMALL, 4, DOUBLE, squash="sigmoid", map=True), id="sigmoid"),
+    pytest.param(Case(SMALL, 4, DOUBLE, bias=True, map=True), id="bias"),
+    pytest.param(Case(SMALL, 4, DOUBLE, residual=True, map=True), id="residual"),
+    pytest.param(Case(SMALL, 4, DOUBLE, squash="sigmoid", bias=True, residual=True, map=True), id="everything"),
+    pytest.param(Case((3, 1, 2, 2), 1, DOUBLE, bias=True, map=True), id="one-channel"),
+    pytest.param(Case((1, 7, 1, 1), 33, DOUBLE, bias=True, map=True), id="one-pixel"),
+]
+
+
+@pytest.mark.parametrize("case", FORMS)
+@pytest.mark.parametrize("form", [composite, operator("reference")], ids=["composite", "stages"])
+def test_values_and_gradients_are_those_of_the_paper(form, case):
+    problem = draw(case)
+    got = results(form, problem)
+    want = results(lambda x, w, residual, squash, _: paper(x, w, residual, squash), problem)
+    assert got.keys() == want.keys()
+    for name, value in got.items():
+        torch.testing.assert_close(value, want[name], rtol=1e-11, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_attention_by_hand():
+    """One image, two channels, one hidden unit: every number worked out from the formulas."""
+    x = torch.tensor([[[[1.0, 3.0]], [[2.0, -4.0]]]])  # [1, 2, 1, 2], means 2 and -1
+    w = reference.Weights(
+        w_shrink=torch.tensor([[1.0, -1.0]]),  # 2 + 1 = 3
+        w_expand=torch.tensor([[0.1], [-0.2]]),  # g = 0.3, -0.6
+        v_shrink=torch.tensor([[1.0, 1.0]]),  # 3 and -1, after ReLU 3 and 0
+        v_collapse=torch.tensor([0.1]),  # s = 0.3 and 0
+        a=torch.tensor([1.0, 2.0]),
+        m=torch.tensor([1.0, -1.0]),
+    )
+    mixed = torch.tensor([[[[0.6 + 0.09, 0.3]], [[2 * -0.3 + 0.18, -1.2]]]])
+    torch.testing.assert_close(reference.attention(x, w, "tanh"), mixed.tanh())
+    torch.testing.assert_close(reference.attention(x, w, "sigmoid"), mixed.sigmoid())
+    out, amap = reference.apply(x, w, None, "tanh")
+    torch.testing.assert_close(out, x * mixed.tanh())
+    torch.testing.assert_close(amap, mixed.tanh().norm(dim=1))
+
+
+@pytest.mark.parametrize("reduced", [1, 31, 32, 33, 70])
+def test_saved_tensors_hold_what_the_contract_says(reduced):
+    problem = draw(Case((2, 5, 2, 3), reduced, DOUBLE, bias=True))
+    x, w = problem.x, problem.w
+    _, amap, stats, bits = reference.forward(x, w, None, "tanh", False, True)
+    s, p, z, g = split_stats(stats, 5, reduced)
+    torch.testing.assert_close(p, x.mean((2, 3)))
+    torch.testing.assert_close(z, p @ w.w_shrink.T + w.b_w_shrink)
+    torch.testing.assert_close(g, z.relu() @ w.w_expand.T + w.b_w_expand)
+    hidden = torch.einsum("rc,nchw->nhwr", w.v_shrink, x).flatten(1, 2) + w.b_v_shrink  # [N, HW, R]
+    torch.testing.assert_close(s, hidden.relu() @ w.v_collapse + w.b_v_collapse)
+    assert bits.shape == (2, 6, bit_words(reduced))
+    assert bits.dtype == torch.int32
+    assert amap.numel() == 0
+    for r in range(reduced):
+        assert torch.equal(bits[..., r // 32] >> (r % 32) & 1, (hidden[..., r] > 0).int()), f"hidden unit {r}"
+
+
+@pytest.mark.parametrize("form", [composite, operator("reference")], ids=["composite", "stages"])
+def test_map_of_zero_attention_has_zero_gradient(form):
+    """As torch.linalg.vector_norm: the norm's gradient at 0 is 0, not NaN."""
+    problem = draw(Case(SMALL, 4, DOUBLE, map=True))
+    problem.w.a.zero_()
+    problem.w.m.zero_()
+    got = results(form, problem)
+    assert got["map"].eq(0).all()
+    for name in ("grad x", "grad w_expand", "grad v_shrink"):
+        assert got[name].eq(0).all(), name
+
+
+def test_hidden_units_at_exactly_zero_pass_no_gradient():
+    """The subgradient of ReLU at 0 is 0, as autograd's: x = 0 without biases leaves every hidden unit at 0."""
+    problem = draw(Case(SMALL, 4, DOUBLE, map=True))
+    problem.x.zero_()
+    stages, autograd = results(operator("reference"), problem), exact(problem)
+    for name, value in stages.items():
+        torch.testing.assert_close(value, autograd[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "parameters"),
+    [
+        (torch.float32, None),
+        (torch.bfloat16, None),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, None),
+        (torch.float16, torch.float32),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", [composite, operator("reference")], ids=["composite", "stages"])
+def test_lower_precision_is_within_tolerance(form, dtype, parameters):
+    case = Case((3, 17, 5, 4), 33, dtype, parameters, bias=True, residual=True, map=True)
+    problem = draw(case)
+    got = results(form, problem)
+    assert got["out"].dtype == dtype
+    assert got["map"].dtype == torch.float32
+    assert_accurate(got, problem, case)
