@@ -1,0 +1,45 @@
+# `make demo` and `make test` do all the set-up themselves: Python, a C++ compiler and make are enough.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+DEPENDENCIES := $(VENV)/.dependencies
+BUILT := $(VENV)/.built
+
+.PHONY: demo test bench lint format build abi clean
+
+demo: $(BUILT)  ## doctor, a training on real images, attention maps, a bench
+	$(BIN)/gala-cuda demo $(ARGS)
+
+test: $(BUILT)
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(BUILT)
+	$(BIN)/gala-cuda bench $(ARGS)
+
+lint: $(DEPENDENCIES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(DEPENDENCIES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+build: $(DEPENDENCIES)  ## compile the extension again and install the checkout, editable
+	$(BIN)/pip install --no-build-isolation --no-deps -e .
+	touch $(BUILT)
+
+# First everything but the extension, whose build needs torch, then the extension with what is installed.
+$(DEPENDENCIES): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	GALA_NATIVE=0 $(BIN)/pip install -e ".[dev]"
+	touch $@
+
+$(BUILT): $(DEPENDENCIES) setup.py CMakeLists.txt $(shell find csrc -type f)
+	$(MAKE) build
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info gala_cuda/_C.*.so
