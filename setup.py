@@ -4,9 +4,9 @@ The environment variable GALA_NATIVE decides: 0 leaves the extension out, 1 make
 where a C++ compiler, Python's headers and torch's are found, else says what is missing and goes on without it. A build
 that starts and fails is an error either way.
 
-This file is also the PEP 517 backend: setuptools', plus the requirements of a native build, which a pure-Python build does
-not fetch. Of torch it needs headers only, and by the stable ABI those of any torch >= 2.10 serve: one that is already
-installed is used even from an isolated build.
+This file is also the PEP 517 backend: setuptools', plus the requirements of a native build, which a pure-Python build
+does not fetch. Of torch it needs headers only, and by the stable ABI those of any torch >= 2.10 serve: one that is
+already installed is used even from an isolated build.
 """
 
 import importlib.metadata
