@@ -3,6 +3,48 @@
 from .diagnostics import doctor
 from .functional import gala
 from .layer import GALA
+from .models import (
+    ResNet,
+    SqueezeExcite,
+    convert,
+    gala_resnet18,
+    gala_resnet26,
+    gala_resnet34,
+    gala_resnet50,
+    gala_resnet101,
+    resnet18,
+    resnet26,
+    resnet34,
+    resnet50,
+    resnet101,
+    se_resnet18,
+    se_resnet26,
+    se_resnet34,
+    se_resnet50,
+    se_resnet101,
+)
 
 __version__ = "0.1.0"
-__all__ = ["GALA", "doctor", "gala"]
+__all__ = [
+    "GALA",
+    "ResNet",
+    "SqueezeExcite",
+    "convert",
+    "doctor",
+    "gala",
+    "gala_resnet18",
+    "gala_resnet26",
+    "gala_resnet34",
+    "gala_resnet50",
+    "gala_resnet101",
+    "resnet18",
+    "resnet26",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "se_resnet18",
+    "se_resnet26",
+    "se_resnet34",
+    "se_resnet50",
+    "se_resnet101",
+]

@@ -1,0 +1,127 @@
+"""The residual blocks of our ResNet, and what the blocks of every library share: where attention sits, and its names.
+
+Attention is ``block.attention``: after the last BatchNorm of the dense path, before the shortcut is added (Linsley et
+al., section 3, "the final activity in a dense path of a residual module"). Counting the convolutions of ResNet-50 from
+0, the paper's layers 24, 27, 30, 33, 36, 39 are the last convolutions of layer3.0 to layer3.5.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layer import GALA
+
+
+def select(names: Iterable[str], where: str | Sequence[str], argument: str) -> list[str]:
+    """The block names that an entry of ``where`` equals or leads to: "layer3" leads to "layer3.0", not to "layer30.0".
+
+    Raises ValueError, naming ``argument`` and the names that exist, for an entry that leads to no block.
+    """
+    wanted = [where] if isinstance(where, str) else list(where)
+    leading = {name: _prefixes(name) for name in names}
+    exist = list(dict.fromkeys(prefix for prefixes in leading.values() for prefix in prefixes))
+    unmatched = [entry for entry in wanted if entry not in exist]
+    if unmatched or not wanted:
+        given = ", ".join(map(repr, unmatched)) or "nothing"
+        known = f"of the residual blocks {', '.join(exist)}" if exist else "of residual blocks, but there are none"
+        raise ValueError(f"{argument} names {given}; expected names {known}")
+    return [name for name, prefixes in leading.items() if not set(wanted).isdisjoint(prefixes)]
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def last_layers(block: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """The convolution and the normalisation that end the dense path of a BasicBlock or a Bottleneck of any library."""
+    number = 3 if hasattr(block, "conv3") else 2
+    return getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
+
+
+def attend_and_add(attention: GALA, x: Tensor, shortcut: Tensor, activation: nn.Module) -> Tensor:
+    """activation(x A + shortcut), in one fused pass where the activation is a ReLU that nobody watches by hooks."""
+    if type(activation) is nn.ReLU and not hooked(activation):
+        return attention(x, residual=shortcut)
+    return activation(attention(x) + shortcut)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody sees, by hooks, that the module is called."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+class _Block(nn.Module):
+    """What both residual blocks share: relu(attention(dense path) + shortcut)."""
+
+    attention: nn.Module | None
+    downsample: nn.Module | None
+
+    def _add_shortcut(self, in_channels: int, out_channels: int, stride: int, factory: dict) -> None:
+        self.register_module("attention", None)
+        self.register_module("downsample", None)
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False, **factory),
+                nn.BatchNorm2d(out_channels, **factory),
+            )
+
+    def _join(self, out: Tensor, x: Tensor, return_map: bool) -> Tensor | tuple[Tensor, Tensor]:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        if isinstance(self.attention, GALA):
+            return self.attention(out, residual=shortcut, return_map=return_map)
+        if return_map:
+            raise ValueError("return_map is True; expected False of a block without GALA")
+        if self.attention is not None:
+            out = self.attention(out)
+        return F.relu(out + shortcut, inplace=True)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions (He et al., CVPR 2016)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int, **factory):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False, **factory)
+        self.bn1 = nn.BatchNorm2d(channels, **factory)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False, **factory)
+        self.bn2 = nn.BatchNorm2d(channels, **factory)
+        self._add_shortcut(in_channels, channels, stride, factory)
+
+    def forward(self, x: Tensor, return_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """x [N, C_in, H, W] to [N, C, H / stride, W / stride]; with ``return_map`` also the map of its GALA."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        return self._join(out, x, return_map)
+
+
+class Bottleneck(_Block):
+    """1x1, 3x3 and 1x1 convolutions (He et al., CVPR 2016), the stride in the 3x3 one ("v1.5")."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, **factory):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False, **factory)
+        self.bn1 = nn.BatchNorm2d(channels, **factory)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False, **factory)
+        self.bn2 = nn.BatchNorm2d(channels, **factory)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False, **factory)
+        self.bn3 = nn.BatchNorm2d(out_channels, **factory)
+        self._add_shortcut(in_channels, out_channels, stride, factory)
+
+    def forward(self, x: Tensor, return_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """x [N, C_in, H, W] to [N, C, H / stride, W / stride]; with ``return_map`` also the map of its GALA."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out))
+        return self._join(out, x, return_map)
+
+
+GALA_FORMS: dict[type[nn.Module], type[nn.Module]] = {BasicBlock: BasicBlock, Bottleneck: Bottleneck}

@@ -1,0 +1,141 @@
+"""``convert``: GALA for a ResNet that is already there."""
+
+import math
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..backends.contract import DTYPES
+from ..layer import GALA
+from .blocks import last_layers, select
+
+Model = TypeVar("Model", bound=nn.Module)
+Forms = dict[type[nn.Module], type[nn.Module]]
+
+# Where a library defines its BasicBlock and Bottleneck, and our module with their GALA forms.
+_LIBRARIES = {
+    f"{__package__}.blocks": f"{__package__}.blocks",
+    "torchvision.models.resnet": f"{__package__}.torchvision_blocks",
+    "timm.models.resnet": f"{__package__}.timm_blocks",
+}
+_AFFINE_FORWARDS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
+_FROZEN_BATCH_NORM = ("torchvision.ops.misc", "FrozenBatchNorm2d")
+
+
+def convert(
+    model: Model,
+    where: str | Sequence[str] = ("layer3",),
+    *,
+    reduction: int = 4,
+    squash: str = "tanh",
+    keep_output: bool = False,
+) -> Model:
+    """Put GALA into residual blocks of a ResNet of torchvision, of timm or of this package, in place.
+
+    Attention becomes ``<block>.attention``, after the last normalisation of the dense path and before timm's drop_path
+    and the shortcut; the final ReLU is fused with it where nothing stands between. The rest stays as it is: weights
+    and their state-dict keys, buffers, dtype, device, memory format, training mode, requires_grad, hooks. The new
+    parameters have dtype and device of the block's last convolution, and the block's training mode. Convert before
+    making an optimizer and before wrapping the model for distributed training.
+
+    Args:
+        model: holds blocks of exactly the classes BasicBlock or Bottleneck of torchvision.models.resnet,
+            timm.models.resnet (ResNet-D, ResNeXt and others are made of them too) or gala_cuda.
+        where: names of blocks, or of modules with blocks inside, such as "layer3" or "layer3.0".
+        reduction, squash: as of :class:`gala_cuda.GALA`. As in the paper there are no biases, unless ``keep_output``.
+        keep_output: start with a constant attention of 1/2 and double scale and shift of the normalisation before it,
+            so that the network's outputs are at first what they were, up to rounding. GALA then has biases; all its
+            parameters train from the second step on.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: an entry of ``where`` names no block, or one that cannot be converted: it is converted already, has
+            another attention (``se``), is of a subclass, or with ``keep_output`` has no scale and shift to double. The
+            message gives the reason for each block, and nothing is changed.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    modules = dict(model.named_modules())
+    forms = {name: found for name, module in modules.items() if (found := _gala_forms(module))}
+    chosen = select(forms, where, "where")
+    reasons = {name: _why_not(modules[name], forms[name], keep_output) for name in chosen}
+    refused = [f"{name} {reason}" for name, reason in reasons.items() if reason]
+    if refused:
+        raise ValueError(f"where names blocks that cannot be converted: {'; '.join(refused)}")
+    layers = {name: _gala_for(modules[name], reduction, squash, keep_output) for name in chosen}
+    for name, layer in layers.items():
+        block = modules[name]
+        if keep_output:
+            _double(last_layers(block)[1])
+        block.__class__ = forms[name][type(block)]
+        block.attention = layer
+    return model
+
+
+def _gala_forms(block: nn.Module) -> Forms | None:
+    """The GALA forms of the blocks of the library this block comes from; None for other modules."""
+    for cls in type(block).__mro__:
+        if cls.__module__ in _LIBRARIES and cls.__name__ in ("BasicBlock", "Bottleneck"):
+            return import_module(_LIBRARIES[cls.__module__]).GALA_FORMS
+    return None
+
+
+def _why_not(block: nn.Module, forms: Forms, keep_output: bool) -> str | None:
+    for attribute in ("attention", "se"):
+        present = getattr(block, attribute, None)
+        if isinstance(present, GALA):
+            return "is converted already"
+        if present is not None:
+            return f"has another attention, {attribute} = {type(present).__name__}"
+    if type(block) not in forms:
+        bases = " or ".join(cls.__qualname__ for cls in forms)
+        return f"is a {type(block).__qualname__}, expected exactly {bases}"
+    conv, norm = last_layers(block)
+    if conv.weight.dtype not in DTYPES:
+        return f"is {conv.weight.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    return _why_not_double(norm) if keep_output else None
+
+
+def _why_not_double(norm: nn.Module) -> str | None:
+    cls = type(norm)
+    if cls.forward not in _AFFINE_FORWARDS and (cls.__module__, cls.__name__) != _FROZEN_BATCH_NORM:
+        return f"ends in {cls.__qualname__}, expected BatchNorm2d, SyncBatchNorm, GroupNorm or FrozenBatchNorm2d"
+    if not _scale_and_shift(norm).keys() >= {"weight", "bias"}:
+        return f"ends in {cls.__qualname__} without weight and bias of its own, which keep_output needs"
+    return None
+
+
+def _scale_and_shift(norm: nn.Module) -> dict[str, torch.Tensor]:
+    own = dict(norm.named_parameters(recurse=False)) | dict(norm.named_buffers(recurse=False))
+    return {name: own[name] for name in ("weight", "bias") if name in own}
+
+
+@torch.no_grad()
+def _double(norm: nn.Module) -> None:
+    for tensor in _scale_and_shift(norm).values():
+        tensor.mul_(2)
+
+
+def _gala_for(block: nn.Module, reduction: int, squash: str, keep_output: bool) -> GALA:
+    conv, _ = last_layers(block)
+    weight = conv.weight
+    layer = GALA(conv.out_channels, reduction, squash, bias=keep_output, device=weight.device, dtype=weight.dtype)
+    if keep_output:
+        _make_constant(layer)
+    return layer.train(block.training)
+
+
+@torch.no_grad()
+def _make_constant(layer: GALA) -> None:
+    """Both paths' last weights zero: A = squash(a b_w_expand) = 1/2. Zero only where others carry gradients to them."""
+    for name in ("w_expand", "v_collapse"):
+        layer.get_parameter(name).zero_()
+    if layer.squash == "tanh":
+        layer.get_parameter("a").fill_(1)
+        layer.get_parameter("b_w_expand").fill_(math.atanh(0.5))
