@@ -128,6 +128,9 @@ class BuildPython(build_py):
                 "backend. To have the extension, supply what is missing and install again.",
                 level=30,
             )
+            if self.editable_mode:  # where an earlier build has left its extension in the source tree
+                for extension in (ROOT / "gala_cuda").glob("_C.*.so"):
+                    extension.unlink()
         super().run()
 
 
