@@ -41,5 +41,8 @@ $(DEPENDENCIES): pyproject.toml
 $(BUILT): $(DEPENDENCIES) setup.py CMakeLists.txt $(shell find csrc -type f)
 	$(MAKE) build
 
+abi:  ## PYTHONS="python1 python2": one wheel under the torch of each
+	tests/abi.sh $(PYTHONS)
+
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info gala_cuda/_C.*.so

@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 pythons=()
 while (($#)) && [[ $1 != -- ]]; do pythons+=("$(command -v "$1")"); shift; done
 shift || true
-tests=("${@:-$root/tests/test_operator.py}")
+mapfile -t tests < <(realpath "${@:-$root/tests/test_operator.py}")
 ((${#pythons[@]})) || { grep '^#  ' "$0"; exit 2; }
 
 scratch=$(mktemp -d)
