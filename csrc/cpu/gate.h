@@ -6,7 +6,7 @@
 
 namespace gala::cpu::GALA_ISA {
 
-// Packs w [rows, cols] (contiguous) or, transposed, w^T [cols, rows] into panels, the panels in parallel.
+// Packs v_shrink-like w [rows, cols] (contiguous) or, transposed, w^T [cols, rows] into panels, the panels in parallel.
 template <class A>
 void pack_weight(const Problem& problem, const void* w, int64_t rows, int64_t cols, bool transposed, A* panels,
                  const void* row_scale = nullptr) {
@@ -17,20 +17,78 @@ void pack_weight(const Problem& problem, const void* w, int64_t rows, int64_t co
   });
 }
 
-// c [rows, cols] = a . b, both in panels; the columns in parallel.
+// The products of the gate have few rows (one an image) and large weights, which are read once, where they lie.
+
+// out[i, j] = sum over k of a[i, k] w[j, k] for kImages rows i of a; a_stride and out_stride lie between rows.
+template <int kImages, class A>
+void dot_row(const A* a, int64_t a_stride, const A* row, int64_t depth, A* out, int64_t out_stride) {
+  constexpr int64_t L = kLanes<A>;
+  Vec<A> sums[kImages] = {};
+  for (int64_t k = 0; k < depth; k += L) {
+    const Vec<A> v = load(row + k, depth - k);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kImages; ++i) sums[i] += v * load(a + i * a_stride + k, depth - k);
+  }
+  for (int64_t i = 0; i < kImages; ++i) out[i * out_stride] = sum_lanes<A>(sums[i]);
+}
+
+// out [images, cols] = a . w^T for a [images, depth] of row stride a_stride and w [cols, depth].
 template <class A>
-void parallel_multiply(const Problem& problem, const A* a, int64_t rows, const A* b, int64_t depth, int64_t cols, A* c) {
-  parallel(problem, ceil_div(cols, kPanel), [&](int64_t i) {
-    multiply(a, rows, b, depth, i * kPanel, smaller(cols, (i + 1) * kPanel), c, cols, false);
+void multiply_by_rows(const Problem& problem, const A* a, int64_t a_stride, int64_t images, const void* w, int64_t depth,
+                      int64_t cols, A* out) {
+  constexpr int64_t kCols = 16;
+  parallel(problem, ceil_div(cols, kCols), [&](int64_t task) {
+    for (int64_t j = task * kCols; j < smaller(cols, (task + 1) * kCols); ++j) {
+      const A* row = as<A>(w) + j * depth;
+      int64_t i = 0;
+      for (; i + 4 <= images; i += 4) dot_row<4>(a + i * a_stride, a_stride, row, depth, out + i * cols + j, cols);
+      for (; i < images; ++i) dot_row<1>(a + i * a_stride, a_stride, row, depth, out + i * cols + j, cols);
+    }
   });
 }
 
-// c [rows, cols] = a^T . b for a [depth, rows], b [depth, cols] in panels; the rows in parallel.
+// out[i, j] += sum over k < depth of a[i * row_step + k * depth_step] w[k * w_stride + j] for kRows rows i and j < cols.
+template <int kRows, class A>
+void add_rows(const A* a, int64_t row_step, int64_t depth_step, const A* w, int64_t w_stride, int64_t depth,
+              int64_t cols, A* out, int64_t out_stride, bool add) {
+  constexpr int64_t L = kLanes<A>;
+  for (int64_t j = 0; j < cols; j += L) {
+    const int64_t count = cols - j;
+    Vec<A> sums[kRows] = {};
+    if (add)
+      for (int64_t i = 0; i < kRows; ++i) sums[i] = load(out + i * out_stride + j, count);
+    for (int64_t k = 0; k < depth; ++k) {
+      const Vec<A> v = load(w + k * w_stride + j, count);
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < kRows; ++i) sums[i] += a[i * row_step + k * depth_step] * v;
+    }
+    for (int64_t i = 0; i < kRows; ++i) store(out + i * out_stride + j, sums[i], count);
+  }
+}
+
+// out [rows, cols] = a . w for a(i, k) = a[i * row_step + k * depth_step] and w [depth, cols] of row stride w_stride.
+// Some rows of w at a time are read along their whole width, split between threads by rows of a or by columns.
 template <class A>
-void parallel_multiply_transposed(const Problem& problem, const A* a, int64_t rows, const A* b, int64_t depth,
-                                  int64_t cols, void* c) {
-  parallel(problem, ceil_div(rows, kPanel), [&](int64_t i) {
-    multiply_transposed(a, i * kPanel, smaller(rows, (i + 1) * kPanel), b, depth, cols, static_cast<A*>(c), cols, false);
+void combine_rows(const Problem& problem, const A* a, int64_t row_step, int64_t depth_step, int64_t rows, const A* w,
+                  int64_t w_stride, int64_t depth, int64_t cols, A* out) {
+  constexpr int64_t kRows = 32, kDepth = 16;
+  const int64_t row_tasks = ceil_div(rows, kRows);
+  const int64_t wanted = ceil_div(problem.parallel.threads, row_tasks);
+  const int64_t width = ceil_div(ceil_div(cols, wanted), kPanel) * kPanel;
+  parallel(problem, row_tasks * ceil_div(cols, width), [&](int64_t task) {
+    const int64_t top = task % row_tasks * kRows, bottom = smaller(rows, top + kRows);
+    const int64_t col = task / row_tasks * width, count = smaller(width, cols - col);
+    for (int64_t k = 0; k < depth; k += kDepth) {
+      const A* from = w + k * w_stride + col;
+      const int64_t steps = smaller(kDepth, depth - k);
+      int64_t i = top;
+      for (; i + 4 <= bottom; i += 4)
+        add_rows<4>(a + i * row_step + k * depth_step, row_step, depth_step, from, w_stride, steps, count,
+                    out + i * cols + col, cols, k > 0);
+      for (; i < bottom; ++i)
+        add_rows<1>(a + i * row_step + k * depth_step, row_step, depth_step, from, w_stride, steps, count,
+                    out + i * cols + col, cols, k > 0);
+    }
   });
 }
 
@@ -40,68 +98,56 @@ inline A biased(A v, const void* bias, int64_t i) {
   return bias ? v + as<A>(bias)[i] : v;
 }
 
-// Room for the products of `images` images.
+// alpha = a g and beta = a + m g of one image, [C] each; alpha may be where g is.
 template <class A>
-struct GateMemory {
-  int64_t images, channels, reduced;
-  A *wide, *narrow;  // left operands in panels, C and R columns
-  A* product;
-  void place(Arrays<A>& arrays) {
-    wide = arrays.take(panels_size(images, channels));
-    narrow = arrays.take(panels_size(images, reduced));
-    product = arrays.take(images * larger(channels, reduced));
-  }
-};
-
-// Of images [first, first + count), p in their statistics: z and g into the statistics, alpha and beta [count, C].
-template <class A>
-void gate_forward(const Problem& problem, const void* stats, int64_t first, int64_t count, const A* w_shrink,
-                  const A* w_expand, const GateMemory<A>& memory, A* alpha, A* beta) {
-  const Shape& s = problem.shape;
-  const Weights& w = problem.weights;
-  const Stats<A> top(stats, s, first), next(stats, s, first + 1);
-  pack(top.p, next.p - top.p, 1, count, 0, s.channels, memory.wide, count, 0);
-  parallel_multiply(problem, memory.wide, count, w_shrink, s.channels, s.reduced, memory.product);
-  for (int64_t i = 0; i < count; ++i) {
-    const Stats<A> to(stats, s, first + i);
-    A* row = memory.product + i * s.reduced;
-    for (int64_t r = 0; r < s.reduced; ++r) {
-      to.z[r] = biased(row[r], w.b_w_shrink, r);
-      row[r] = to.z[r] <= 0 ? 0 : to.z[r];
-    }
-  }
-  pack(memory.product, s.reduced, 1, count, 0, s.reduced, memory.narrow, count, 0);
-  parallel_multiply(problem, memory.narrow, count, w_expand, s.reduced, s.channels, memory.product);
-  for (int64_t i = 0; i < count; ++i) {
-    const Stats<A> to(stats, s, first + i);
-    for (int64_t c = 0; c < s.channels; ++c) {
-      const A g = biased(memory.product[i * s.channels + c], w.b_w_expand, c);
-      to.g[c] = g;
-      alpha[i * s.channels + c] = as<A>(w.a)[c] * g;
-      beta[i * s.channels + c] = as<A>(w.a)[c] + as<A>(w.m)[c] * g;
-    }
+void open_gates(const Problem& problem, const A* g, A* alpha, A* beta) {
+  for (int64_t c = 0; c < problem.shape.channels; ++c) {
+    const A a = as<A>(problem.weights.a)[c];
+    beta[c] = a + as<A>(problem.weights.m)[c] * g[c];
+    alpha[c] = a * g[c];
   }
 }
 
-// Of images [first, first + count): dg [count, C], dz [count, R] and dp [count, C] from d alpha and d beta [count, C].
+// Of images [first, first + count), p in their statistics: z and g into the statistics, alpha and beta [count, C];
+// hidden [count, R] is scratch.
 template <class A>
-void gate_backward(const Problem& problem, const void* stats, int64_t first, int64_t count, const A* w_shrink,
-                   const A* w_expand, const GateMemory<A>& memory, const A* d_alpha, const A* d_beta, A* dg, A* dz,
-                   A* dp) {
+void gate_forward(const Problem& problem, const void* stats, int64_t first, int64_t count, A* hidden, A* alpha,
+                  A* beta) {
+  const Shape& s = problem.shape;
+  const Weights& w = problem.weights;
+  multiply_by_rows(problem, Stats<A>(stats, s, first).p, Stats<A>::width(s), count, w.w_shrink, s.channels, s.reduced,
+                   hidden);
+  for (int64_t i = 0; i < count; ++i) {
+    A *z = Stats<A>(stats, s, first + i).z, *row = hidden + i * s.reduced;
+    for (int64_t r = 0; r < s.reduced; ++r) {
+      z[r] = biased(row[r], w.b_w_shrink, r);
+      row[r] = z[r] <= 0 ? 0 : z[r];
+    }
+  }
+  multiply_by_rows(problem, hidden, s.reduced, count, w.w_expand, s.reduced, s.channels, alpha);
+  for (int64_t i = 0; i < count; ++i) {
+    A* g = Stats<A>(stats, s, first + i).g;
+    for (int64_t c = 0; c < s.channels; ++c) g[c] = biased(alpha[i * s.channels + c], w.b_w_expand, c);
+    open_gates(problem, g, alpha + i * s.channels, beta + i * s.channels);
+  }
+}
+
+// Of `count` images from `first` on: dg [count, C], dz [count, R] and dp [count, C] from d alpha and d beta [count, C].
+template <class A>
+void gate_backward(const Problem& problem, const void* stats, int64_t first, int64_t count, const A* d_alpha,
+                   const A* d_beta, A* dg, A* dz, A* dp) {
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
   for (int64_t i = 0; i < count; ++i)
     for (int64_t c = 0, at = i * s.channels; c < s.channels; ++c, ++at)
       dg[at] = as<A>(w.a)[c] * d_alpha[at] + as<A>(w.m)[c] * d_beta[at];
-  pack(dg, s.channels, 1, count, 0, s.channels, memory.wide, count, 0);
-  parallel_multiply(problem, memory.wide, count, w_expand, s.channels, s.reduced, dz);
+  combine_rows(problem, dg, s.channels, 1, count, as<A>(w.w_expand), s.reduced, s.channels, s.reduced, dz);
   for (int64_t i = 0; i < count; ++i) {
-    const Stats<A> from(stats, s, first + i);
+    const A* z = Stats<A>(stats, s, first + i).z;
     for (int64_t r = 0; r < s.reduced; ++r)
-      if (from.z[r] <= 0) dz[i * s.reduced + r] = 0;
+      if (z[r] <= 0) dz[i * s.reduced + r] = 0;
   }
-  pack(dz, s.reduced, 1, count, 0, s.reduced, memory.narrow, count, 0);
-  parallel_multiply(problem, memory.narrow, count, w_shrink, s.reduced, s.channels, dp);
+  combine_rows(problem, dz, s.reduced, 1, count, as<A>(w.w_shrink), s.channels, s.reduced, s.channels, dp);
 }
 
 // sums[cols] = the sum of the rows of matrix [rows, cols].
@@ -113,23 +159,21 @@ void sum_matrix_rows(const A* matrix, int64_t rows, int64_t cols, void* sums) {
     for (int64_t c = 0; c < cols; ++c) to[c] += matrix[i * cols + c];
 }
 
-// The gradients of w_shrink, w_expand, a, m and their biases from all images' dg, dz, d alpha and d beta.
+// The gradients of w_shrink, w_expand, a, m and their biases from all images' dg, dz, d alpha and d beta;
+// hidden [N, R] is scratch.
 template <class A>
-void gate_weight_grads(const Problem& problem, const void* stats, const GateMemory<A>& memory, const A* d_alpha,
-                       const A* d_beta, const A* dg, const A* dz, const WeightGrads& grads) {
+void gate_weight_grads(const Problem& problem, const void* stats, const A* d_alpha, const A* d_beta, const A* dg,
+                       const A* dz, A* hidden, const WeightGrads& grads) {
   const Shape& s = problem.shape;
-  const Stats<A> top(stats, s, 0), next(stats, s, 1);
   for (int64_t i = 0; i < s.images; ++i)
     for (int64_t r = 0; r < s.reduced; ++r) {
       const A z = Stats<A>(stats, s, i).z[r];
-      memory.product[i * s.reduced + r] = z <= 0 ? 0 : z;
+      hidden[i * s.reduced + r] = z <= 0 ? 0 : z;
     }
-  pack(dg, s.channels, 1, s.images, 0, s.channels, memory.wide, s.images, 0);
-  pack(memory.product, s.reduced, 1, s.images, 0, s.reduced, memory.narrow, s.images, 0);
-  parallel_multiply_transposed(problem, memory.wide, s.channels, memory.narrow, s.images, s.reduced, grads.w_expand);
-  pack(dz, s.reduced, 1, s.images, 0, s.reduced, memory.narrow, s.images, 0);
-  pack(top.p, next.p - top.p, 1, s.images, 0, s.channels, memory.wide, s.images, 0);
-  parallel_multiply_transposed(problem, memory.narrow, s.reduced, memory.wide, s.images, s.channels, grads.w_shrink);
+  combine_rows(problem, dg, 1, s.channels, s.channels, static_cast<const A*>(hidden), s.reduced, s.images, s.reduced,
+               static_cast<A*>(grads.w_expand));
+  combine_rows(problem, dz, 1, s.reduced, s.reduced, static_cast<const A*>(Stats<A>(stats, s, 0).p), Stats<A>::width(s),
+               s.images, s.channels, static_cast<A*>(grads.w_shrink));
 
   A *da = static_cast<A*>(grads.a), *dm = static_cast<A*>(grads.m);
   for (int64_t c = 0; c < s.channels; ++c) da[c] = dm[c] = 0;

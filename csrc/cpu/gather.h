@@ -47,16 +47,20 @@ void pack_block(const Problem& problem, const FeatureMap& x, const Block& block,
          i * block.pixels);
 }
 
-// sums[C] = the sum over rows [first, first + count) of panels [rows, C].
+// sums[cols] (+)= the sum over rows [first, first + count) of panels [rows, cols].
 template <class A>
-void sum_rows(const A* panels, int64_t rows, int64_t cols, int64_t first, int64_t count, A* sums) {
+void sum_rows(const A* panels, int64_t rows, int64_t cols, int64_t first, int64_t count, A* sums, bool add) {
   constexpr int64_t L = kLanes<A>, n = kPanel / L;
   for (int64_t col = 0; col < cols; col += kPanel) {
     const A* panel = panels + col * rows + first * kPanel;
     Vec<A> total[n] = {};
     for (int64_t row = 0; row < count; ++row)
       for (int64_t i = 0; i < n; ++i) total[i] += load(panel + row * kPanel + i * L);
-    for (int64_t i = 0; i < n && col + i * L < cols; ++i) store(sums + col + i * L, total[i], cols - col - i * L);
+    for (int64_t i = 0; i < n && col + i * L < cols; ++i) {
+      A* to = sums + col + i * L;
+      const int64_t left = cols - col - i * L;
+      store(to, add ? load(to, left) + total[i] : total[i], left);
+    }
   }
 }
 
@@ -101,7 +105,7 @@ void gather_block(const Problem& problem, const Forward& f, const Block& block, 
   multiply(task.x, rows, v_panels, s.channels, 0, s.reduced, task.hidden, s.reduced, false);
   const A shift = problem.weights.b_v_collapse ? *as<A>(problem.weights.b_v_collapse) : A(0);
   for (int64_t i = 0; i < block.images; ++i) {
-    sum_rows(task.x, rows, s.channels, i * block.pixels, block.pixels, pool_sums + i * pool_stride);
+    sum_rows(task.x, rows, s.channels, i * block.pixels, block.pixels, pool_sums + i * pool_stride, false);
     const Stats<A> stats(f.stats, s, block.image + i);
     for (int64_t pixel = 0; pixel < block.pixels; ++pixel) {
       const int64_t at_pixel = block.pixel + pixel;
@@ -173,10 +177,10 @@ void finish_grad_x(const Problem& problem, const Backward& b, int64_t image, int
   }
 }
 
-// One block: adds to t [R, C] and counts [R] (null where no weight needs a gradient), finishes grad_x where wanted.
+// One block: sets or adds to t [R, C] and counts [R] (null where no weight needs a gradient), finishes grad_x where wanted.
 template <class T, Squash squash, class A = Acc<T>>
 void gather_backward_block(const Problem& problem, const Backward& b, const Block& block, const A* shrink, const A* ds,
-                           const A* alpha, const A* beta, const A* dp, A* t, A* counts) {
+                           const A* alpha, const A* beta, const A* dp, A* t, A* counts, bool add) {
   const Shape& s = problem.shape;
   const int64_t rows = block.rows(), words = ceil_div(s.reduced, kWord);
   GatherBackwardTask<A> task{rows, s.channels, s.reduced, nullptr, nullptr, nullptr};
@@ -188,10 +192,8 @@ void gather_backward_block(const Problem& problem, const Backward& b, const Bloc
     }
   if (t) {
     pack_block<T>(problem, b.x, block, task.x);
-    multiply_transposed(task.ds_bits, 0, s.reduced, task.x, rows, s.channels, t, s.channels, true);
-    for (int64_t r = 0; r < s.reduced; ++r)
-      for (int64_t row = 0; row < rows; ++row)
-        counts[r] += task.ds_bits[r / kPanel * kPanel * rows + row * kPanel + r % kPanel];
+    multiply_transposed(task.ds_bits, 0, s.reduced, task.x, rows, s.channels, t, s.channels, add);
+    sum_rows(task.ds_bits, rows, s.reduced, 0, rows, counts, add);
   }
   if (!b.grad_x.data) return;
   multiply(task.ds_bits, rows, shrink, s.reduced, 0, s.channels, task.local, s.channels, false);

@@ -10,41 +10,45 @@ constexpr int64_t kPanel = 64;
 
 constexpr int64_t panels_size(int64_t rows, int64_t cols) { return ceil_div(cols, kPanel) * rows * kPanel; }
 
-// Packs the block src[row * row_stride + col * col_stride], one of the strides being 1, into columns
+// Packs the block src[row * row_stride + col * col_stride], one of the strides being 1 (col_stride where there is only
+// one column or row to step over), into columns
 // [first_col, end_col) of panels of `panel_rows` rows, from row `first_row` on; first_col is a multiple of 64.
 // Rows are multiplied by row_scale where it is given.
 template <class T, class A = Acc<T>>
 void pack(const T* src, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t first_col, int64_t end_col,
           A* panels, int64_t panel_rows, int64_t first_row, const A* row_scale = nullptr) {
   constexpr int64_t L = kLanes<A>;
-  for (int64_t col = first_col; col < end_col; col += kPanel) {
-    A* panel = panels + col * panel_rows + first_row * kPanel;
-    const T* from = src + col * col_stride;
-    const int64_t cols = smaller(kPanel, end_col - col);
-    if (col_stride == 1 || rows == 1) {
-      for (int64_t row = 0; row < rows; ++row) {
-        const Vec<A> scale = splat<A>(row_scale ? row_scale[row] : A(1));
-        for (int64_t i = 0; i < kPanel; i += L) {
-          Vec<A> v = {};
-          if (i < cols) {
-            if (col_stride == 1) v = load(from + row * row_stride + i, cols - i);
-            else
-              for (int64_t j = 0; j < smaller(L, cols - i); ++j) v[j] = load(from + (i + j) * col_stride, 1)[0];
-          }
-          store(panel + row * kPanel + i, v * scale);
+  if (col_stride == 1) {  // row by row, as they lie in memory
+    for (int64_t row = 0; row < rows; ++row) {
+      const Vec<A> scale = splat<A>(row_scale ? row_scale[row] : A(1));
+      for (int64_t col = first_col; col < end_col; col += kPanel) {
+        A* to = panels + col * panel_rows + (first_row + row) * kPanel;
+        const T* from = src + row * row_stride + col;
+        const int64_t cols = end_col - col;
+        if (cols >= kPanel) {
+#pragma GCC unroll 16
+          for (int64_t i = 0; i < kPanel; i += L) store(to + i, load(from + i) * scale);
+        } else {
+          for (int64_t i = 0; i < kPanel; i += L) store(to + i, i < cols ? load(from + i, cols - i) * scale : Vec<A>{});
         }
       }
-    } else {
-      for (int64_t i = 0; i < kPanel; i += L)
-        for (int64_t row = 0; row < rows; row += L) {
-          Vec<A> block[L];
-          for (int64_t j = 0; j < L; ++j)
-            block[j] = i + j < cols ? load(from + (i + j) * col_stride + row, rows - row) : Vec<A>{};
-          transpose<A>(block);
-          for (int64_t j = 0; j < smaller(L, rows - row); ++j) store(panel + (row + j) * kPanel + i, block[j]);
-        }
     }
+    return;
   }
+  for (int64_t col = first_col; col < end_col; col += kPanel)
+    for (int64_t i = 0; i < kPanel; i += L)
+      for (int64_t row = 0; row < rows; row += L) {
+        const T* from = src + col * col_stride + row;
+        const int64_t count = smaller(L, rows - row);
+        Vec<A> block[L];
+        for (int64_t j = 0; j < L; ++j) {
+          __builtin_prefetch(from + (i + j) * col_stride + 4 * L);
+          block[j] = col + i + j < end_col ? load(from + (i + j) * col_stride, count) : Vec<A>{};
+        }
+        transpose<A>(block);
+        A* to = panels + col * panel_rows + (first_row + row) * kPanel + i;
+        for (int64_t j = 0; j < count; ++j) store(to + j * kPanel, block[j] * (row_scale ? row_scale[row + j] : A(1)));
+      }
 }
 
 // Columns of a register tile, and its rows: the largest that leaves registers for one row of the right operand.

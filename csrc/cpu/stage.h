@@ -100,9 +100,9 @@ template <class A>
 struct Stats {
   A *s, *p, *z, *g;
   Stats(const void* stats, const Shape& shape, int64_t image)
-      : s(static_cast<A*>(const_cast<void*>(stats)) +
-          image * (shape.pixels + 2 * shape.channels + shape.reduced)),
-        p(s + shape.pixels), z(p + shape.channels), g(z + shape.reduced) {}
+      : s(static_cast<A*>(const_cast<void*>(stats)) + image * width(shape)), p(s + shape.pixels),
+        z(p + shape.channels), g(z + shape.reduced) {}
+  static int64_t width(const Shape& shape) { return shape.pixels + 2 * shape.channels + shape.reduced; }
 };
 
 }  // namespace gala::cpu::GALA_ISA

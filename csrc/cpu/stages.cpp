@@ -11,18 +11,14 @@ template <class A>
 struct ForwardMemory {
   const Shape& shape;
   int64_t images, pool_parts;  // of a chunk
-  A *v_shrink, *w_shrink, *w_expand;  // transposed, in panels
-  A *pool, *alpha, *beta;
-  GateMemory<A> gate;
+  A* v_shrink;  // transposed, in panels
+  A *pool, *alpha, *beta, *hidden;
   void place(Arrays<A>& arrays) {
     v_shrink = arrays.take(panels_size(shape.channels, shape.reduced));
-    w_shrink = arrays.take(panels_size(shape.channels, shape.reduced));
-    w_expand = arrays.take(panels_size(shape.reduced, shape.channels));
     pool = arrays.take(images * pool_parts * shape.channels);
     alpha = arrays.take(images * shape.channels);
     beta = arrays.take(images * shape.channels);
-    gate = {images, shape.channels, shape.reduced, nullptr, nullptr, nullptr};
-    gate.place(arrays);
+    hidden = arrays.take(images * shape.reduced);
   }
 };
 
@@ -43,11 +39,9 @@ void forward(const Problem& problem, const Forward& f) {
   const Shape& s = problem.shape;
   const Blocks blocks(problem);
   const int64_t chunk = smaller(s.images, blocks.images_per_chunk(sizeof(T))), parts = blocks.per_image();
-  ForwardMemory<A> memory{s, chunk, parts, {}, {}, {}, {}, {}, {}, {}};
+  ForwardMemory<A> memory{s, chunk, parts, {}, {}, {}, {}, {}};
   allocate<A>(Scratch::call, memory);
   pack_weight(problem, problem.weights.v_shrink, s.reduced, s.channels, true, memory.v_shrink);
-  pack_weight(problem, problem.weights.w_shrink, s.reduced, s.channels, true, memory.w_shrink);
-  pack_weight(problem, problem.weights.w_expand, s.channels, s.reduced, true, memory.w_expand);
 
   for (int64_t first = 0; first < s.images; first += chunk) {
     const int64_t end = smaller(s.images, first + chunk), tasks = blocks.count(first, end);
@@ -58,8 +52,7 @@ void forward(const Problem& problem, const Forward& f) {
     });
     for (int64_t image = first; image < end; ++image)
       finish_pool(s, memory.pool + (image - first) * parts * s.channels, parts, Stats<A>(f.stats, s, image).p);
-    gate_forward(problem, f.stats, first, end - first, memory.w_shrink, memory.w_expand, memory.gate, memory.alpha,
-                 memory.beta);
+    gate_forward(problem, f.stats, first, end - first, memory.hidden, memory.alpha, memory.beta);
     parallel(problem, tasks, [&](int64_t i) {
       const Block block = blocks.get(first, end, i);
       for (int64_t image = block.image; image < block.image + block.images; ++image) {
@@ -77,16 +70,13 @@ template <class A>
 struct BackwardMemory {
   const Shape& shape;
   int64_t images, sum_parts, groups;  // images of a chunk
-  A *shrink, *w_shrink, *w_expand;  // in panels; shrink is v_collapse times the rows of v_shrink
+  A* shrink;  // v_collapse times the rows of v_shrink, in panels
   A *alpha, *beta, *alpha_parts, *beta_parts, *dp;  // of a chunk
-  A *d_alpha, *d_beta, *dg, *dz, *ds;  // of all images
+  A *d_alpha, *d_beta, *dg, *dz, *ds, *hidden;  // of all images
   A *t, *counts;  // [groups, R, C], [groups, R]
-  GateMemory<A> gate;
   void place(Arrays<A>& arrays) {
     const int64_t c = shape.channels, r = shape.reduced, n = shape.images;
     shrink = arrays.take(panels_size(r, c));
-    w_shrink = arrays.take(panels_size(r, c));
-    w_expand = arrays.take(panels_size(c, r));
     alpha = arrays.take(images * c);
     beta = arrays.take(images * c);
     alpha_parts = arrays.take(images * sum_parts * c);
@@ -99,40 +89,32 @@ struct BackwardMemory {
     ds = arrays.take(n * shape.pixels);
     t = arrays.take(groups * r * c);
     counts = arrays.take(groups * r);
-    gate = {n, c, r, nullptr, nullptr, nullptr};
-    gate.place(arrays);
+    hidden = arrays.take(n * r);
   }
 };
-
-// alpha and beta [C] of one image, and cleared sums of its blocks.
-template <class A>
-void open_image(const Problem& problem, const void* stats, int64_t image, int64_t in_chunk, BackwardMemory<A>& memory) {
-  const int64_t channels = problem.shape.channels, parts = memory.sum_parts * channels;
-  const A* g = Stats<A>(stats, problem.shape, image).g;
-  for (int64_t c = 0; c < channels; ++c) {
-    const A a = as<A>(problem.weights.a)[c];
-    memory.alpha[in_chunk * channels + c] = a * g[c];
-    memory.beta[in_chunk * channels + c] = a + as<A>(problem.weights.m)[c] * g[c];
-  }
-  for (int64_t i = 0; i < parts; ++i) memory.alpha_parts[in_chunk * parts + i] = memory.beta_parts[in_chunk * parts + i] = 0;
-}
 
 // The gradients of v_shrink, v_collapse and their biases from the sums of the groups.
 template <class A>
 void local_weight_grads(const Problem& problem, const WeightGrads& grads, const BackwardMemory<A>& memory) {
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
+  constexpr int64_t L = kLanes<A>;
   parallel(problem, s.reduced, [&](int64_t r) {
-    const A v = as<A>(w.v_collapse)[r];
-    A *to = static_cast<A*>(grads.v_shrink) + r * s.channels, collapse = 0, count = 0;
-    for (int64_t c = 0; c < s.channels; ++c) {
-      A t = 0;
-      for (int64_t group = 0; group < memory.groups; ++group) t += memory.t[(group * s.reduced + r) * s.channels + c];
-      to[c] = v * t;
-      collapse += as<A>(w.v_shrink)[r * s.channels + c] * t;
+    const A v = as<A>(w.v_collapse)[r], *shrink = as<A>(w.v_shrink) + r * s.channels;
+    A* to = static_cast<A*>(grads.v_shrink) + r * s.channels;
+    Vec<A> collapse = {};
+    for (int64_t c = 0; c < s.channels; c += L) {
+      const int64_t left = s.channels - c;
+      Vec<A> t = {};
+      for (int64_t group = 0; group < memory.groups; ++group)
+        t += load(memory.t + (group * s.reduced + r) * s.channels + c, left);
+      store(to + c, v * t, left);
+      collapse += load(shrink + c, left) * t;
     }
+    A count = 0;
     for (int64_t group = 0; group < memory.groups; ++group) count += memory.counts[group * s.reduced + r];
-    static_cast<A*>(grads.v_collapse)[r] = w.b_v_shrink ? collapse + as<A>(w.b_v_shrink)[r] * count : collapse;
+    const A bias_part = w.b_v_shrink ? as<A>(w.b_v_shrink)[r] * count : A(0);
+    static_cast<A*>(grads.v_collapse)[r] = sum_lanes<A>(collapse) + bias_part;
     if (grads.b_v_shrink) static_cast<A*>(grads.b_v_shrink)[r] = v * count;
   });
   if (grads.b_v_collapse) {
@@ -153,26 +135,25 @@ void backward(const Problem& problem, const Backward& b) {
   const Blocks blocks(problem);
   const bool need_weights = b.grads.w_shrink != nullptr;
   const int64_t chunk = smaller(s.images, blocks.images_per_chunk(3 * sizeof(T))), parts = blocks.per_image();
-  const int64_t groups = need_weights ? smaller(problem.parallel.threads, ceil_div(s.images * s.pixels, 24)) : 0;
-  BackwardMemory<A> memory{s, chunk, parts, groups, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  // Each group of blocks sums its own part of the local weights' gradient, in order.
+  const int64_t groups = need_weights ? smaller(problem.parallel.threads, blocks.count(0, chunk)) : 0;
+  BackwardMemory<A> memory{s, chunk, parts, groups, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   allocate<A>(Scratch::call, memory);
   pack_weight(problem, problem.weights.v_shrink, s.reduced, s.channels, false, memory.shrink,
               problem.weights.v_collapse);
-  pack_weight(problem, problem.weights.w_shrink, s.reduced, s.channels, false, memory.w_shrink);
-  pack_weight(problem, problem.weights.w_expand, s.channels, s.reduced, false, memory.w_expand);
-  parallel(problem, groups, [&](int64_t group) {
-    __builtin_memset(memory.t + group * s.reduced * s.channels, 0, s.reduced * s.channels * sizeof(A));
-    __builtin_memset(memory.counts + group * s.reduced, 0, s.reduced * sizeof(A));
-  });
 
   for (int64_t first = 0; first < s.images; first += chunk) {
     const int64_t end = smaller(s.images, first + chunk), tasks = blocks.count(first, end);
-    for (int64_t image = first; image < end; ++image) open_image(problem, b.stats, image, image - first, memory);
+    for (int64_t image = first; image < end; ++image) {
+      const int64_t offset = (image - first) * s.channels;
+      open_gates(problem, static_cast<const A*>(Stats<A>(b.stats, s, image).g), memory.alpha + offset, memory.beta + offset);
+    }
     parallel(problem, tasks, [&](int64_t i) {
       const Block block = blocks.get(first, end, i);
       for (int64_t image = block.image; image < block.image + block.images; ++image) {
         const int64_t offset = (image - first) * s.channels, part = offset * parts + i % parts * s.channels;
         const int64_t pixel = image * s.pixels + block.pixel;
+        for (int64_t c = 0; c < s.channels; ++c) memory.alpha_parts[part + c] = memory.beta_parts[part + c] = 0;
         scale_backward<T, squash>(problem, b, image, block.pixel, block.pixels,
                                   {memory.alpha + offset, memory.beta + offset},
                                   Stats<A>(b.stats, s, image).s + block.pixel,
@@ -185,22 +166,23 @@ void backward(const Problem& problem, const Backward& b) {
       sum_matrix_rows(memory.alpha_parts + i * parts * s.channels, parts, s.channels, d_alpha + i * s.channels);
       sum_matrix_rows(memory.beta_parts + i * parts * s.channels, parts, s.channels, d_beta + i * s.channels);
     }
-    gate_backward(problem, b.stats, first, end - first, memory.w_shrink, memory.w_expand, memory.gate, d_alpha, d_beta,
+    gate_backward(problem, b.stats, first, end - first, static_cast<const A*>(d_alpha), static_cast<const A*>(d_beta),
                   memory.dg + first * s.channels, memory.dz + first * s.reduced, memory.dp);
     const int64_t runs = need_weights ? groups : tasks;
     parallel(problem, runs, [&](int64_t run) {
       A* t = need_weights ? memory.t + run * s.reduced * s.channels : nullptr;
       A* counts = need_weights ? memory.counts + run * s.reduced : nullptr;
-      for (int64_t i = run * tasks / runs; i < (run + 1) * tasks / runs; ++i) {
+      const int64_t begin = run * tasks / runs;
+      for (int64_t i = begin; i < (run + 1) * tasks / runs; ++i) {
         const Block block = blocks.get(first, end, i);
         const int64_t offset = (block.image - first) * s.channels;
         gather_backward_block<T, squash>(problem, b, block, memory.shrink, memory.ds, memory.alpha + offset,
-                                         memory.beta + offset, memory.dp + offset, t, counts);
+                                         memory.beta + offset, memory.dp + offset, t, counts, first > 0 || i > begin);
       }
     });
   }
   if (!need_weights) return;
-  gate_weight_grads(problem, b.stats, memory.gate, memory.d_alpha, memory.d_beta, memory.dg, memory.dz, b.grads);
+  gate_weight_grads<A>(problem, b.stats, memory.d_alpha, memory.d_beta, memory.dg, memory.dz, memory.hidden, b.grads);
   local_weight_grads(problem, b.grads, memory);
 }
 
