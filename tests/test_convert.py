@@ -1,0 +1,309 @@
+"""``convert`` on ResNets of torchvision, of timm and of this package."""
+
+import copy
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import images, randomized, relative_difference
+from torch import nn
+
+import gala_cuda
+from gala_cuda import GALA, convert
+
+
+def torchvision_resnet(block: str, **options) -> nn.Module:
+    resnet = pytest.importorskip("torchvision.models.resnet", reason="torchvision is not installed")
+    return resnet.ResNet(getattr(resnet, block), [1, 1, 2, 1], num_classes=5, **options)
+
+
+def timm_resnet(block: str, **options) -> nn.Module:
+    resnet = pytest.importorskip("timm.models.resnet", reason="timm is not installed")
+    return resnet.ResNet(getattr(resnet, block), (1, 1, 2, 1), num_classes=5, **options)
+
+
+def timm_with_everything() -> nn.Module:
+    """Anti-aliasing, another activation, and the random drop_block and drop_path, all of which convert must keep."""
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    return timm_resnet(
+        "Bottleneck", aa_layer=layers.BlurPool2d, act_layer=nn.SiLU, drop_path_rate=0.3, drop_block_rate=0.2
+    )
+
+
+def frozen_batch_norm() -> nn.Module:
+    misc = pytest.importorskip("torchvision.ops.misc", reason="torchvision is not installed")
+    return torchvision_resnet("Bottleneck", norm_layer=misc.FrozenBatchNorm2d)
+
+
+NETWORKS = {
+    "torchvision-basic": lambda: torchvision_resnet("BasicBlock"),
+    "torchvision-bottleneck": lambda: torchvision_resnet("Bottleneck"),
+    "timm-basic": lambda: timm_resnet("BasicBlock"),
+    "timm-bottleneck": lambda: timm_resnet("Bottleneck"),
+    "ours-basic": lambda: gala_cuda.resnet18(5, width=16),
+    "ours-bottleneck": lambda: gala_cuda.resnet26(5, width=16),
+}
+VARIANTS = {
+    "timm-everything": timm_with_everything,
+    "frozen": frozen_batch_norm,
+    "group-norm": lambda: torchvision_resnet("Bottleneck", norm_layer=lambda channels: nn.GroupNorm(8, channels)),
+}
+
+
+def network(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    return randomized((NETWORKS | VARIANTS)[name]()).to(dtype)
+
+
+def whole(library: str, name: str) -> nn.Module:
+    """One of the networks that people convert, of full size."""
+    if library == "torchvision":
+        models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+        return getattr(models, name)(num_classes=5)
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    return timm.create_model(name, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "squash"),
+    [
+        ("torchvision", "resnet50", "tanh"),
+        ("timm", "resnet50", "sigmoid"),
+        ("torchvision", "resnet18", "sigmoid"),
+        ("timm", "resnet18", "tanh"),
+    ],
+)
+def test_keep_output_of_whole_networks(library, name, squash):
+    torch.manual_seed(0)
+    model = randomized(whole(library, name)).double().eval()
+    x = images(2, 64)
+    with torch.no_grad():
+        expected = model(x)
+        assert convert(model, squash=squash, keep_output=True) is model
+        assert relative_difference(model(x), expected) < 1e-12
+    assert len(blocks_with_gala(model)) == {"resnet18": 2, "resnet50": 6}[name]
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *VARIANTS])
+def test_keep_output_in_training_mode(name):
+    """With the batch's statistics and, where there are any, the same random drops in the same places."""
+    model = network(name).train()
+    converted = convert(copy.deepcopy(model), ("layer2", "layer3"), keep_output=True)
+    outputs = []
+    for each in (model, converted):
+        torch.manual_seed(11)
+        with torch.no_grad():
+            outputs.append(each(images(8)))
+    assert relative_difference(outputs[1], outputs[0]) < 1e-12
+    kept = converted.state_dict()
+    running = [key for key in kept if key.startswith("layer4") and key.endswith(("running_mean", "running_var"))]
+    assert all(relative_difference(kept[key], model.state_dict()[key]) < 1e-12 for key in running)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keep_output_in_lower_precision(dtype):
+    model = network("torchvision-bottleneck", dtype).eval()
+    with torch.no_grad():
+        expected = model(images(dtype=dtype))
+        found = convert(model, keep_output=True)(images(dtype=dtype))
+    assert relative_difference(found, expected) < 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(("name", "squash"), [("torchvision-basic", "tanh"), ("timm-basic", "sigmoid")])
+def test_keep_output_trains_afterwards(name, squash):
+    model = convert(network(name), squash=squash, keep_output=True).train()
+    layers = blocks_with_gala(model)
+    x, target = images(8, 16), torch.arange(8) % 5
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    losses, moved = [], []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), target)
+        loss.backward()
+        losses.append(loss.item())
+        moved.append({name for layer in layers for name, p in layer.named_parameters() if p.grad.any()})
+        optimizer.step()
+    everything = {name for name, _ in layers[0].named_parameters()}
+    assert moved[0] >= {"w_expand", "v_collapse", "b_w_expand", "b_v_collapse"}
+    assert moved[1] == everything
+    for layer in layers:
+        assert all(p.grad.any() for p in layer.parameters())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def blocks_with_gala(model: nn.Module) -> list[GALA]:
+    return [module for module in model.modules() if isinstance(module, GALA)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_converted_block_is_the_formula(name):
+    model = convert(network(name), "layer3.0").eval()
+    block = model.layer3[0]
+    last = block.bn3 if hasattr(block, "bn3") else block.bn2
+    seen = {}
+    last.register_forward_hook(lambda module, inputs, output: seen.update(x=output.clone()))
+    u = torch.randn(2, block.conv1.in_channels, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        out = block(u)
+        attended = seen["x"] * block.attention.attention(seen["x"])
+        expected = torch.relu(attended + block.downsample(u))
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    assert not any(name.startswith("b_") for name, _ in block.attention.named_parameters())
+
+
+def test_other_activations_are_kept():
+    model = convert(network("timm-everything"), "layer3.1").eval()
+    block = model.layer3[1]
+    seen = {}
+    block.bn3.register_forward_hook(lambda module, inputs, output: seen.update(x=output.clone()))
+    u = torch.randn(2, block.conv1.in_channels, 4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        out = block(u)
+        expected = F.silu(seen["x"] * block.attention.attention(seen["x"]) + u)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_watched_relu_is_called_as_before():
+    model = convert(network("torchvision-bottleneck")).eval()
+    fused = model(images())
+    calls = []
+    model.layer3[0].relu.register_forward_hook(lambda module, inputs, output: calls.append(output.shape[1]))
+    torch.testing.assert_close(model(images()), fused, rtol=1e-12, atol=1e-12)
+    assert calls == [256, 256, 1024]
+
+
+@pytest.mark.parametrize("name", ["torchvision-bottleneck", "timm-basic", "ours-bottleneck"])
+def test_everything_else_stays(name):
+    model = network(name, torch.bfloat16).to(memory_format=torch.channels_last).train()
+    model.layer3[0].eval()
+    model.conv1.weight.requires_grad_(False)
+    calls = []
+    model.layer3[0].register_forward_hook(lambda *_: calls.append("block"))
+    model.layer3[1].conv2.register_forward_pre_hook(lambda *_: calls.append("conv"))
+    tensors = {name: (t, t.clone(), t.stride(), t.requires_grad) for name, t in named_tensors(model)}
+    modes = {name: module.training for name, module in model.named_modules()}
+    keys = list(model.state_dict())
+
+    convert(model, reduction=2)
+    assert [key for key in model.state_dict() if ".attention." not in key] == keys
+    after = dict(named_tensors(model))
+    for name, (tensor, value, stride, requires_grad) in tensors.items():
+        assert after[name] is tensor
+        assert torch.equal(tensor, value)
+        assert (tensor.stride(), tensor.requires_grad) == (stride, requires_grad)
+    assert all(module.training == modes[name] for name, module in model.named_modules() if name in modes)
+    for block in model.layer3:
+        assert block.attention.training == block.training
+        assert {p.dtype for p in block.attention.parameters()} == {torch.bfloat16}
+        channels = block.attention.channels
+        assert block.attention.w_shrink.shape == (channels // 2, channels)
+    features = {}
+    model.layer3.register_forward_hook(lambda module, inputs, output: features.update(x=output))
+    model(images(dtype=torch.bfloat16).to(memory_format=torch.channels_last))
+    assert features["x"].is_contiguous(memory_format=torch.channels_last)
+    assert calls == ["block", "conv"]
+
+
+def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_copies_pickles_and_state_dicts(name):
+    model = convert(network(name, torch.float32), keep_output=True).eval()
+    x = images(dtype=torch.float32)
+    expected = model(x)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    refilled = convert(network(name, torch.float32), keep_output=True).eval()
+    refilled.load_state_dict({key: value + 0.01 for key, value in model.state_dict().items()})
+    assert not torch.equal(refilled(x), expected)
+    refilled.load_state_dict(model.state_dict())
+    for other in (loaded, copy.deepcopy(model), refilled):
+        assert torch.equal(other(x), expected)
+
+
+@pytest.mark.parametrize("name", ["torchvision-basic", "timm-everything"])
+def test_one_graph_under_compile(name):
+    model = convert(network(name), "layer3.1").eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images()), model(images()), rtol=1e-12, atol=1e-12)
+
+
+class OwnBlock(gala_cuda.models.blocks.Bottleneck):
+    """A subclass whose forward convert cannot know."""
+
+
+def with_own_block() -> nn.Module:
+    model = gala_cuda.resnet26(5, width=8)
+    model.layer3[1] = OwnBlock(128, 32, 1)
+    return model
+
+
+def without_affine() -> nn.Module:
+    model = gala_cuda.resnet26(5, width=8)
+    model.layer3[0].bn3 = nn.BatchNorm2d(128, affine=False)
+    return model
+
+
+def with_activation_in_norm() -> nn.Module:
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    return timm_resnet("BasicBlock", norm_layer=layers.BatchNormAct2d)
+
+
+def with_squeeze_excite() -> nn.Module:
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    return timm_resnet("Bottleneck", block_args={"attn_layer": layers.SEModule})
+
+
+REFUSED = [
+    (NETWORKS["ours-basic"], {"where": "layer5"}, r"where names 'layer5'; expected .* layer1, layer1\.0, layer1\.1, "),
+    (NETWORKS["ours-basic"], {"where": ("layer3", "layer")}, r"where names 'layer'; expected"),
+    (NETWORKS["ours-basic"], {"where": "layer3.0.conv1"}, r"where names 'layer3\.0\.conv1'; expected"),
+    (NETWORKS["ours-basic"], {"where": []}, "where names nothing"),
+    (lambda: nn.Sequential(nn.Conv2d(3, 5, 1)), {}, "where names 'layer3'; .* there are none"),
+    (lambda: convert(NETWORKS["torchvision-basic"](), "layer3.1"), {}, r"converted: layer3\.1 is converted already$"),
+    (
+        lambda: gala_cuda.gala_resnet26(5, width=8),
+        {},
+        r"layer3\.0 is converted already; layer3\.1 is conv",
+    ),
+    (lambda: gala_cuda.se_resnet18(5, width=8), {}, r"layer3\.0 has another attention, attention = SqueezeExcite"),
+    (with_squeeze_excite, {}, r"layer3\.0 has another attention, se = SEModule"),
+    (with_own_block, {}, r"converted: layer3\.1 is a OwnBlock, expected exactly BasicBlock or Bottleneck"),
+    (without_affine, {"keep_output": True}, r"layer3\.0 ends in BatchNorm2d without weight and bias"),
+    (with_activation_in_norm, {"keep_output": True}, r"layer3\.0 ends in BatchNormAct2d, expected BatchNorm2d, "),
+    (lambda: gala_cuda.resnet18(5, width=8).to(torch.float8_e4m3fn), {}, r"layer3\.0 is torch.float8_e4m3fn, expected"),
+    (NETWORKS["ours-basic"], {"reduction": 0}, "reduction is 0"),
+    (NETWORKS["ours-basic"], {"squash": "relu", "keep_output": True}, "squash is 'relu'"),
+]
+
+
+@pytest.mark.parametrize(("build", "options", "message"), REFUSED)
+def test_what_is_refused_stays_unchanged(build, options, message):
+    model = build()
+    classes = [type(module) for module in model.modules()]
+    values = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        convert(model, **options)
+    assert [type(module) for module in model.modules()] == classes
+    assert model.state_dict().keys() == values.keys()
+    assert all(torch.equal(value.float(), values[key].float()) for key, value in model.state_dict().items())
+
+
+def test_other_things_are_no_model():
+    with pytest.raises(TypeError, match="model is a dict; expected"):
+        convert({})
+
+
+def test_neither_torchvision_nor_timm_is_imported_for_our_own_networks():
+    code = (
+        "import sys, gala_cuda; gala_cuda.convert(gala_cuda.resnet18(5, width=8)); "
+        "assert not {'torchvision', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
