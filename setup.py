@@ -136,7 +136,8 @@ class BuildPython(build_py):
 
 class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        folder = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
+        folder = Path(self.build_temp) / "cmake"
+        shutil.rmtree(folder, ignore_errors=True)  # CMake's cache would keep an earlier compiler, its flags and tools
         program, ninja = cmake(), shutil.which("ninja", path=PATH)
         if program is None or ninja is None:
             raise CompileError(
