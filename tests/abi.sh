@@ -22,6 +22,6 @@ for python in "${pythons[@]}"; do
   "$python" -m pip install --quiet --no-deps --no-index --target "$target" "$wheel"
   cd "$target"  # `python -m` puts it first on the path, before a gala_cuda that the environment has
   "$python" -c 'import gala_cuda, os, torch; print("torch", torch.__version__, gala_cuda.native.module.build_info())
-assert gala_cuda.__file__.startswith(os.getcwd()), gala_cuda.__file__'
+assert gala_cuda.native.module.__file__.startswith(os.getcwd()), gala_cuda.native.module.__file__'
   "$python" -m pytest -q --rootdir "$root" -c "$root/pyproject.toml" -p no:cacheprovider "${tests[@]}"
 done
