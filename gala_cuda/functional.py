@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import operator as _operator  # noqa: F401  registers torch.ops.gala_cuda
+from . import operator
 from .backends import reference, requested
 from .backends.contract import DTYPES, SQUASHES, Weights, channel_lanes, weight_shapes
 
 _BIASES = Weights._fields[6:]
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def gala(
@@ -71,7 +72,7 @@ def gala(
     if name == "reference" or torch.onnx.is_in_onnx_export():
         out, amap = reference.apply(x, w, residual, squash)
     else:
-        out, amap, _, _ = torch.ops.gala_cuda.gala.default(x, *w, residual, squash, return_map, False, name)
+        out, amap, _, _ = operator.call(x, *w, residual, squash, return_map, False, name)
     return (out, amap) if return_map else out
 
 
@@ -81,10 +82,10 @@ def _check(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> None:
     _check_feature_map("x", x)
     if w.w_shrink.dim() != 2:
         raise ValueError(f"w_shrink has shape {tuple(w.w_shrink.shape)}; expected [R, C]")
-    shapes = weight_shapes(x.shape[1], w.w_shrink.shape[0])
-    for (name, shape), t in zip(shapes.items(), w, strict=True):
-        if t is not None:
-            _check_weight(name, t, shape, x)
+    device, dtypes = x.device, (x.dtype, torch.float32) if x.dtype in _HALVES else (x.dtype,)
+    for t, shape in zip(w, weight_shapes(x.shape[1], w.w_shrink.shape[0]), strict=True):
+        if t is not None and (t.shape != shape or t.device != device or t.dtype not in dtypes):
+            _refuse_weight(w, x)
     if residual is not None:
         _check_feature_map("residual", residual)
         if residual.shape != x.shape:
@@ -111,15 +112,18 @@ def _check_feature_map(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} has overlapping strides {x.stride()} at shape {tuple(x.shape)}; pass {name}.contiguous()")
 
 
-def _check_weight(name: str, t: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{name} is a {type(t).__name__}; expected a tensor {list(shape)}")
-    if t.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {shape} for x of {x.shape[1]} channels")
-    if t.device != x.device:
-        raise ValueError(f"{name} is on {t.device}; expected x's device, {x.device}")
-    if t.dtype != x.dtype and not (t.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)):
-        raise TypeError(f"{name} is {t.dtype}; expected x's dtype, {x.dtype}, or float32 beside bfloat16 and float16")
+def _refuse_weight(w: Weights, x: Tensor) -> None:
+    """Says which weight is wrong, and how."""
+    shapes = weight_shapes(x.shape[1], w.w_shrink.shape[0])
+    for name, t, shape in zip(Weights._fields, w, shapes, strict=True):
+        if t is None:
+            continue
+        if t.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {shape} for x of {x.shape[1]} channels")
+        if t.device != x.device:
+            raise ValueError(f"{name} is on {t.device}; expected x's device, {x.device}")
+        if t.dtype != x.dtype and not (t.dtype == torch.float32 and x.dtype in _HALVES):
+            raise TypeError(f"{name} is {t.dtype}; expected x's dtype, {x.dtype}, or float32 beside bfloat16 and float16")
 
 
 def _overlaps(x: Tensor) -> bool:

@@ -48,7 +48,7 @@ class GALA(nn.Module):
         if backend is not None and backend not in NAMES:
             raise ValueError(f"backend is {backend!r}; expected None or one of {', '.join(map(repr, NAMES))}")
         self.channels, self.reduction, self.squash, self.backend = channels, reduction, squash, backend
-        for name, shape in weight_shapes(channels, max(1, channels // reduction)).items():
+        for name, shape in weight_shapes(channels, max(1, channels // reduction))._asdict().items():
             wanted = bias or not name.startswith("b_")
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if wanted else None
             self.register_parameter(name, parameter)

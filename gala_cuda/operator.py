@@ -133,6 +133,13 @@ def _differentiable_backward(grad_out, grad_map, x, weights, out, squash, needs)
     return (*grads, grad_out if out is not None else None)
 
 
+def call(x, *rest):
+    """``gala_cuda::gala``, in eager mode without the dispatcher's first turn, which would only call ``_autograd``."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return _gala(x, *rest)
+    return _autograd(x, *rest)
+
+
 def _autograd(x, *rest):
     tensors = (x, *rest[: _N_WEIGHTS + 1])
     forward_mode = forward_ad._current_level >= 0 and _has_tangent(tensors)

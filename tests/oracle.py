@@ -134,7 +134,7 @@ def _draw(case: Case, generator: torch.Generator) -> Problem:
             )
             if case.bias or not name.startswith("b_")
             else None
-            for name, shape in weight_shapes(c, case.reduced).items()
+            for name, shape in weight_shapes(c, case.reduced)._asdict().items()
         )
     )
     x = laid_out((normal(*case.shape) + normal(n, c, 1, 1)).to(case.dtype), case.layout)

@@ -25,20 +25,10 @@ class Weights(NamedTuple):
     b_v_collapse: Tensor | None = None  # [1]
 
 
-def weight_shapes(channels: int, reduced: int) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight and bias by name."""
-    return {
-        "w_shrink": (reduced, channels),
-        "w_expand": (channels, reduced),
-        "v_shrink": (reduced, channels),
-        "v_collapse": (reduced,),
-        "a": (channels,),
-        "m": (channels,),
-        "b_w_shrink": (reduced,),
-        "b_w_expand": (channels,),
-        "b_v_shrink": (reduced,),
-        "b_v_collapse": (1,),
-    }
+def weight_shapes(channels: int, reduced: int) -> Weights:
+    """The shape of each weight and bias."""
+    c, r = channels, reduced
+    return Weights((r, c), (c, r), (r, c), (r,), (c,), (c,), (r,), (c,), (r,), (1,))  # type: ignore[arg-type]
 
 
 class Stats(NamedTuple):

@@ -6,6 +6,10 @@ from torch import Tensor
 from .. import native
 from .contract import DTYPES, Weights, accumulation_dtype
 
+if native.module is not None:
+    _forward = torch.ops.gala_native.forward_cpu.default
+    _backward = torch.ops.gala_native.backward_cpu.default
+
 
 def why_not(x: Tensor) -> str | None:
     """None where the compiled CPU kernels can run on ``x``, else the reason."""
@@ -22,7 +26,7 @@ def forward(
     x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
-    return torch.ops.gala_native.forward_cpu(x, *_plain(w, x.dtype), residual, squash == "tanh", return_map, save)
+    return _forward(x, *_plain(w, x.dtype), residual, squash == "tanh", return_map, save)
 
 
 def backward(
@@ -40,7 +44,7 @@ def backward(
     """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
     if map_factor is not None:
         map_factor = map_factor.contiguous()
-    dx, *grads, d_residual = torch.ops.gala_native.backward_cpu(
+    dx, *grads, d_residual = _backward(
         grad_out,
         map_factor,
         x,
