@@ -1,7 +1,10 @@
-"""Networks for the tests of the models: their sizes and states."""
+"""Networks for the tests of the models: of each library, with random states, and their inputs."""
 
+import pytest
 import torch
 from torch import nn
+
+import gala_cuda
 
 
 @torch.no_grad()
@@ -30,3 +33,47 @@ def images(n: int = 2, size: int = 32, dtype: torch.dtype = torch.float64) -> to
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference as a share of the largest expected value."""
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def torchvision_resnet(block: str, **options) -> nn.Module:
+    resnet = pytest.importorskip("torchvision.models.resnet", reason="torchvision is not installed")
+    return resnet.ResNet(getattr(resnet, block), [1, 1, 2, 1], num_classes=5, **options)
+
+
+def timm_resnet(block: str, **options) -> nn.Module:
+    resnet = pytest.importorskip("timm.models.resnet", reason="timm is not installed")
+    return resnet.ResNet(getattr(resnet, block), (1, 1, 2, 1), num_classes=5, **options)
+
+
+def timm_with_everything() -> nn.Module:
+    """Anti-aliasing, another activation, and the random drop_block and drop_path, all of which convert must keep."""
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    return timm_resnet(
+        "Bottleneck", aa_layer=layers.BlurPool2d, act_layer=nn.SiLU, drop_path_rate=0.3, drop_block_rate=0.2
+    )
+
+
+def frozen_batch_norm() -> nn.Module:
+    misc = pytest.importorskip("torchvision.ops.misc", reason="torchvision is not installed")
+    return torchvision_resnet("Bottleneck", norm_layer=misc.FrozenBatchNorm2d)
+
+
+NETWORKS = {
+    "torchvision-basic": lambda: torchvision_resnet("BasicBlock"),
+    "torchvision-bottleneck": lambda: torchvision_resnet("Bottleneck"),
+    "timm-basic": lambda: timm_resnet("BasicBlock"),
+    "timm-bottleneck": lambda: timm_resnet("Bottleneck"),
+    "ours-basic": lambda: gala_cuda.resnet18(5, width=16),
+    "ours-bottleneck": lambda: gala_cuda.resnet26(5, width=16),
+}
+VARIANTS = {
+    "timm-everything": timm_with_everything,
+    "timm-drop-path": lambda: timm_resnet("BasicBlock", drop_path_rate=0.3),
+    "frozen": frozen_batch_norm,
+    "group-norm": lambda: torchvision_resnet("Bottleneck", norm_layer=lambda channels: nn.GroupNorm(8, channels)),
+}
+
+
+def network(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    return randomized((NETWORKS | VARIANTS)[name]()).to(dtype)

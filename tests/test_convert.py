@@ -8,54 +8,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import images, randomized, relative_difference
+from networks import NETWORKS, VARIANTS, images, network, randomized, relative_difference, timm_resnet
 from torch import nn
 
 import gala_cuda
 from gala_cuda import GALA, convert
-
-
-def torchvision_resnet(block: str, **options) -> nn.Module:
-    resnet = pytest.importorskip("torchvision.models.resnet", reason="torchvision is not installed")
-    return resnet.ResNet(getattr(resnet, block), [1, 1, 2, 1], num_classes=5, **options)
-
-
-def timm_resnet(block: str, **options) -> nn.Module:
-    resnet = pytest.importorskip("timm.models.resnet", reason="timm is not installed")
-    return resnet.ResNet(getattr(resnet, block), (1, 1, 2, 1), num_classes=5, **options)
-
-
-def timm_with_everything() -> nn.Module:
-    """Anti-aliasing, another activation, and the random drop_block and drop_path, all of which convert must keep."""
-    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
-    return timm_resnet(
-        "Bottleneck", aa_layer=layers.BlurPool2d, act_layer=nn.SiLU, drop_path_rate=0.3, drop_block_rate=0.2
-    )
-
-
-def frozen_batch_norm() -> nn.Module:
-    misc = pytest.importorskip("torchvision.ops.misc", reason="torchvision is not installed")
-    return torchvision_resnet("Bottleneck", norm_layer=misc.FrozenBatchNorm2d)
-
-
-NETWORKS = {
-    "torchvision-basic": lambda: torchvision_resnet("BasicBlock"),
-    "torchvision-bottleneck": lambda: torchvision_resnet("Bottleneck"),
-    "timm-basic": lambda: timm_resnet("BasicBlock"),
-    "timm-bottleneck": lambda: timm_resnet("Bottleneck"),
-    "ours-basic": lambda: gala_cuda.resnet18(5, width=16),
-    "ours-bottleneck": lambda: gala_cuda.resnet26(5, width=16),
-}
-VARIANTS = {
-    "timm-everything": timm_with_everything,
-    "frozen": frozen_batch_norm,
-    "group-norm": lambda: torchvision_resnet("Bottleneck", norm_layer=lambda channels: nn.GroupNorm(8, channels)),
-}
-
-
-def network(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    return randomized((NETWORKS | VARIANTS)[name]()).to(dtype)
 
 
 def whole(library: str, name: str) -> nn.Module:
@@ -164,6 +121,28 @@ def test_other_activations_are_kept():
         out = block(u)
         expected = F.silu(seen["x"] * block.attention.attention(seen["x"]) + u)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "training", "fused"),
+    [
+        ("torchvision-basic", True, True),
+        ("torchvision-bottleneck", True, True),
+        ("timm-basic", True, True),
+        ("timm-drop-path", False, True),
+        ("timm-drop-path", True, False),
+        ("timm-everything", False, False),
+        ("ours-bottleneck", True, True),
+    ],
+)
+def test_fused_where_the_block_allows_it(name, training, fused):
+    model = convert(network(name), "layer3.1").train(training)
+    given = []
+    model.layer3[1].attention.register_forward_pre_hook(
+        lambda module, inputs, options: given.append("residual" in options), with_kwargs=True
+    )
+    model(images())
+    assert given == [fused]
 
 
 def test_a_watched_relu_is_called_as_before():

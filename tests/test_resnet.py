@@ -116,19 +116,18 @@ def test_every_backend_gives_the_references_network(backend):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("depth", [18, 26])
-def test_a_gala_block_is_the_formula(depth):
+@pytest.mark.parametrize("name", ["gala_resnet18", "gala_resnet26", "se_resnet18", "se_resnet26"])
+def test_attention_sits_after_the_last_batch_norm(name):
     torch.manual_seed(0)
-    model = randomized(getattr(gala_cuda, f"gala_resnet{depth}")(5, width=8, dtype=DOUBLE)).eval()
-    block = model.layer3[0]
-    last = block.bn2 if depth == 18 else block.bn3
+    block = randomized(getattr(gala_cuda, name)(5, width=8, dtype=DOUBLE)).eval().layer3[0]
+    last = block.bn3 if hasattr(block, "bn3") else block.bn2
     seen = {}
-    last.register_forward_hook(lambda module, inputs, output: seen.update(x=output))
+    last.register_forward_hook(lambda module, inputs, output: seen.update(x=output.clone()))
     u = torch.randn(2, block.conv1.in_channels, 8, 8, dtype=DOUBLE)
     with torch.no_grad():
-        out = block(u)
-        x, shortcut = seen["x"], block.downsample(u)
-        expected = torch.relu(x * block.attention.attention(x) + shortcut)
+        out, x = block(u), seen["x"]
+        attended = x * block.attention.attention(x) if name.startswith("gala") else block.attention(x)
+        expected = torch.relu(attended + block.downsample(u))
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
