@@ -102,11 +102,12 @@ Tensor new_tensor(const Tensor& x, const std::vector<int64_t>& sizes, ScalarType
 int64_t words(const gala::Shape& s) { return (s.reduced + 31) / 32; }
 int64_t stats_width(const gala::Shape& s) { return s.pixels + 2 * s.channels + s.reduced; }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(
-    const Tensor& x, const Tensor& w_shrink, const Tensor& w_expand, const Tensor& v_shrink, const Tensor& v_collapse,
-    const Tensor& a, const Tensor& m, const Optional& b_w_shrink, const Optional& b_w_expand,
-    const Optional& b_v_shrink, const Optional& b_v_collapse, const Optional& residual, bool tanh, bool return_map,
-    bool save) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(const Tensor& x, const Tensor& w_shrink, const Tensor& w_expand,
+                                                       const Tensor& v_shrink, const Tensor& v_collapse,
+                                                       const Tensor& a, const Tensor& m, const Optional& b_w_shrink,
+                                                       const Optional& b_w_expand, const Optional& b_v_shrink,
+                                                       const Optional& b_v_collapse, const Optional& residual,
+                                                       bool tanh, bool return_map, bool save) {
   const gala::Problem problem = problem_of(x, w_shrink, w_expand, v_shrink, v_collapse, a, m, b_w_shrink, b_w_expand,
                                            b_v_shrink, b_v_collapse, tanh);
   const gala::Shape& s = problem.shape;
@@ -114,7 +115,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(
   Tensor out = torch::stable::empty_like(x);
   Tensor map = return_map ? new_tensor(x, {s.images, x.size(2), x.size(3)}, type) : new_tensor(x, {0}, type);
   Tensor stats = new_tensor(x, {s.images, stats_width(s)}, type);
-  Tensor bits = save ? new_tensor(x, {s.images, s.pixels, words(s)}, ScalarType::Int) : new_tensor(x, {0}, ScalarType::Int);
+  Tensor bits =
+      save ? new_tensor(x, {s.images, s.pixels, words(s)}, ScalarType::Int) : new_tensor(x, {0}, ScalarType::Int);
   if (s.images > 0) {
     gala::Forward f{};
     f.x = feature_map(x, x, "x");
@@ -128,7 +130,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(
   return {out, map, save ? stats : new_tensor(x, {0}, type), bits};
 }
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Gradients =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // A gradient like the contiguous tensor `t`, or an empty tensor where it is not wanted.
 Tensor gradient(const Tensor& x, const Optional& t, bool wanted, void** to) {
@@ -185,14 +188,16 @@ std::string cpu_isa() { return gala::cpu::isa(); }
 
 }  // namespace
 
-#define GALA_WEIGHTS                                                                                              \
+#define GALA_WEIGHTS                                                                                               \
   "Tensor w_shrink, Tensor w_expand, Tensor v_shrink, Tensor v_collapse, Tensor a, Tensor m, Tensor? b_w_shrink, " \
   "Tensor? b_w_expand, Tensor? b_v_shrink, Tensor? b_v_collapse"
 
 STABLE_TORCH_LIBRARY(gala_native, m) {
-  m.def("forward_cpu(Tensor x, " GALA_WEIGHTS ", Tensor? residual, bool tanh, bool return_map, bool save)"
+  m.def("forward_cpu(Tensor x, " GALA_WEIGHTS
+        ", Tensor? residual, bool tanh, bool return_map, bool save)"
         " -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("backward_cpu(Tensor grad_out, Tensor? map_factor, Tensor x, " GALA_WEIGHTS ", Tensor? out, Tensor stats, "
+  m.def("backward_cpu(Tensor grad_out, Tensor? map_factor, Tensor x, " GALA_WEIGHTS
+        ", Tensor? out, Tensor stats, "
         "Tensor bits, bool tanh, bool need_input, bool need_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
         "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("cpu_isa() -> str");

@@ -9,8 +9,8 @@
 
 namespace gala::cpu {
 
-#define GALA_DECLARE(isa)                    \
-  namespace isa {                            \
+#define GALA_DECLARE(isa)                         \
+  namespace isa {                                 \
   void forward(const Problem&, const Forward&);   \
   void backward(const Problem&, const Backward&); \
   }

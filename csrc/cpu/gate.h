@@ -6,7 +6,7 @@
 
 namespace gala::cpu::GALA_ISA {
 
-// Packs v_shrink-like w [rows, cols] (contiguous) or, transposed, w^T [cols, rows] into panels, the panels in parallel.
+// Packs w [rows, cols] (contiguous) or, transposed, w^T [cols, rows] into panels, the panels in parallel.
 template <class A>
 void pack_weight(const Problem& problem, const void* w, int64_t rows, int64_t cols, bool transposed, A* panels,
                  const void* row_scale = nullptr) {
@@ -34,8 +34,8 @@ void dot_row(const A* a, int64_t a_stride, const A* row, int64_t depth, A* out, 
 
 // out [images, cols] = a . w^T for a [images, depth] of row stride a_stride and w [cols, depth].
 template <class A>
-void multiply_by_rows(const Problem& problem, const A* a, int64_t a_stride, int64_t images, const void* w, int64_t depth,
-                      int64_t cols, A* out) {
+void multiply_by_rows(const Problem& problem, const A* a, int64_t a_stride, int64_t images, const void* w,
+                      int64_t depth, int64_t cols, A* out) {
   constexpr int64_t kCols = 16;
   parallel(problem, ceil_div(cols, kCols), [&](int64_t task) {
     for (int64_t j = task * kCols; j < smaller(cols, (task + 1) * kCols); ++j) {
@@ -47,7 +47,8 @@ void multiply_by_rows(const Problem& problem, const A* a, int64_t a_stride, int6
   });
 }
 
-// out[i, j] += sum over k < depth of a[i * row_step + k * depth_step] w[k * w_stride + j] for kRows rows i and j < cols.
+// out[i, j] += sum over k < depth of a[i * row_step + k * depth_step] w[k * w_stride + j] for kRows rows i and j <
+// cols.
 template <int kRows, class A>
 void add_rows(const A* a, int64_t row_step, int64_t depth_step, const A* w, int64_t w_stride, int64_t depth,
               int64_t cols, A* out, int64_t out_stride, bool add) {

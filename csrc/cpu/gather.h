@@ -78,7 +78,9 @@ A collapse(const A* h, const A* bias, const A* v_collapse, int64_t reduced, int3
       sum += relu<A>(hidden) * load(v_collapse + r, count);
       pattern |= lane_bits<A>(~(hidden <= A(0))) << (r - word);
     }
-    if (bits) bits[word / kWord] = static_cast<int32_t>(reduced - word < kWord ? pattern & ((1u << (reduced - word)) - 1) : pattern);
+    if (bits)
+      bits[word / kWord] =
+          static_cast<int32_t>(reduced - word < kWord ? pattern & ((1u << (reduced - word)) - 1) : pattern);
   }
   return sum_lanes<A>(sum);
 }
@@ -86,7 +88,7 @@ A collapse(const A* h, const A* bias, const A* v_collapse, int64_t reduced, int3
 template <class A>
 struct GatherTask {
   int64_t rows, channels, reduced;
-  A *x, *hidden;  // x in panels [rows, C]; the local hidden layer [rows, R]
+  A *x = nullptr, *hidden = nullptr;  // x in panels [rows, C]; the local hidden layer [rows, R]
   void place(Arrays<A>& arrays) {
     x = arrays.take(panels_size(rows, channels));
     hidden = arrays.take(rows * reduced);
@@ -99,7 +101,7 @@ void gather_block(const Problem& problem, const Forward& f, const Block& block, 
                   int64_t pool_stride) {
   const Shape& s = problem.shape;
   const int64_t rows = block.rows(), words = ceil_div(s.reduced, kWord);
-  GatherTask<A> task{rows, s.channels, s.reduced, nullptr, nullptr};
+  GatherTask<A> task{rows, s.channels, s.reduced};
   allocate<A>(Scratch::task, task);
   pack_block<T>(problem, f.x, block, task.x);
   multiply(task.x, rows, v_panels, s.channels, 0, s.reduced, task.hidden, s.reduced, false);
@@ -110,9 +112,9 @@ void gather_block(const Problem& problem, const Forward& f, const Block& block, 
     for (int64_t pixel = 0; pixel < block.pixels; ++pixel) {
       const int64_t at_pixel = block.pixel + pixel;
       int32_t* bits = f.bits ? f.bits + ((block.image + i) * s.pixels + at_pixel) * words : nullptr;
-      stats.s[at_pixel] = shift + collapse(task.hidden + (i * block.pixels + pixel) * s.reduced,
-                                           as<A>(problem.weights.b_v_shrink), as<A>(problem.weights.v_collapse),
-                                           s.reduced, bits);
+      stats.s[at_pixel] =
+          shift + collapse(task.hidden + (i * block.pixels + pixel) * s.reduced, as<A>(problem.weights.b_v_shrink),
+                           as<A>(problem.weights.v_collapse), s.reduced, bits);
     }
   }
 }
@@ -120,7 +122,8 @@ void gather_block(const Problem& problem, const Forward& f, const Block& block, 
 template <class A>
 struct GatherBackwardTask {
   int64_t rows, channels, reduced;
-  A *x, *ds_bits, *local;  // panels [rows, C] and [rows, R]; the local path's part of dx [rows, C]
+  A *x = nullptr, *ds_bits = nullptr,
+    *local = nullptr;  // panels [rows, C] and [rows, R]; the local path's part of dx [rows, C]
   void place(Arrays<A>& arrays) {
     x = arrays.take(panels_size(rows, channels));
     ds_bits = arrays.take(panels_size(rows, reduced));
@@ -177,13 +180,14 @@ void finish_grad_x(const Problem& problem, const Backward& b, int64_t image, int
   }
 }
 
-// One block: sets or adds to t [R, C] and counts [R] (null where no weight needs a gradient), finishes grad_x where wanted.
+// One block: sets or adds to t [R, C] and counts [R] (null where no weight needs a gradient), finishes grad_x where
+// wanted.
 template <class T, Squash squash, class A = Acc<T>>
 void gather_backward_block(const Problem& problem, const Backward& b, const Block& block, const A* shrink, const A* ds,
                            const A* alpha, const A* beta, const A* dp, A* t, A* counts, bool add) {
   const Shape& s = problem.shape;
   const int64_t rows = block.rows(), words = ceil_div(s.reduced, kWord);
-  GatherBackwardTask<A> task{rows, s.channels, s.reduced, nullptr, nullptr, nullptr};
+  GatherBackwardTask<A> task{rows, s.channels, s.reduced};
   allocate<A>(Scratch::task, task);
   for (int64_t i = 0, row = 0; i < block.images; ++i)
     for (int64_t pixel = 0; pixel < block.pixels; ++pixel, ++row) {

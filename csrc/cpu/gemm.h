@@ -62,8 +62,8 @@ constexpr int kTileRows = 6;
 constexpr int kTileRows = 4;
 #endif
 
-// c[M, tile columns] (+)= a . b over `depth`, where a(i, k) = a[i * 64 + k] with a new panel every 64 k, or, transposed,
-// a[k * 64 + i].
+// c[M, tile columns] (+)= a . b over `depth`, where a(i, k) = a[i * 64 + k] with a new panel every 64 k, or,
+// transposed, a[k * 64 + i].
 template <class A, int M, bool transposed>
 void tile(const A* a, int64_t a_panel, const A* b, int64_t depth, A* c, int64_t ldc, int64_t cols, bool add) {
   constexpr int64_t L = kLanes<A>;
@@ -109,8 +109,8 @@ template <class A>
 void multiply(const A* a, int64_t a_rows, const A* b, int64_t depth, int64_t first_col, int64_t end_col, A* c,
               int64_t ldc, bool add) {
   for (int64_t col = first_col; col < end_col; col += kTileCols<A>)
-    tile_column<A, kTileRows, false>(a, a_rows * kPanel, a_rows, b + col / kPanel * kPanel * depth + col % kPanel, depth,
-                                     c + col, ldc, end_col - col, add);
+    tile_column<A, kTileRows, false>(a, a_rows * kPanel, a_rows, b + col / kPanel * kPanel * depth + col % kPanel,
+                                     depth, c + col, ldc, end_col - col, add);
 }
 
 // c[first_row .. end_row, cols) = a^T . b (+ c): a [depth, rows] and b [depth, cols] in panels, c row-major.

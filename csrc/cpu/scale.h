@@ -105,8 +105,7 @@ void scale_backward(const Problem& problem, const Backward& b, int64_t image, in
       for (int64_t c = 0; c < channels; c += L) {
         const int64_t count = channels - c;
         const Vec<A> beta = load(gates.beta + c, count);
-        const Vec<A> e =
-            scale_backward_vector<T, squash>(p, c, load(gates.alpha + c, count), beta, si, factor, count);
+        const Vec<A> e = scale_backward_vector<T, squash>(p, c, load(gates.alpha + c, count), beta, si, factor, count);
         store(d_alpha + c, load(d_alpha + c, count) + e, count);
         store(d_beta + c, load(d_beta + c, count) + e * si, count);
         total += count < L ? drop_lanes<A>(e * beta, count) : e * beta;

@@ -22,8 +22,7 @@ class Blocks {
     per_image_ = larger(ceil_div(shape_.pixels, rows), for_threads);
     pixels_ = ceil_div(shape_.pixels, per_image_);
     per_image_ = ceil_div(shape_.pixels, pixels_);
-    images_ = per_image_ > 1 ? 1
-                             : larger(1, smaller(rows / shape_.pixels, shape_.images / problem.parallel.threads));
+    images_ = per_image_ > 1 ? 1 : larger(1, smaller(rows / shape_.pixels, shape_.images / problem.parallel.threads));
   }
   int64_t per_image() const { return per_image_; }
   int64_t max_rows() const { return images_ * pixels_; }
@@ -100,8 +99,8 @@ template <class A>
 struct Stats {
   A *s, *p, *z, *g;
   Stats(const void* stats, const Shape& shape, int64_t image)
-      : s(static_cast<A*>(const_cast<void*>(stats)) + image * width(shape)), p(s + shape.pixels),
-        z(p + shape.channels), g(z + shape.reduced) {}
+      : s(static_cast<A*>(const_cast<void*>(stats)) + image * width(shape)), p(s + shape.pixels), z(p + shape.channels),
+        g(z + shape.reduced) {}
   static int64_t width(const Shape& shape) { return shape.pixels + 2 * shape.channels + shape.reduced; }
 };
 

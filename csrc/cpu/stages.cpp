@@ -11,8 +11,8 @@ template <class A>
 struct ForwardMemory {
   const Shape& shape;
   int64_t images, pool_parts;  // of a chunk
-  A* v_shrink;  // transposed, in panels
-  A *pool, *alpha, *beta, *hidden;
+  A* v_shrink = nullptr;  // transposed, in panels
+  A *pool = nullptr, *alpha = nullptr, *beta = nullptr, *hidden = nullptr;
   void place(Arrays<A>& arrays) {
     v_shrink = arrays.take(panels_size(shape.channels, shape.reduced));
     pool = arrays.take(images * pool_parts * shape.channels);
@@ -39,7 +39,7 @@ void forward(const Problem& problem, const Forward& f) {
   const Shape& s = problem.shape;
   const Blocks blocks(problem);
   const int64_t chunk = smaller(s.images, blocks.images_per_chunk(sizeof(T))), parts = blocks.per_image();
-  ForwardMemory<A> memory{s, chunk, parts, {}, {}, {}, {}, {}};
+  ForwardMemory<A> memory{s, chunk, parts};
   allocate<A>(Scratch::call, memory);
   pack_weight(problem, problem.weights.v_shrink, s.reduced, s.channels, true, memory.v_shrink);
 
@@ -70,10 +70,10 @@ template <class A>
 struct BackwardMemory {
   const Shape& shape;
   int64_t images, sum_parts, groups;  // images of a chunk
-  A* shrink;  // v_collapse times the rows of v_shrink, in panels
-  A *alpha, *beta, *alpha_parts, *beta_parts, *dp;  // of a chunk
-  A *d_alpha, *d_beta, *dg, *dz, *ds, *hidden;  // of all images
-  A *t, *counts;  // [groups, R, C], [groups, R]
+  A* shrink = nullptr;  // v_collapse times the rows of v_shrink, in panels
+  A *alpha = nullptr, *beta = nullptr, *alpha_parts = nullptr, *beta_parts = nullptr, *dp = nullptr;  // of a chunk
+  A *d_alpha = nullptr, *d_beta = nullptr, *dg = nullptr, *dz = nullptr, *ds = nullptr, *hidden = nullptr;  // of all
+  A *t = nullptr, *counts = nullptr;  // [groups, R, C], [groups, R]
   void place(Arrays<A>& arrays) {
     const int64_t c = shape.channels, r = shape.reduced, n = shape.images;
     shrink = arrays.take(panels_size(r, c));
@@ -128,58 +128,73 @@ void local_weight_grads(const Problem& problem, const WeightGrads& grads, const 
   }
 }
 
+// alpha, beta, d alpha, d beta and ds of the images [first, end).
+template <class T, Squash squash, class A = Acc<T>>
+void scale_backward_chunk(const Problem& problem, const Backward& b, const Blocks& blocks, int64_t first, int64_t end,
+                          const BackwardMemory<A>& memory) {
+  const Shape& s = problem.shape;
+  const int64_t channels = s.channels, parts = memory.sum_parts;
+  for (int64_t image = first; image < end; ++image) {
+    const int64_t offset = (image - first) * channels;
+    open_gates<A>(problem, Stats<A>(b.stats, s, image).g, memory.alpha + offset, memory.beta + offset);
+  }
+  parallel(problem, blocks.count(first, end), [&](int64_t i) {
+    const Block block = blocks.get(first, end, i);
+    for (int64_t image = block.image; image < block.image + block.images; ++image) {
+      const int64_t offset = (image - first) * channels, part = offset * parts + i % parts * channels;
+      const int64_t pixel = image * s.pixels + block.pixel;
+      for (int64_t c = 0; c < channels; ++c) memory.alpha_parts[part + c] = memory.beta_parts[part + c] = 0;
+      scale_backward<T, squash>(
+          problem, b, image, block.pixel, block.pixels, {memory.alpha + offset, memory.beta + offset},
+          Stats<A>(b.stats, s, image).s + block.pixel, b.map_factor ? as<A>(b.map_factor) + pixel : nullptr,
+          memory.alpha_parts + part, memory.beta_parts + part, memory.ds + pixel);
+    }
+  });
+  for (int64_t image = first; image < end; ++image) {
+    const int64_t from = (image - first) * parts * channels, to = image * channels;
+    sum_matrix_rows(memory.alpha_parts + from, parts, channels, memory.d_alpha + to);
+    sum_matrix_rows(memory.beta_parts + from, parts, channels, memory.d_beta + to);
+  }
+}
+
+// dx of the images [first, end), and their part of the local weights' gradient.
+template <class T, Squash squash, class A = Acc<T>>
+void gather_backward_chunk(const Problem& problem, const Backward& b, const Blocks& blocks, int64_t first, int64_t end,
+                           const BackwardMemory<A>& memory) {
+  const Shape& s = problem.shape;
+  const int64_t tasks = blocks.count(first, end), runs = memory.groups ? memory.groups : tasks;
+  parallel(problem, runs, [&](int64_t run) {
+    A* t = memory.groups ? memory.t + run * s.reduced * s.channels : nullptr;
+    A* counts = memory.groups ? memory.counts + run * s.reduced : nullptr;
+    const int64_t begin = run * tasks / runs;
+    for (int64_t i = begin; i < (run + 1) * tasks / runs; ++i) {
+      const Block block = blocks.get(first, end, i);
+      const int64_t offset = (block.image - first) * s.channels;
+      gather_backward_block<T, squash>(problem, b, block, memory.shrink, memory.ds, memory.alpha + offset,
+                                       memory.beta + offset, memory.dp + offset, t, counts, first > 0 || i > begin);
+    }
+  });
+}
+
 template <class T, Squash squash>
 void backward(const Problem& problem, const Backward& b) {
   using A = Acc<T>;
   const Shape& s = problem.shape;
   const Blocks blocks(problem);
   const bool need_weights = b.grads.w_shrink != nullptr;
-  const int64_t chunk = smaller(s.images, blocks.images_per_chunk(3 * sizeof(T))), parts = blocks.per_image();
+  const int64_t chunk = smaller(s.images, blocks.images_per_chunk(3 * sizeof(T)));
   // Each group of blocks sums its own part of the local weights' gradient, in order.
   const int64_t groups = need_weights ? smaller(problem.parallel.threads, blocks.count(0, chunk)) : 0;
-  BackwardMemory<A> memory{s, chunk, parts, groups, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  BackwardMemory<A> memory{s, chunk, blocks.per_image(), groups};
   allocate<A>(Scratch::call, memory);
   pack_weight(problem, problem.weights.v_shrink, s.reduced, s.channels, false, memory.shrink,
               problem.weights.v_collapse);
-
   for (int64_t first = 0; first < s.images; first += chunk) {
-    const int64_t end = smaller(s.images, first + chunk), tasks = blocks.count(first, end);
-    for (int64_t image = first; image < end; ++image) {
-      const int64_t offset = (image - first) * s.channels;
-      open_gates(problem, static_cast<const A*>(Stats<A>(b.stats, s, image).g), memory.alpha + offset, memory.beta + offset);
-    }
-    parallel(problem, tasks, [&](int64_t i) {
-      const Block block = blocks.get(first, end, i);
-      for (int64_t image = block.image; image < block.image + block.images; ++image) {
-        const int64_t offset = (image - first) * s.channels, part = offset * parts + i % parts * s.channels;
-        const int64_t pixel = image * s.pixels + block.pixel;
-        for (int64_t c = 0; c < s.channels; ++c) memory.alpha_parts[part + c] = memory.beta_parts[part + c] = 0;
-        scale_backward<T, squash>(problem, b, image, block.pixel, block.pixels,
-                                  {memory.alpha + offset, memory.beta + offset},
-                                  Stats<A>(b.stats, s, image).s + block.pixel,
-                                  b.map_factor ? as<A>(b.map_factor) + pixel : nullptr, memory.alpha_parts + part,
-                                  memory.beta_parts + part, memory.ds + pixel);
-      }
-    });
-    A *d_alpha = memory.d_alpha + first * s.channels, *d_beta = memory.d_beta + first * s.channels;
-    for (int64_t i = 0; i < end - first; ++i) {
-      sum_matrix_rows(memory.alpha_parts + i * parts * s.channels, parts, s.channels, d_alpha + i * s.channels);
-      sum_matrix_rows(memory.beta_parts + i * parts * s.channels, parts, s.channels, d_beta + i * s.channels);
-    }
-    gate_backward(problem, b.stats, first, end - first, static_cast<const A*>(d_alpha), static_cast<const A*>(d_beta),
-                  memory.dg + first * s.channels, memory.dz + first * s.reduced, memory.dp);
-    const int64_t runs = need_weights ? groups : tasks;
-    parallel(problem, runs, [&](int64_t run) {
-      A* t = need_weights ? memory.t + run * s.reduced * s.channels : nullptr;
-      A* counts = need_weights ? memory.counts + run * s.reduced : nullptr;
-      const int64_t begin = run * tasks / runs;
-      for (int64_t i = begin; i < (run + 1) * tasks / runs; ++i) {
-        const Block block = blocks.get(first, end, i);
-        const int64_t offset = (block.image - first) * s.channels;
-        gather_backward_block<T, squash>(problem, b, block, memory.shrink, memory.ds, memory.alpha + offset,
-                                         memory.beta + offset, memory.dp + offset, t, counts, first > 0 || i > begin);
-      }
-    });
+    const int64_t end = smaller(s.images, first + chunk), channel = first * s.channels;
+    scale_backward_chunk<T, squash>(problem, b, blocks, first, end, memory);
+    gate_backward<A>(problem, b.stats, first, end - first, memory.d_alpha + channel, memory.d_beta + channel,
+                     memory.dg + channel, memory.dz + first * s.reduced, memory.dp);
+    gather_backward_chunk<T, squash>(problem, b, blocks, first, end, memory);
   }
   if (!need_weights) return;
   gate_weight_grads<A>(problem, b.stats, memory.d_alpha, memory.d_beta, memory.dg, memory.dz, memory.hidden, b.grads);
