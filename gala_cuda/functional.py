@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import operator
 from .backends import reference, requested
-from .backends.contract import DTYPES, SQUASHES, Weights, channel_lanes, weight_shapes
+from .backends.contract import DTYPES, SQUASHES, Weights, weight_shapes
 
 _BIASES = Weights._fields[6:]
 _HALVES = (torch.bfloat16, torch.float16)
@@ -66,9 +66,9 @@ def gala(
     """
     if biases is not None and len(biases) != len(_BIASES):
         raise ValueError(f"biases has {len(biases)} tensors; expected {len(_BIASES)}: {', '.join(_BIASES)}")
-    w = Weights(w_shrink, w_expand, v_shrink, v_collapse, a, m, *(biases or ()))
-    _check(x, w, residual, squash)
-    name = requested(backend)
+    weights = (w_shrink, w_expand, v_shrink, v_collapse, a, m, *(() if biases is None else biases))
+    _check(x, weights, residual, squash)
+    name, w = requested(backend), Weights(*weights)
     if name == "reference" or torch.onnx.is_in_onnx_export():
         out, amap = reference.apply(x, w, residual, squash)
     else:
@@ -76,16 +76,20 @@ def gala(
     return (out, amap) if return_map else out
 
 
-def _check(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> None:
+def _check(x: Tensor, weights: tuple[Tensor, ...], residual: Tensor | None, squash: str) -> None:
     if squash not in SQUASHES:
         raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
     _check_feature_map("x", x)
-    if w.w_shrink.dim() != 2:
-        raise ValueError(f"w_shrink has shape {tuple(w.w_shrink.shape)}; expected [R, C]")
+    for name, t in zip(Weights._fields, weights, strict=False):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} is a {type(t).__name__}; expected a tensor")
+    w_shrink = weights[0]
+    if w_shrink.dim() != 2 or w_shrink.shape[0] == 0:
+        raise ValueError(f"w_shrink has shape {tuple(w_shrink.shape)}; expected [R, C] with R of at least 1")
     device, dtypes = x.device, (x.dtype, torch.float32) if x.dtype in _HALVES else (x.dtype,)
-    for t, shape in zip(w, weight_shapes(x.shape[1], w.w_shrink.shape[0]), strict=True):
-        if t is not None and (t.shape != shape or t.device != device or t.dtype not in dtypes):
-            _refuse_weight(w, x)
+    for t, shape in zip(weights, weight_shapes(x.shape[1], w_shrink.shape[0]), strict=False):
+        if t.shape != shape or t.device != device or t.dtype not in dtypes or t.layout != torch.strided:
+            _refuse_weight(weights, x)
     if residual is not None:
         _check_feature_map("residual", residual)
         if residual.shape != x.shape:
@@ -109,21 +113,21 @@ def _check_feature_map(name: str, x: Tensor) -> None:
     if 0 in x.shape[1:]:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; expected C, H and W of at least 1")
     if not x.is_contiguous() and _overlaps(x):
-        raise ValueError(f"{name} has overlapping strides {x.stride()} at shape {tuple(x.shape)}; pass {name}.contiguous()")
+        raise ValueError(f"{name} {tuple(x.shape)} has overlapping strides {x.stride()}; pass {name}.contiguous()")
 
 
-def _refuse_weight(w: Weights, x: Tensor) -> None:
+def _refuse_weight(weights: tuple[Tensor, ...], x: Tensor) -> None:
     """Says which weight is wrong, and how."""
-    shapes = weight_shapes(x.shape[1], w.w_shrink.shape[0])
-    for name, t, shape in zip(Weights._fields, w, shapes, strict=True):
-        if t is None:
-            continue
+    shapes = weight_shapes(x.shape[1], weights[0].shape[0])
+    for name, t, shape in zip(Weights._fields, weights, shapes, strict=False):
+        if t.layout != torch.strided:
+            raise TypeError(f"{name} is {t.layout}; expected a dense tensor")
         if t.shape != shape:
             raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {shape} for x of {x.shape[1]} channels")
         if t.device != x.device:
             raise ValueError(f"{name} is on {t.device}; expected x's device, {x.device}")
         if t.dtype != x.dtype and not (t.dtype == torch.float32 and x.dtype in _HALVES):
-            raise TypeError(f"{name} is {t.dtype}; expected x's dtype, {x.dtype}, or float32 beside bfloat16 and float16")
+            raise TypeError(f"{name} is {t.dtype}; expected x's {x.dtype}, or float32 beside bfloat16 and float16")
 
 
 def _overlaps(x: Tensor) -> bool:

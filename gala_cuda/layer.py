@@ -28,6 +28,14 @@ class GALA(nn.Module):
         ValueError: an argument is out of range; the message names it.
     """
 
+    w_shrink: nn.Parameter
+    w_expand: nn.Parameter
+    v_shrink: nn.Parameter
+    v_collapse: nn.Parameter
+    a: nn.Parameter
+    m: nn.Parameter
+    b_w_shrink: nn.Parameter | None
+
     def __init__(
         self,
         channels: int,
@@ -72,7 +80,7 @@ class GALA(nn.Module):
     @property
     def weights(self) -> Weights:
         """The parameters, in the order of the paper's formulas; absent biases are None."""
-        return Weights(*(getattr(self, name) for name in Weights._fields))
+        return Weights._make(getattr(self, name) for name in Weights._fields)
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, return_map: bool = False
@@ -82,11 +90,11 @@ class GALA(nn.Module):
         With ``return_map`` also map [N, H, W], the L2 norm of A over channels, differentiable. See
         :func:`gala_cuda.gala` for dtypes, strides and errors.
         """
-        w = self.weights
+        w: tuple = self.weights
         return gala(
             x,
             *w[:6],
-            biases=None if w.b_w_shrink is None else w[6:],
+            biases=None if self.b_w_shrink is None else w[6:],
             residual=residual,
             squash=self.squash,
             return_map=return_map,
@@ -99,4 +107,5 @@ class GALA(nn.Module):
 
     def extra_repr(self) -> str:
         bias = self.b_w_shrink is not None
-        return f"{self.channels}, reduction={self.reduction}, squash={self.squash!r}, bias={bias}, backend={self.backend!r}"
+        options = f"reduction={self.reduction}, squash={self.squash!r}, bias={bias}, backend={self.backend!r}"
+        return f"{self.channels}, {options}"

@@ -6,7 +6,7 @@ module: ModuleType | None = None
 why_not: str | None = None
 
 try:
-    from . import _C as module  # registers torch.ops.gala_native
+    from . import _C as module  # noqa: F401  registers torch.ops.gala_native
 except ImportError as error:
     if isinstance(error, ModuleNotFoundError) or "cannot import name '_C'" in str(error):
         why_not = "gala_cuda was installed without its compiled extension (no compiler, or GALA_NATIVE=0)"

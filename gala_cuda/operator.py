@@ -122,12 +122,14 @@ def _differentiable_backward(grad_out, grad_map, x, weights, out, squash, needs)
         grad_out = torch.where(out <= 0, 0.0, grad_out)
     inputs = [x, *weights]
     wanted = [i for i, needed in enumerate(needs[: len(inputs)]) if needed]
-    grads = [None] * len(inputs)
+    grads: list[Tensor | None] = [None] * len(inputs)
     if wanted:
-        outputs, directions = reference.apply(x, Weights(*weights), None, squash), (grad_out, grad_map)
-        if grad_map is None:
-            outputs, directions = outputs[:1], directions[:1]
-        found = torch.autograd.grad(outputs, [inputs[i] for i in wanted], directions, create_graph=True)
+        out_and_map = reference.apply(x, Weights(*weights), None, squash)
+        count = 1 if grad_map is None else 2
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+            found = torch.autograd.grad(
+                out_and_map[:count], [inputs[i] for i in wanted], (grad_out, grad_map)[:count], create_graph=True
+            )
         for i, grad in zip(wanted, found, strict=True):
             grads[i] = grad
     return (*grads, grad_out if out is not None else None)
@@ -172,12 +174,18 @@ def _autograd_backward(*args):
 
 
 def _autocast(x, *rest):
-    """Autocast leaves x and the weights as they are: out has x's dtype, statistics are float32. The shortcut follows x."""
+    """Autocast leaves x and the weights as they are, out has x's dtype; the shortcut follows x."""
     *weights, residual, squash, return_map, save, backend = rest
     if residual is not None:
         residual = residual.to(x.dtype)
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
         return _gala(x, *weights, residual, squash, return_map, save, backend)
+
+
+def _autocast_backward(*args):
+    """A backward called inside the autocast region: the reference's products stay in full precision there too."""
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+        return _gala_backward(*args)
 
 
 def _vmap(info, in_dims, x, *rest):
@@ -217,8 +225,9 @@ _lib.impl("gala", _impl, "CompositeExplicitAutograd")
 _lib.impl("gala_backward", _backward_impl, "CompositeExplicitAutograd")
 _lib.impl("gala", _autograd, "Autograd")
 _lib.impl("gala_backward", _autograd_backward, "Autograd")
-_lib.impl("gala", _autocast, "AutocastCPU")
-_lib.impl("gala", _autocast, "AutocastCUDA")
+for _key in ("AutocastCPU", "AutocastCUDA"):
+    _lib.impl("gala", _autocast, _key)
+    _lib.impl("gala_backward", _autocast_backward, _key)
 register_fake("gala_cuda::gala", _fake, lib=_lib)
 register_fake("gala_cuda::gala_backward", _fake_backward, lib=_lib)
 register_vmap("gala_cuda::gala", _vmap, lib=_lib)

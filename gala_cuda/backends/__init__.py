@@ -1,4 +1,4 @@
-"""The backends and how one is chosen. Each has ``why_not(x)``, ``forward`` and ``backward`` as ``reference`` has them."""
+"""The backends and how one is chosen. Each has ``why_not``, ``forward`` and ``backward``, as ``reference`` has them."""
 
 import os
 import warnings

@@ -81,10 +81,17 @@ def walkable(x: Tensor, like: Tensor | None = None) -> Tensor:
     Read in place are NCHW-contiguous and channels_last tensors and slices of either along N or C: one stride steps
     through the pixels, and channels or pixels are adjacent. With ``like``, adjacent must be what is adjacent there.
     """
-    stride = pixel_stride(x)
-    if stride is not None:
-        adjacent_channels = x.shape[1] == 1 or x.stride(1) == 1
-        adjacent_pixels = stride == 1 or x.shape[2] * x.shape[3] == 1
-        if adjacent_channels or adjacent_pixels if like is None else adjacent_channels if channel_lanes(like) else adjacent_pixels:
-            return x
+    if _in_place(x, like):
+        return x
     return torch.empty_like(x if like is None else like, dtype=x.dtype).copy_(x)
+
+
+def _in_place(x: Tensor, like: Tensor | None) -> bool:
+    stride = pixel_stride(x)
+    if stride is None:
+        return False
+    adjacent_channels = x.shape[1] == 1 or x.stride(1) == 1
+    adjacent_pixels = stride == 1 or x.shape[2] * x.shape[3] == 1
+    if like is None:
+        return adjacent_channels or adjacent_pixels
+    return adjacent_channels if channel_lanes(like) else adjacent_pixels

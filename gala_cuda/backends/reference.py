@@ -12,6 +12,8 @@ closed-form gradient and its saved set (s, sign bits, p, z, g), so that each ker
 written as ``<= 0`` because autograd's ReLU lets the gradient of a NaN through.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,8 +29,9 @@ def why_not(x: Tensor) -> str | None:
 def attention(x: Tensor, w: Weights, squash: str) -> Tensor:
     """A [N, C, H, W] in the accumulation dtype, from x [N, C, H, W]."""
     u, w = _accumulate(x, w)
-    _, g = _gate(u.mean((2, 3)), w)
-    _, s = _local(u, w)
+    with _without_autocast(x.device.type):
+        _, g = _gate(u.mean((2, 3)), w)
+        _, s = _local(u, w)
     return _squash(g, s, w, squash)
 
 
@@ -130,9 +133,16 @@ def backward(
 _SQUASH = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
+def _without_autocast(device: str):
+    """Autocast would take the projections out of the accumulation dtype."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 def _accumulate(x: Tensor, w: Weights) -> tuple[Tensor, Weights]:
     dtype = accumulation_dtype(x.dtype)
-    return x.to(dtype), Weights(*(None if t is None else t.to(dtype) for t in w))
+    return x.to(dtype), Weights._make(None if t is None else t.to(dtype) for t in w)
 
 
 def _gate(p: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
