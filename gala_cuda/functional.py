@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import operator
 from .backends import reference, requested
-from .backends.contract import DTYPES, SQUASHES, Weights, weight_shapes
+from .backends.contract import DTYPES, SQUASHES, Weights, autocast_on, weight_shapes
 
 _BIASES = Weights._fields[6:]
 _HALVES = (torch.bfloat16, torch.float16)
@@ -96,7 +96,7 @@ def _check(x: Tensor, weights: tuple[Tensor, ...], residual: Tensor | None, squa
             raise ValueError(f"residual has shape {tuple(residual.shape)}; expected x's, {tuple(x.shape)}")
         if residual.device != x.device:
             raise ValueError(f"residual is on {residual.device}; expected x's device, {x.device}")
-        if residual.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        if residual.dtype != x.dtype and not autocast_on(x):
             raise TypeError(f"residual is {residual.dtype}; expected x's dtype, {x.dtype}")
 
 

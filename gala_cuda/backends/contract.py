@@ -60,6 +60,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def autocast_on(x: Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def pixel_stride(x: Tensor) -> int | None:
     """The one stride that steps through the pixels of x [N, C, H, W], or None where H and W need two."""
     height, width = x.shape[2:]

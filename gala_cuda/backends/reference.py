@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contract import BITS_PER_WORD, Weights, accumulation_dtype, bit_words, split_stats
+from .contract import BITS_PER_WORD, Weights, accumulation_dtype, autocast_on, bit_words, split_stats
 
 
 def why_not(x: Tensor) -> str | None:
@@ -27,7 +27,10 @@ def why_not(x: Tensor) -> str | None:
 
 
 def attention(x: Tensor, w: Weights, squash: str) -> Tensor:
-    """A [N, C, H, W] in the accumulation dtype, from x [N, C, H, W]."""
+    """A [N, C, H, W] in the accumulation dtype, also under autocast, from x [N, C, H, W]."""
+    if autocast_on(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return attention(x, w, squash)
     u, w = _accumulate(x, w)
     with _without_autocast(x.device.type):
         _, g = _gate(u.mean((2, 3)), w)
