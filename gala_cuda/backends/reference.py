@@ -12,8 +12,6 @@ closed-form gradient and its saved set (s, sign bits, p, z, g), so that each ker
 written as ``<= 0`` because autograd's ReLU lets the gradient of a NaN through.
 """
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,9 +30,8 @@ def attention(x: Tensor, w: Weights, squash: str) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return attention(x, w, squash)
     u, w = _accumulate(x, w)
-    with _without_autocast(x.device.type):
-        _, g = _gate(u.mean((2, 3)), w)
-        _, s = _local(u, w)
+    _, g = _gate(u.mean((2, 3)), w)
+    _, s = _local(u, w)
     return _squash(g, s, w, squash)
 
 
@@ -134,13 +131,6 @@ def backward(
 
 
 _SQUASH = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
-
-
-def _without_autocast(device: str):
-    """Autocast would take the projections out of the accumulation dtype."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 def _accumulate(x: Tensor, w: Weights) -> tuple[Tensor, Weights]:
