@@ -47,7 +47,7 @@ def measure(cases: int, seed: int, backend: str):
         problem = draw(case, seed + i)
         got = results(operator(backend), problem)
         label = str(case.dtype).removeprefix("torch.") + ("" if case.parameters is None else ", float32 weights")
-        for name, error in errors(got, problem).items():
+        for name, error in errors(got, problem, case).items():
             yield label, name, error, tolerance(got[name].dtype, case.dtype, case.terms), case
 
 
@@ -69,7 +69,9 @@ def main() -> int:
             beyond += 1
             print(f"beyond tolerance: {name} {error:.2e} > {limit:.2e} in {case}")
     labels = sorted({label for _, label in worst})
-    print(f"{options.cases} cases, seed {options.seed}, backend {options.backend}: worst error (share of its tolerance)")
+    print(
+        f"{options.cases} cases, seed {options.seed}, backend {options.backend}: worst error (share of its tolerance)"
+    )
     print(" " * 18 + "".join(f"{label:>26}" for label in labels))
     for name in dict.fromkeys(name for name, _ in worst):
         cells = ("{:.1e} ({:.2f})".format(*worst[name, label]) for label in labels)

@@ -27,9 +27,9 @@ LAYOUTS = (
 def tolerance(result: torch.dtype, dtype: torch.dtype, terms: int) -> float:
     """The largest allowed error of a ``result`` computed from x of ``dtype``, relative to the result's scale.
 
-    eps(result) / 2 is the rounding of the result itself. A sum of ``terms`` numbers of random sign, added one after the
-    other, carries a relative error of about eps sqrt(terms) / 5 of the accumulation dtype; some five such sums feed each
-    gradient, and SAFETY = 4 standard deviations cover the largest of many elements. ``terms`` is the longest sum,
+    eps(result) / 2 is the rounding of the result itself. A sum of ``terms`` numbers of random sign, added one after
+    the other, carries a relative error of about eps sqrt(terms) / 5 of the accumulation dtype; some five such sums feed
+    each gradient, and SAFETY = 4 standard deviations cover the largest of many elements. ``terms`` is the longest sum,
     max(C, N H W). At 256 terms: float64 1.4e-14, float32 7.7e-6, bfloat16 3.9e-3, float16 5.0e-4.
     """
     return torch.finfo(result).eps / 2 + SAFETY * torch.finfo(accumulation_dtype(dtype)).eps * math.sqrt(terms)
@@ -174,6 +174,25 @@ def composite(x: Tensor, w: Weights, residual: Tensor | None, squash: str, retur
     return reference.apply(x, w, residual, squash)
 
 
+def flat_inputs(problem: Problem) -> list[Tensor]:
+    """The tensors that are there, as leaves that require gradients."""
+    return [t.detach().requires_grad_() for t in (problem.x, *problem.w, problem.residual) if t is not None]
+
+
+def on_flat_inputs(call, problem: Problem):
+    """``call`` as a function of the tensors of ``flat_inputs``, giving out, or out and map."""
+    present = [t is not None for t in (*problem.w, problem.residual)]
+    with_map = problem.grad_map is not None
+
+    def function(x, *tensors):
+        given = iter(tensors)
+        *w, residual = (next(given) if there else None for there in present)
+        outputs = call(x, Weights(*w), residual, problem.squash, with_map)
+        return tuple(outputs[: 1 + with_map])
+
+    return function
+
+
 def results(call, problem: Problem) -> dict[str, Tensor]:
     """``out``, ``map`` and the gradient of every input, by name, strides of the inputs kept."""
 
@@ -202,36 +221,28 @@ def exact(problem: Problem) -> dict[str, Tensor]:
     return results(composite, Problem(x, doubled(w), residual, squash, grad_out, grad_map))
 
 
-def errors(got: dict[str, Tensor], problem: Problem) -> dict[str, float]:
-    """The largest error of each result over its scale, the largest magnitude it has in float64.
+def errors(got: dict[str, Tensor], problem: Problem, case: Case) -> dict[str, float]:
+    """The largest error of each result over its scale: its largest magnitude in float64.
 
-    For gradients the largest of four random incoming gradients, so that a short sum that happens to cancel is not
+    The largest over this problem and three more draws of its case, so that a short sum which happens to cancel is not
     divided by its accident.
     """
-    want = exact(problem)
-    others = [exact(_redirected(problem, seed)) for seed in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    want, *others = [exact(p) for p in (problem, *(_draw(case, generator) for _ in range(3)))]
     assert got.keys() == want.keys()
     found = {}
     for name, value in got.items():
         if value.numel():
-            scale = max(result[name].abs().amax().item() for result in (want, *others))
-            found[name] = (value.double() - want[name]).abs().amax().item() / scale if scale else value.abs().amax().item()
+            scale = max(result[name].abs().amax().item() for result in (want, *others)) or 1.0
+            found[name] = (value.double() - want[name]).abs().amax().item() / scale
     return found
 
 
-def _redirected(problem: Problem, seed: int) -> Problem:
-    generator = torch.Generator().manual_seed(seed)
-
-    def signs(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t * (2 * torch.randint(2, t.shape, generator=generator) - 1)
-
-    return problem._replace(grad_out=signs(problem.grad_out), grad_map=signs(problem.grad_map))
-
-
 def assert_accurate(got: dict[str, Tensor], problem: Problem, case: Case) -> None:
+    """Every result within ``tolerance`` of float64."""
     beyond = {
         name: f"{error:.2e} > {limit:.2e}"
-        for name, error in errors(got, problem).items()
+        for name, error in errors(got, problem, case).items()
         if not error <= (limit := tolerance(got[name].dtype, case.dtype, case.terms))
     }
     assert not beyond, f"relative to float64: {beyond}"
