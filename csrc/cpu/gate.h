@@ -19,17 +19,24 @@ void pack_weight(const Problem& problem, const void* w, int64_t rows, int64_t co
 
 // The products of the gate have few rows (one an image) and large weights, which are read once, where they lie.
 
-// out[i, j] = sum over k of a[i, k] w[j, k] for kImages rows i of a; a_stride and out_stride lie between rows.
+// out[i, j] = sum over k of a[i, k] w[j, k] for kImages rows i of a and `rows` (1 or 2) rows j of w; the strides lie
+// between rows.
 template <int kImages, class A>
-void dot_row(const A* a, int64_t a_stride, const A* row, int64_t depth, A* out, int64_t out_stride) {
+void dot_rows(const A* a, int64_t a_stride, const A* w, int64_t rows, int64_t depth, A* out, int64_t out_stride) {
   constexpr int64_t L = kLanes<A>;
-  Vec<A> sums[kImages] = {};
+  const A* second = rows > 1 ? w + depth : w;
+  Vec<A> sums[kImages][2] = {};
   for (int64_t k = 0; k < depth; k += L) {
-    const Vec<A> v = load(row + k, depth - k);
+    const Vec<A> v0 = load(w + k, depth - k), v1 = load(second + k, depth - k);
 #pragma GCC unroll 4
-    for (int64_t i = 0; i < kImages; ++i) sums[i] += v * load(a + i * a_stride + k, depth - k);
+    for (int64_t i = 0; i < kImages; ++i) {
+      const Vec<A> u = load(a + i * a_stride + k, depth - k);
+      sums[i][0] += u * v0;
+      sums[i][1] += u * v1;
+    }
   }
-  for (int64_t i = 0; i < kImages; ++i) out[i * out_stride] = sum_lanes<A>(sums[i]);
+  for (int64_t i = 0; i < kImages; ++i)
+    for (int64_t j = 0; j < rows; ++j) out[i * out_stride + j] = sum_lanes<A>(sums[i][j]);
 }
 
 // out [images, cols] = a . w^T for a [images, depth] of row stride a_stride and w [cols, depth].
@@ -38,11 +45,13 @@ void multiply_by_rows(const Problem& problem, const A* a, int64_t a_stride, int6
                       int64_t depth, int64_t cols, A* out) {
   constexpr int64_t kCols = 16;
   parallel(problem, ceil_div(cols, kCols), [&](int64_t task) {
-    for (int64_t j = task * kCols; j < smaller(cols, (task + 1) * kCols); ++j) {
-      const A* row = as<A>(w) + j * depth;
+    for (int64_t j = task * kCols; j < smaller(cols, (task + 1) * kCols); j += 2) {
+      const A* from = as<A>(w) + j * depth;
+      const int64_t rows = smaller(2, cols - j);
       int64_t i = 0;
-      for (; i + 4 <= images; i += 4) dot_row<4>(a + i * a_stride, a_stride, row, depth, out + i * cols + j, cols);
-      for (; i < images; ++i) dot_row<1>(a + i * a_stride, a_stride, row, depth, out + i * cols + j, cols);
+      for (; i + 4 <= images; i += 4)
+        dot_rows<4>(a + i * a_stride, a_stride, from, rows, depth, out + i * cols + j, cols);
+      for (; i < images; ++i) dot_rows<1>(a + i * a_stride, a_stride, from, rows, depth, out + i * cols + j, cols);
     }
   });
 }

@@ -32,14 +32,16 @@ class Blocks {
     const int64_t image = first + index / per_image_ * images_, pixel = index % per_image_ * pixels_;
     return {image, smaller(images_, end - image), pixel, smaller(pixels_, shape_.pixels - pixel)};
   }
-  // How many images to take through all stages before the next ones, so that a second read of x hits the cache.
+  // How many images to take through all stages before the next ones, so that a second read of x hits the cache: chunks
+  // of equal size.
   int64_t images_per_chunk(int64_t bytes_per_element) const {
-    const int64_t image_bytes = shape_.channels * shape_.pixels * bytes_per_element;
-    return ceil_div(larger(1, kCacheBytes / image_bytes), images_) * images_;
+    const int64_t bytes = shape_.images * shape_.channels * shape_.pixels * bytes_per_element;
+    const int64_t images = ceil_div(shape_.images, ceil_div(bytes, kCacheBytes));
+    return smaller(shape_.images, ceil_div(images, images_) * images_);
   }
 
  private:
-  static constexpr int64_t kCacheBytes = 8 << 20;
+  static constexpr int64_t kCacheBytes = 16 << 20;
   Shape shape_;
   int64_t per_image_, pixels_, images_;
 };

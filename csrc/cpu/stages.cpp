@@ -38,7 +38,7 @@ void forward(const Problem& problem, const Forward& f) {
   using A = Acc<T>;
   const Shape& s = problem.shape;
   const Blocks blocks(problem);
-  const int64_t chunk = smaller(s.images, blocks.images_per_chunk(sizeof(T))), parts = blocks.per_image();
+  const int64_t chunk = blocks.images_per_chunk(sizeof(T)), parts = blocks.per_image();
   ForwardMemory<A> memory{s, chunk, parts};
   allocate<A>(Scratch::call, memory);
   pack_weight(problem, problem.weights.v_shrink, s.reduced, s.channels, true, memory.v_shrink);
@@ -182,7 +182,7 @@ void backward(const Problem& problem, const Backward& b) {
   const Shape& s = problem.shape;
   const Blocks blocks(problem);
   const bool need_weights = b.grads.w_shrink != nullptr;
-  const int64_t chunk = smaller(s.images, blocks.images_per_chunk(3 * sizeof(T)));
+  const int64_t chunk = blocks.images_per_chunk(3 * sizeof(T));
   // Each group of blocks sums its own part of the local weights' gradient, in order.
   const int64_t groups = need_weights ? smaller(problem.parallel.threads, blocks.count(0, chunk)) : 0;
   BackwardMemory<A> memory{s, chunk, blocks.per_image(), groups};
