@@ -224,11 +224,13 @@ def exact(problem: Problem) -> dict[str, Tensor]:
 def errors(got: dict[str, Tensor], problem: Problem, case: Case) -> dict[str, float]:
     """The largest error of each result over its scale: its largest magnitude in float64.
 
-    The largest over this problem and three more draws of its case, so that a short sum which happens to cancel is not
-    divided by its accident.
+    The largest over this problem, the problem under three more incoming gradients and three more draws of its case, so
+    that a short sum which happens to cancel is not divided by its accident.
     """
     generator = torch.Generator().manual_seed(0)
-    want, *others = [exact(p) for p in (problem, *(_draw(case, generator) for _ in range(3)))]
+    redirected = (_redirected(problem, generator) for _ in range(3))
+    redrawn = (_draw(case, generator) for _ in range(3))
+    want, *others = [exact(p) for p in (problem, *redirected, *redrawn)]
     assert got.keys() == want.keys()
     found = {}
     for name, value in got.items():
@@ -236,6 +238,13 @@ def errors(got: dict[str, Tensor], problem: Problem, case: Case) -> dict[str, fl
             scale = max(result[name].abs().amax().item() for result in (want, *others)) or 1.0
             found[name] = (value.double() - want[name]).abs().amax().item() / scale
     return found
+
+
+def _redirected(problem: Problem, generator: torch.Generator) -> Problem:
+    def signed(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t * (2 * torch.randint(2, t.shape, generator=generator) - 1)
+
+    return problem._replace(grad_out=signed(problem.grad_out), grad_map=signed(problem.grad_map))
 
 
 def assert_accurate(got: dict[str, Tensor], problem: Problem, case: Case) -> None:
