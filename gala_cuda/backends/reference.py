@@ -37,8 +37,9 @@ def attention(x: Tensor, w: Weights, squash: str) -> Tensor:
 
 def apply(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> tuple[Tensor, Tensor]:
     """(out [N, C, H, W] in x's dtype, map [N, H, W] = L2 norm of A over channels); autograd follows."""
-    attended = attention(x, w, squash)
-    out = x.to(attended.dtype) * attended
+    u = x.to(accumulation_dtype(x.dtype))  # once, so that the gradient's two parts meet before they are rounded
+    attended = attention(u, w, squash)
+    out = u * attended
     if residual is not None:
         out = torch.relu(out + residual)
     return out.to(x.dtype), _norm(attended)
