@@ -29,10 +29,10 @@ struct ExpConstants<double> {
   static constexpr double low = -708.0, high = 710.0;
 };
 
-// y = n ln 2 + r with |r| <= ln 2 / 2, 2^(n-1) and exp(r) - 1 by its Taylor series, whose rest is below half an ulp.
-template <class A>
+// y = n ln 2 + r with |r| <= ln 2 / 2: 2^(n - less) and exp(r) - 1 by its Taylor series, whose rest is below half an ulp.
+template <class A, int less>
 struct Exp {
-  Vec<A> half_scale, expm1_r;
+  Vec<A> scale, expm1_r;
 
   explicit Exp(Vec<A> y) {
     using K = ExpConstants<A>;
@@ -40,8 +40,8 @@ struct Exp {
     const Vec<A> shifted = y * A(1.44269504088896340736) + K::round;
     const Vec<A> n = shifted - K::round;
     const Vec<A> r = (y - n * K::ln2_high) - n * K::ln2_low;
-    const Ints power = bit_cast<Ints>(shifted) - bit_cast<Ints>(splat<A>(K::round)) + (K::bias - 1);
-    half_scale = bit_cast<Vec<A>>(power << K::mantissa);
+    // the shift drops all bits of `round`, and those of n that have no place in an exponent
+    scale = bit_cast<Vec<A>>((bit_cast<Ints>(shifted) + (K::bias - less)) << K::mantissa);
     A factorial = 1;
     for (int i = 2; i <= K::degree; ++i) factorial *= A(i);
     Vec<A> series = splat<A>(1 / factorial);
@@ -60,10 +60,9 @@ inline Vec<A> tanh(Vec<A> x) {
   typedef typename ExpConstants<A>::Int Ints __attribute__((vector_size(kVectorBytes)));
   const Ints sign = bit_cast<Ints>(x) & bit_cast<Ints>(splat<A>(A(-0.0)));
   Vec<A> magnitude = bit_cast<Vec<A>>(bit_cast<Ints>(x) ^ sign);
-  magnitude = magnitude > ExpConstants<A>::tanh_end ? splat<A>(ExpConstants<A>::tanh_end) : magnitude;
-  const Exp<A> exp(magnitude + magnitude);
-  const Vec<A> scale = exp.half_scale + exp.half_scale;
-  const Vec<A> e = scale * exp.expm1_r + (scale - 1);
+  magnitude = ExpConstants<A>::tanh_end < magnitude ? splat<A>(ExpConstants<A>::tanh_end) : magnitude;
+  const Exp<A, 0> exp(magnitude + magnitude);
+  const Vec<A> e = exp.scale * exp.expm1_r + (exp.scale - 1);
   return bit_cast<Vec<A>>(bit_cast<Ints>(e / (e + 2)) | sign);
 }
 
@@ -73,8 +72,8 @@ inline Vec<A> sigmoid(Vec<A> x) {
   Vec<A> y = -x;
   y = y < K::low ? splat<A>(K::low) : y;
   y = y > K::high ? splat<A>(K::high) : y;
-  const Exp<A> exp(y);
-  const Vec<A> e = (exp.half_scale * exp.expm1_r + exp.half_scale) * 2;
+  const Exp<A, 1> exp(y);  // exp(y) / 2 stays finite
+  const Vec<A> e = (exp.scale * exp.expm1_r + exp.scale) * 2;
   return 1 / (1 + e);
 }
 
