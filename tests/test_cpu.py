@@ -1,0 +1,115 @@
+"""The fused CPU kernels: random problems against float64, the squash in ulps, repeatability, threads."""
+
+import random
+
+import pytest
+import torch
+from accuracy import measure, random_case
+from oracle import Case, assert_accurate, draw, operator, results
+
+from gala_cuda.backends.contract import Weights
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_extension(cpu_backend):
+    return cpu_backend
+
+
+@pytest.fixture
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_random_problems():
+    """The first 60 of ``accuracy.py``'s 1,000."""
+    beyond = [row for row in measure(60, 0, "cpu") if not row[2] <= row[3]]
+    assert not beyond
+
+
+def test_random_problems_are_varied():
+    """What the claim about 1,000 cases rests on: every dtype, layout and option is among them."""
+    rng = random.Random(0)
+    cases = [random_case(rng) for _ in range(1000)]
+    for field, least in {"dtype": 4, "layout": 10, "squash": 2, "bias": 2, "residual": 2, "map": 2}.items():
+        assert len({getattr(case, field) for case in cases}) == least
+    assert any(case.reduced > 64 for case in cases)
+    assert any(case.shape[2] * case.shape[3] == 1 for case in cases)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "reduced"),
+    [
+        pytest.param((1, 64, 14, 14), 16, id="one-image"),
+        pytest.param((2, 131, 7, 9), 33, id="odd"),
+        pytest.param((5, 16, 2, 3), 70, id="wide-hidden-layer"),
+    ],
+)
+def test_larger_problems(shape, reduced, dtype, layout):
+    """More than one tile in every direction, the ends of each included."""
+    case = Case(shape, reduced, dtype, layout=layout, bias=True, residual=True, map=True)
+    problem = draw(case)
+    assert_accurate(results(operator("cpu"), problem), problem, case)
+
+
+def squashed(t: torch.Tensor, squash: str, layout: torch.memory_format) -> torch.Tensor:
+    """squash(t) elementwise, by the kernel: x = 1, both paths 0 but for the global path's bias t, a = 1, m = 0."""
+    c, zero, one = t.numel(), t.new_zeros, t.new_ones
+    w = Weights(zero(1, c), zero(c, 1), zero(1, c), zero(1), one(c), zero(c), zero(1), t, zero(1), zero(1))
+    x = one(1, c, 1, 3).to(memory_format=layout)
+    return operator("cpu")(x, w, None, squash, False)[0][0, :, 0, 1]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("squash", [torch.tanh, torch.sigmoid], ids=lambda f: f.__name__)
+def test_squash_is_within_4_ulp(squash, dtype, layout):
+    """Of float64's, from denormals to saturation; exact at 0, far out and at NaN. As torch's own, sigmoid may end in 0
+    where it passes below the smallest normal number."""
+    info = torch.finfo(dtype)
+    powers = torch.logspace(-44 if dtype == torch.float32 else -320, 2, 4001, dtype=torch.float64)
+    special = torch.tensor([0.0, 1e30, -1e30, torch.nan], dtype=torch.float64)
+    t = torch.cat([special, powers, -powers, torch.linspace(-12, 12, 6001, dtype=torch.float64)]).to(dtype)
+    got, want = squashed(t, squash.__name__, layout), squash(t.double())
+    rounded = want.to(dtype)
+    torch.testing.assert_close(got[:4], rounded[:4], rtol=0, atol=0, equal_nan=True)
+    ulp = torch.nextafter(rounded.abs(), torch.full_like(t, 2)).double() - rounded.abs().double()
+    error = (got.double() - want).abs()[4:] / ulp[4:]
+    if squash is torch.sigmoid:
+        error[(got[4:] == 0) & (want[4:] < info.smallest_normal)] = 0
+    assert error.max() <= 4, f"{error.max():.1f} ulp at {t[4:][error.argmax()]}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("shape", "reduced"), [((1, 64, 14, 14), 16), ((7, 33, 5, 5), 9), ((2, 8, 31, 1), 33)], ids=str
+)
+def test_repeats_are_bitwise_equal(shape, reduced, layout, dtype, _threads):
+    torch.set_num_threads(2)
+    problem = draw(Case(shape, reduced, dtype, layout=layout, bias=True, residual=True, map=True))
+    first = results(operator("cpu"), problem)
+    for _ in range(5):
+        for name, value in results(operator("cpu"), problem).items():
+            assert torch.equal(value, first[name]), name
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_any_number_of_threads(threads, _threads):
+    """More threads than images, rows that do not divide: each thread's share is right at both ends."""
+    case = Case((3, 40, 7, 5), 12, bias=True, residual=True, map=True)
+    problem = draw(case)
+    torch.set_num_threads(threads)
+    assert_accurate(results(operator("cpu"), problem), problem, case)
+
+
+def test_without_gradients_nothing_but_out_and_map_is_computed():
+    problem = draw(Case((2, 8, 3, 3), 4))
+    out, amap, stats, bits = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, "tanh", False, False, "cpu")
+    assert out.shape == problem.x.shape
+    assert amap.numel() == stats.numel() == bits.numel() == 0

@@ -1,0 +1,242 @@
+"""``GALA``: parameters, initialisation, state, copies, and the layer under torch.compile, torch.export and ONNX."""
+
+import copy
+import math
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+
+import gala_cuda
+from gala_cuda import GALA
+from gala_cuda.backends import reference
+
+PLAIN = ["w_shrink", "w_expand", "v_shrink", "v_collapse", "a", "m"]
+BIASES = ["b_w_shrink", "b_w_expand", "b_v_shrink", "b_v_collapse"]
+
+
+def layer_and_input(channels=8, shape=(2, 3, 4), **options):
+    torch.manual_seed(0)
+    layer = GALA(channels, **options)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name.startswith("b_"):
+                parameter.normal_()
+    return layer, torch.randn(shape[0], channels, *shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("channels", "reduction", "reduced"), [(8, 4, 2), (1024, 4, 256), (7, 2, 3), (3, 4, 1), (1, 1, 1)]
+)
+def test_parameters(channels, reduction, reduced):
+    layer = GALA(channels, reduction, bias=True)
+    shapes = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
+    assert shapes == {
+        "w_shrink": (reduced, channels),
+        "w_expand": (channels, reduced),
+        "v_shrink": (reduced, channels),
+        "v_collapse": (reduced,),
+        "a": (channels,),
+        "m": (channels,),
+        "b_w_shrink": (reduced,),
+        "b_w_expand": (channels,),
+        "b_v_shrink": (reduced,),
+        "b_v_collapse": (1,),
+    }
+
+
+def test_the_paper_has_no_biases():
+    assert [name for name, _ in GALA(8).named_parameters()] == PLAIN
+    assert list(GALA(8).state_dict()) == PLAIN
+    assert list(GALA(8, bias=True).state_dict()) == PLAIN + BIASES
+
+
+def test_size_at_the_papers_width():
+    """790,273 parameters a block with biases."""
+    assert sum(parameter.numel() for parameter in GALA(1024, bias=True, device="meta").parameters()) == 790_273
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    layer = GALA(512, bias=True)
+    assert layer.w_shrink.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
+    assert layer.v_shrink.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
+    assert layer.w_expand.std().item() == pytest.approx(1 / math.sqrt(128), rel=0.02)
+    assert layer.a.abs().max() <= 2
+    assert layer.m.abs().max() <= 2
+    assert layer.a.std().item() == pytest.approx(0.88, rel=0.1)  # N(0, 1) cut at 2
+    assert all(getattr(layer, name).eq(0).all() for name in BIASES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 0}, "channels is 0; expected an integer of at least 1"),
+        ({"channels": 2.0}, "channels is 2.0"),
+        ({"reduction": 0}, "reduction is 0"),
+        ({"squash": "relu"}, "squash is 'relu'; expected one of 'tanh', 'sigmoid'"),
+        ({"backend": "fast"}, "backend is 'fast'; expected None or one of"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        GALA(**{"channels": 8, **options})
+
+
+def test_device_and_dtype():
+    layer = GALA(8, bias=True, dtype=torch.float64, device="meta")
+    assert all(p.dtype == torch.float64 and p.device.type == "meta" for p in layer.parameters())
+    assert layer.to_empty(device="cpu").w_shrink.device.type == "cpu"
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("squash", ["tanh", "sigmoid"])
+def test_forms_of_the_call(backend, squash, bias):
+    layer, x = layer_and_input(squash=squash, bias=bias, backend=backend)
+    shortcut = torch.randn_like(x)
+    out, amap = layer(x, return_map=True)
+    attention = layer.attention(x)
+    torch.testing.assert_close(out, x * attention)
+    torch.testing.assert_close(amap, attention.norm(dim=1))
+    torch.testing.assert_close(layer(x), out)
+    fused, fused_map = layer(x, residual=shortcut, return_map=True)
+    torch.testing.assert_close(fused, torch.relu(x * attention + shortcut))
+    torch.testing.assert_close(fused_map, amap)
+    torch.testing.assert_close(attention, reference.attention(x, layer.weights, squash))
+    direct = gala_cuda.gala(
+        x, *layer.weights[:6], biases=layer.weights[6:] if bias else None, squash=squash, backend=backend
+    )
+    assert torch.equal(direct, layer(x))
+
+
+def test_state_copies_and_pickles(tmp_path):
+    layer, x = layer_and_input(bias=True, squash="sigmoid")
+    torch.save(layer, tmp_path / "layer.pt")
+    loaded = torch.load(tmp_path / "layer.pt", weights_only=False)
+    other = GALA(8, bias=True, squash="sigmoid")
+    other.load_state_dict(layer.state_dict())
+    for same in (loaded, other, copy.deepcopy(layer)):
+        assert torch.equal(same(x), layer(x))
+    assert "8, reduction=4, squash='sigmoid', bias=True" in repr(layer)
+
+
+def test_trains():
+    """A few steps towards a target that the layer can reach lower the loss."""
+    torch.manual_seed(0)
+    layer, x = layer_and_input(bias=True)
+    teacher = copy.deepcopy(layer)
+    layer.reset_parameters()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        loss = nn.functional.mse_loss(layer(x), teacher(x).detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+class CountedGraphs:
+    """A compiler that runs graphs as they are and keeps them."""
+
+    def __init__(self):
+        self.forward, self.backward = [], []
+
+    def __call__(self, graph, inputs):
+        def keep(kept):
+            def compiler(traced, _):
+                kept.append(traced)
+                return make_boxed_func(traced)
+
+            return compiler
+
+        return aot_autograd(fw_compiler=keep(self.forward), bw_compiler=keep(self.backward))(graph, inputs)
+
+    def calls(self, target) -> int:
+        return sum(node.target is target for graph in self.forward + self.backward for node in graph.graph.nodes)
+
+
+COMPILED = [
+    pytest.param({}, False, False, id="plain"),
+    pytest.param({"bias": True}, True, False, id="residual"),
+    pytest.param({"squash": "sigmoid"}, False, True, id="map"),
+    pytest.param({"bias": True}, True, True, id="residual-map"),
+]
+
+
+@pytest.mark.parametrize(("options", "residual", "return_map"), COMPILED)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_compile_is_one_graph_forward_and_one_backward(backend, options, residual, return_map, layout):
+    layer, x = layer_and_input(backend=backend, **options)
+    x = x.to(memory_format=layout).requires_grad_()
+    shortcut = torch.randn_like(x, requires_grad=True) if residual else None
+    leaves = [x, *layer.parameters(), *([shortcut] if residual else [])]
+    torch._dynamo.reset()
+    graphs = CountedGraphs()
+    found = []
+    for run in (layer, torch.compile(layer, fullgraph=True, backend=graphs)):
+        outputs = run(x, residual=shortcut, return_map=return_map)
+        outputs = outputs if return_map else (outputs,)
+        grads = torch.autograd.grad(sum(t.square().sum() for t in outputs), leaves)
+        found.append([*outputs, *grads])
+    assert (len(graphs.forward), len(graphs.backward)) == (1, 1)
+    for target in (torch.ops.gala_cuda.gala.default, torch.ops.gala_cuda.gala_backward.default):
+        assert graphs.calls(target) == (0 if backend == "reference" else 1)
+    for got, want in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(got, want)
+        assert got.stride() == want.stride()
+
+
+def test_compiled_by_inductor(cpu_backend):
+    layer, x = layer_and_input(backend=cpu_backend)
+    torch._dynamo.reset()
+    found = []
+    for run in (layer, torch.compile(layer, fullgraph=True)):
+        out = run(x)
+        found.append((out, *torch.autograd.grad(out, list(layer.parameters()), torch.ones_like(out))))
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+class WithMap(nn.Module):
+    """A residual block's end, for the exporters: two inputs, two outputs."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, shortcut):
+        return self.layer(x, residual=shortcut, return_map=True)
+
+
+def test_export_with_any_batch(backend):
+    layer, x = layer_and_input(backend=backend, bias=True)
+    model, batch = WithMap(layer).eval(), {0: torch.export.Dim("batch")}
+    program = torch.export.export(model, (x, torch.randn_like(x)), dynamic_shapes=(batch, batch))
+    if backend != "reference":
+        assert any(node.target is torch.ops.gala_cuda.gala.default for node in program.graph.nodes)
+    for n in (1, 2, 5):
+        inputs = torch.randn(n, 8, 3, 4), torch.randn(n, 8, 3, 4)
+        torch.testing.assert_close(program.module()(*inputs), model(*inputs))
+
+
+def test_onnx(backend, tmp_path):
+    """Whatever the backend, ONNX gets the reference's standard operators."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    layer, x = layer_and_input(backend=backend, bias=True)
+    model, path = WithMap(layer).eval(), tmp_path / "gala.onnx"
+    inputs = x, torch.randn_like(x)
+    torch.onnx.export(model, inputs, path, dynamo=True, verbose=False)
+    exported = onnx.load(path)
+    onnx.checker.check_model(exported)
+    assert {node.domain for node in exported.graph.node} <= {"", "ai.onnx"}
+    session = onnx.reference.ReferenceEvaluator(exported)
+    names = [value.name for value in exported.graph.input]
+    outputs = session.run(None, {name: t.numpy() for name, t in zip(names, inputs, strict=True)})
+    for got, want in zip(outputs, model(*inputs), strict=True):
+        torch.testing.assert_close(torch.from_numpy(got), want.detach())
