@@ -29,7 +29,8 @@ struct ExpConstants<double> {
   static constexpr double low = -708.0, high = 710.0;
 };
 
-// y = n ln 2 + r with |r| <= ln 2 / 2: 2^(n - less) and exp(r) - 1 by its Taylor series, whose rest is below half an ulp.
+// y = n ln 2 + r with |r| <= ln 2 / 2: 2^(n - less) and exp(r) - 1 by its Taylor series, whose rest is below half an
+// ulp.
 template <class A, int less>
 struct Exp {
   Vec<A> scale, expm1_r;
