@@ -78,7 +78,7 @@ def test_automatic_choice_of_the_reference_warns_once_with_the_reason(monkeypatc
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 3, 2), (2, 3, 1, 4), (2, 3, 4, 1), (2, 3, 1, 1)], ids=str)
 def test_only_crops_are_copied(layout, shape):
-    """NCHW and channels_last, sliced along N or C or not, are read in place; a crop with more than one row costs one copy."""
+    """NCHW and channels_last, sliced along N or C or not, are read in place; a crop of several rows costs one copy."""
     x = laid_out(torch.randn(shape), layout)
     walked = contract.walkable(x)
     assert torch.equal(walked, x)

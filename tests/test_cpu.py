@@ -18,7 +18,7 @@ def _needs_the_extension(cpu_backend):
 
 
 @pytest.fixture
-def _threads():
+def threads_restored():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -85,12 +85,13 @@ def test_squash_is_within_4_ulp(squash, dtype, layout):
     assert error.max() <= 4, f"{error.max():.1f} ulp at {t[4:][error.argmax()]}"
 
 
+@pytest.mark.usefixtures("threads_restored")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
     ("shape", "reduced"), [((1, 64, 14, 14), 16), ((7, 33, 5, 5), 9), ((2, 8, 31, 1), 33)], ids=str
 )
-def test_repeats_are_bitwise_equal(shape, reduced, layout, dtype, _threads):
+def test_repeats_are_bitwise_equal(shape, reduced, layout, dtype):
     torch.set_num_threads(2)
     problem = draw(Case(shape, reduced, dtype, layout=layout, bias=True, residual=True, map=True))
     first = results(operator("cpu"), problem)
@@ -99,8 +100,9 @@ def test_repeats_are_bitwise_equal(shape, reduced, layout, dtype, _threads):
             assert torch.equal(value, first[name]), name
 
 
+@pytest.mark.usefixtures("threads_restored")
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_any_number_of_threads(threads, _threads):
+def test_any_number_of_threads(threads):
     """More threads than images, rows that do not divide: each thread's share is right at both ends."""
     case = Case((3, 40, 7, 5), 12, bias=True, residual=True, map=True)
     problem = draw(case)
