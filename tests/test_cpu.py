@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from accuracy import measure, random_case
-from oracle import Case, assert_accurate, draw, operator, results
+from oracle import Case, assert_accurate, draw, operator, results, tolerance
 
 from gala_cuda.backends.contract import Weights
 
@@ -48,6 +48,7 @@ def test_random_problems_are_varied():
         pytest.param((1, 64, 14, 14), 16, id="one-image"),
         pytest.param((2, 131, 7, 9), 33, id="odd"),
         pytest.param((5, 16, 2, 3), 70, id="wide-hidden-layer"),
+        pytest.param((2, 1030, 7, 7), 40, id="many-channels"),
     ],
 )
 def test_larger_problems(shape, reduced, dtype, layout):
@@ -108,6 +109,44 @@ def test_any_number_of_threads(threads):
     problem = draw(case)
     torch.set_num_threads(threads)
     assert_accurate(results(operator("cpu"), problem), problem, case)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_batches_beyond_the_cache(layout):
+    """Above 16 MiB images go through all stages in chunks: the whole equals its parts, which are one chunk each."""
+    n, c, side, reduced = 96, 128, 20, 3
+    case = Case((n, c, side, side), reduced, layout=layout, residual=True, map=True)
+    problem = draw(case, kinks=True)
+    assert problem.x.nbytes > 16 << 20
+    whole, parts = results(operator("cpu"), problem), []
+    for i in range(0, n, 16):
+        rows = slice(i, i + 16)
+        part = problem._replace(
+            **{name: getattr(problem, name)[rows] for name in ("x", "residual", "grad_out", "grad_map")}
+        )
+        parts.append(results(operator("cpu"), part))
+    for name, value in whole.items():
+        joined = [part[name] for part in parts]
+        per_image = name in ("out", "map", "grad x", "grad residual")
+        want = torch.cat(joined) if per_image else sum(t.double() for t in joined)
+        assert (value - want).abs().max() <= tolerance(torch.float32, torch.float32, case.terms) * want.abs().max(), (
+            name
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_offsets_beyond_32_bits(dtype):
+    """Images 2^31 elements apart; the memory between them is never touched."""
+    problem = draw(Case((2, 24, 3, 3), 5, dtype, residual=True))
+    apart = 2**31 + 8
+    try:
+        memory = torch.empty(apart + problem.x[0].numel(), dtype=dtype)
+    except RuntimeError as error:
+        pytest.skip(f"no address space for two images 2^31 elements apart: {error}")
+    x = memory.as_strided(problem.x.shape, (apart, *problem.x.stride()[1:])).copy_(problem.x)
+    want = results(operator("cpu"), problem)
+    for name, value in results(operator("cpu"), problem._replace(x=x)).items():
+        assert torch.equal(value, want[name]), name
 
 
 def test_without_gradients_nothing_but_out_and_map_is_computed():
