@@ -1,6 +1,7 @@
 """One run of the benchmark: for each shape check, then time, then measure what is kept for backward."""
 
 import datetime
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,13 +13,17 @@ from torch._inductor.exc import InductorError
 from .. import backends
 from ..diagnostics import describe, doctor
 from .correctness import check
-from .peers import BASELINES, NAMES, Contestant, contestant, default_names
+from .peers import BASELINES, NAMES, OTHERS, Contestant, contestant, default_names
 from .timing import Timing, alternate, pin_allocator, saved_bytes
 
 LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
 PASSES = ("forward", "forward+backward")
 SHAPES = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))  # where ResNet-50's four stages end
 BATCHES = (1, 8, 32)
+
+
+class Refused(ValueError):
+    """The benchmark asked for cannot run."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,11 @@ def run(settings: Settings, say: Callable[[str], object] = lambda _: None) -> Re
     """Runs the benchmark; ``say`` hears what is being done.
 
     Raises:
-        ValueError: a setting is out of range; the message names it.
-        RuntimeError: a contestant asked for by name cannot run; the message says why.
+        Refused: a setting is out of range, or a contestant asked for cannot run; the message names it and says why.
         WrongResult: a contestant is wrong; nothing of its shape was timed.
     """
     device = torch.device(settings.device)
-    _validate(settings, device)
+    _validate(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     probe = torch.zeros(1, 1, 1, 1, dtype=settings.dtype, device=device)
@@ -117,10 +121,9 @@ def run(settings: Settings, say: Callable[[str], object] = lambda _: None) -> Re
 
 
 def _case(shape: tuple[int, int, int, int], names: list[str], settings: Settings, say: Callable) -> Case:
-    device = torch.device(settings.device)
     torch.compiler.reset()  # each shape compiles afresh: dynamo stops after a few versions of one function
-    entrants = [contestant(name, shape[1], settings.reduction, settings.dtype, device) for name in names]
     x, grad = _inputs(shape, settings)
+    entrants = [contestant(name, shape[1], settings.reduction, x.dtype, x.device) for name in names]
     title = "x".join(map(str, shape))
     say(f"{title}: checking {', '.join(names)} against float64")
     errors = check(entrants, x, grad)
@@ -128,7 +131,8 @@ def _case(shape: tuple[int, int, int, int], names: list[str], settings: Settings
     timings = {}
     for kind in PASSES:
         say(f"{title}: timing {kind}")
-        timings[kind] = alternate({c.name: _call(c, kind, x, grad) for c in entrants}, settings.seconds, device)
+        calls = {c.name: _call(c, kind, x, grad) for c in entrants}
+        timings[kind] = alternate(calls, settings.seconds, x.device)
     return Case(shape, errors, saved, timings)
 
 
@@ -157,19 +161,17 @@ def _call(contestant: Contestant, kind: str, x: Tensor, grad: Tensor) -> Callabl
     return forward_backward
 
 
-def _validate(settings: Settings, device: torch.device) -> None:
+def _validate(settings: Settings) -> None:
     for name, values in (("batches", settings.batches), ("shapes", settings.shapes)):
         if not values or min(min(v) if isinstance(v, tuple) else v for v in values) < 1:
-            raise ValueError(f"{name} is {values}; expected positive sizes")
+            raise Refused(f"{name} is {values}; expected positive sizes")
     if settings.layout not in LAYOUTS:
-        raise ValueError(f"layout is {settings.layout!r}; expected one of {', '.join(LAYOUTS)}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {settings.device!r}, but torch sees no CUDA device")
+        raise Refused(f"layout is {settings.layout!r}; expected one of {', '.join(LAYOUTS)}")
     unknown = [name for name in settings.contestants or () if name not in NAMES]
     if unknown:
-        raise ValueError(f"contestants has {', '.join(map(repr, unknown))}; expected some of {', '.join(NAMES)}")
+        raise Refused(f"contestants has {', '.join(map(repr, unknown))}; expected some of {', '.join(NAMES)}")
     if settings.contestants is not None and not set(settings.contestants) & set(BASELINES):
-        raise ValueError(f"contestants is {settings.contestants}; expected at least one of {', '.join(BASELINES)}")
+        raise Refused(f"contestants is {settings.contestants}; expected at least one of {', '.join(BASELINES)}")
 
 
 def _names(settings: Settings, probe: Tensor) -> tuple[list[str], dict[str, str]]:
@@ -177,7 +179,9 @@ def _names(settings: Settings, probe: Tensor) -> tuple[list[str], dict[str, str]
         return default_names(probe)
     for name in settings.contestants:
         if name in backends.NAMES and (reason := backends.why_not(name, probe)):
-            raise RuntimeError(f"contestant {name!r} cannot run: {reason}")
+            raise Refused(f"contestant {name!r} cannot run: {reason}")
+        if name in OTHERS and importlib.util.find_spec("timm") is None:
+            raise Refused(f"contestant {name!r} cannot run: timm is not installed; pip install 'gala-cuda[bench]'")
     return list(dict.fromkeys(settings.contestants)), {}
 
 

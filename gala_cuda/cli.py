@@ -1,0 +1,230 @@
+"""The command ``gala-cuda``: doctor, bench, train, demo."""
+
+import argparse
+import importlib
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from . import __version__, models
+from .backends.contract import DTYPES
+from .diagnostics import doctor
+
+MODELS = {name: getattr(models, name) for name in models.__all__ if "resnet" in name}
+SMALL_IMAGE = 64  # pixels; below, the stem keeps the resolution
+
+
+class Failure(Exception):
+    """A command cannot go on; the message says why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code: 0, 1 for a command that failed, 2 for bad arguments."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.command(args)
+    except Failure as failure:
+        print(f"gala-cuda: {failure}", file=sys.stderr)
+        return 1
+    except argparse.ArgumentError as error:
+        return args.parser.error(str(error))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    report = doctor()
+    print(json.dumps(report.as_dict(), indent=1) if args.json else report)
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    benchmark, report = _load("benchmark", "bench"), _load("benchmark.report", "bench")
+    chosen = {
+        "batches": args.batch and tuple(args.batch),
+        "shapes": args.shape and tuple(args.shape),
+        "contestants": args.contestants and tuple(args.contestants),
+        "dtype": args.dtype and getattr(torch, args.dtype),
+        **{name: getattr(args, name) for name in ("layout", "reduction", "seconds", "threads")},
+        "device": args.device and str(args.device),
+    }
+    settings = benchmark.Settings(**{name: value for name, value in chosen.items() if value is not None})
+    console = _console()
+    try:
+        result = benchmark.run(settings, lambda step: console.print(step, style="dim", highlight=False))
+    except benchmark.Refused as error:
+        raise argparse.ArgumentError(None, str(error)) from error
+    except benchmark.WrongResult as error:
+        raise Failure(str(error)) from error
+    report.print_tables(result, console)
+    for path in report.write(result, args.output):
+        console.print(f"written: {path.resolve()}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    training = _load("training", "train")
+    if args.layers and not args.model.startswith("gala_"):
+        raise argparse.ArgumentError(
+            None, f"argument --layers: {args.model} has no GALA; expected --model gala_resnet..."
+        )
+    try:
+        data = training.load(args.data, args.batch_size, args.seed, args.image_size, args.workers)
+    except (FileNotFoundError, ValueError) as error:
+        raise argparse.ArgumentError(None, f"argument --data: {error}") from error
+    torch.manual_seed(args.seed)
+    options = {"in_channels": data.channels, "width": args.width}
+    options["stem"] = "small" if data.size < SMALL_IMAGE else "imagenet"
+    if args.layers:
+        options["layers"] = args.layers
+    try:
+        model = MODELS[args.model](len(data.classes), **options)
+    except ValueError as error:
+        raise argparse.ArgumentError(None, f"argument --layers: {error}") from error
+    recipe = training.Recipe(epochs=args.epochs, lr=args.lr, weight_decay=args.weight_decay)
+    console = _console()
+    try:
+        training.fit(model, data, recipe, args.device, args.output, console)
+    except training.Diverged as error:
+        raise Failure(f"{error}; try a smaller --lr than {args.lr:g}") from error
+    console.print(f"weights and log are in {args.output.resolve()}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    demo = _load("demo", "train")
+    try:
+        demo.run(args.output, _console())
+    except (demo.Failed, demo.training.Diverged, demo.benchmark.WrongResult) as error:
+        raise Failure(str(error)) from error
+    return 0
+
+
+def _load(module: str, extra: str) -> ModuleType:
+    """A module of the package that needs what ``pip install 'gala-cuda[extra]'`` adds."""
+    try:
+        return importlib.import_module(f"gala_cuda.{module}")
+    except ModuleNotFoundError as error:
+        raise Failure(f"{error.name} is not installed; pip install 'gala-cuda[{extra}]'") from error
+
+
+def _console():
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("gala-cuda", description="Global-and-local attention for PyTorch.")
+    parser.add_argument("--version", action="version", version=f"gala-cuda {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name, function, text) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function, parser=sub)
+        return sub
+
+    sub = command("doctor", _doctor, "Versions, build, devices, and which backend runs where.")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+    _add_bench_arguments(command("bench", _bench, "Time GALA's backends against eager PyTorch and torch.compile."))
+    _add_train_arguments(command("train", _train, "Train a network on digits or on a folder of pictures."))
+    sub = command("demo", _demo, "Doctor, a training on real digits, attention maps and a short benchmark, in minutes.")
+    sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
+    return parser
+
+
+def _add_bench_arguments(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+    add("--batch", type=_count, nargs="+", metavar="N", help="batch sizes (default: 1 8 32)")
+    add("--shape", type=_shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
+    add("--dtype", choices=dtypes, help="of x (default: float32)")
+    add("--layout", choices=("channels_last", "nchw"), help="of x in memory (default: channels_last)")
+    add("--reduction", type=_count, metavar="R", help="channels over hidden units (default: 4)")
+    add("--contestants", nargs="+", metavar="NAME", help="eager, compile, max-autotune, a backend's name, se, cbam "
+        "(default: eager, compile and every fused backend that runs)")  # fmt: skip
+    add("--seconds", type=_positive, metavar="S", help="of timing for each shape and pass (default: 10)")
+    add("--threads", type=_count, metavar="T", help="of the CPU (default: torch's choice)")
+    add("--device", type=_device, help="cpu, cuda, cuda:1 (default: cpu)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("runs/bench"),
+        help="folder of bench.json and bench.png (default: %(default)s)",
+    )
+
+
+def _add_train_arguments(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add(
+        "--data", default="digits", help="digits, or a folder with train/CLASS/* and val/CLASS/* (default: %(default)s)"
+    )
+    add("--model", choices=MODELS, default="gala_resnet18", metavar="NAME",
+        help=f"{', '.join(MODELS)} (default: %(default)s)")  # fmt: skip
+    add("--layers", nargs="+", metavar="NAME", help="stages or blocks with GALA (default: layer3)")
+    add("--width", type=_count, default=64, help="channels of the first stage (default: %(default)s)")
+    add("--image-size", type=_count, metavar="PIXELS", help="(default: 32 for digits, 224 for a folder)")
+    add("--epochs", type=_count, default=20, help="(default: %(default)s)")
+    add("--batch-size", type=_count, default=64, metavar="N", help="(default: %(default)s)")
+    add("--lr", type=_positive, default=0.1, help="the highest learning rate (default: %(default)s)")
+    add("--weight-decay", type=_not_negative, default=5e-4, help="(default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the weights and of the order (default: %(default)s)")
+    add("--device", type=_device, default=torch.device("cpu"), help="cpu, cuda, cuda:1 (default: %(default)s)")
+    add("--workers", type=_workers, default=2, metavar="N", help="processes that read pictures (default: %(default)s)")
+    add("--output", type=Path, default=Path("runs/train"), help="folder to write to (default: %(default)s)")
+
+
+def _count(text: str) -> int:
+    return _number(text, int, 1, "a whole number of at least 1")
+
+
+def _workers(text: str) -> int:
+    return _number(text, int, 0, "a whole number of at least 0")
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, float, 0, "a number of at least 0")
+
+
+def _positive(text: str) -> float:
+    return _number(text, float, sys.float_info.min, "a number above 0")
+
+
+def _number(text: str, kind: type, least: float, expected: str):
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected {expected}")
+    return number
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected channels, height and width, as in 1024x14x14")
+    channels, height, width = map(int, match.groups())
+    return channels, height, width
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text!r} was given, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+if __name__ == "__main__":
+    sys.exit(main())
