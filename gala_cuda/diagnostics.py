@@ -38,7 +38,9 @@ class Report:
 
     def __str__(self) -> str:
         rows = [(name, version or "not installed") for name, version in self.versions.items()]
-        rows.append(("extension", self.build_problem or ", ".join(f"{k} {v}" for k, v in (self.build or {}).items())))
+        rows.append(
+            ("extension", self.build_problem or ", ".join(f"{k} {_words(v)}" for k, v in (self.build or {}).items()))
+        )
         if self.instruction_set:
             rows.append(("instructions", self.instruction_set))
         rows.append(("GALA_BACKEND", self.gala_backend or "not set"))
@@ -120,6 +122,10 @@ def _cpu_model() -> str:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # not Linux, or an architecture without the field
         return platform.processor() or platform.machine()
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _align(rows: list[tuple[str, str]]) -> list[str]:

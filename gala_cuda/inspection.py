@@ -58,12 +58,12 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
     grid = figure.subplots(n, 1 + len(maps), squeeze=False)
     for row in range(n):
         for axes in grid[row]:
-            axes.imshow(pictures[row].cpu(), cmap="gray", interpolation="nearest")
+            axes.imshow(pictures[row].cpu().numpy(), cmap="gray", interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         grid[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center", fontsize=10)
         for axes, amap in zip(grid[row][1:], columns.values(), strict=True):
-            axes.imshow(amap[row].cpu(), cmap="inferno", alpha=0.65, interpolation="bilinear")
+            axes.imshow(amap[row].cpu().numpy(), cmap="inferno", alpha=0.65, interpolation="bilinear")
     for axes, name in zip(grid[0], ("image", *columns), strict=True):
         axes.set_title(name, fontsize=10)
     if heading:

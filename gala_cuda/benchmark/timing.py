@@ -71,7 +71,7 @@ def saved_bytes(call: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterabl
     held: weakref.WeakSet[_Held] = weakref.WeakSet()
 
     def pack(tensor: Tensor) -> _Held:
-        held.add(holder := _Held(tensor))
+        held.add(holder := _Held(tensor.detach()))  # attached, an output would keep its own graph alive
         return holder
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):

@@ -52,12 +52,13 @@ def fit(
     steps, start = recipe.epochs * len(data.train), time.perf_counter()
 
     def progress(step: int) -> float:
-        return max(step / steps, (time.perf_counter() - start) / recipe.time_limit)
+        elapsed = 0.0 if recipe.time_limit is None else (time.perf_counter() - start) / recipe.time_limit
+        return max(step / steps, elapsed)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.lr_share(progress(step)))
     log: list[Epoch] = []
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False), (output / "log.jsonl").open("w") as lines:
-        while progress(len(log) * len(data.train)) < 1:
+        while not log or progress(len(log) * len(data.train)) < 1:
             title = f"epoch {len(log) + 1}/{recipe.epochs}"
             began = time.perf_counter()
             loss, train_accuracy, images = _epoch(model, data.train, optimizer, schedule, progress, title, console)

@@ -16,12 +16,13 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warm_up: float = 0.1  # share of the training
-    time_limit: float = math.inf  # seconds; the schedule shrinks to fit, and training ends
+    time_limit: float | None = None  # seconds; the schedule shrinks to fit, and training ends
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "time_limit"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; expected more than 0")
         for name in ("momentum", "warm_up"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1")

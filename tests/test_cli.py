@@ -1,0 +1,131 @@
+"""The command line: what it prints, writes and returns, and how it refuses."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import gala_cuda
+from gala_cuda import cli, demo
+from gala_cuda.benchmark import Settings, WrongResult, suite, timing
+from gala_cuda.training import Recipe
+
+TINY_BENCH = ["bench", "--batch", "2", "--shape", "12x3x5", "--contestants", "eager", "reference", "--seconds", "0.01"]
+TINY_TRAINING = ["train", "--image-size", "8", "--width", "4", "--batch-size", "256"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.01)
+    monkeypatch.setattr(suite, "pin_allocator", lambda: True)  # would last beyond these tests
+
+
+def test_doctor_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "gala_cuda.cli", "doctor"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"gala_cuda     {gala_cuda.__version__}\n")
+    assert "\ncpu: " in done.stdout
+
+
+def test_doctor_json(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(gala_cuda.doctor().as_dict()))
+
+
+def test_bench(tmp_path, capsys):
+    assert cli.main([*TINY_BENCH, "--dtype", "float64", "--layout", "nchw", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "reference vs eager" in printed
+    assert str(tmp_path / "bench.png") in printed
+    settings = json.loads((tmp_path / "bench.json").read_text())["settings"]
+    assert settings["dtype"] == "float64"
+    assert settings["layout"] == "nchw"
+    assert settings["shapes"] == [[12, 3, 5]]
+
+
+def test_bench_fails_on_a_wrong_contestant(monkeypatch, tmp_path, capsys):
+    def wrong(*_):
+        raise WrongResult("cpu is wrong, nothing was timed")
+
+    monkeypatch.setattr(suite, "check", wrong)
+    assert cli.main([*TINY_BENCH, "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "gala-cuda: cpu is wrong, nothing was timed\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", ["gala_resnet18", "se_resnet18", "resnet18"])
+def test_train(tmp_path, capsys, model):
+    layers = ["--layers", "layer2.0"] if model == "gala_resnet18" else []
+    assert cli.main([*TINY_TRAINING, "--epochs", "1", "--model", model, *layers, "--output", str(tmp_path)]) == 0
+    assert "epoch 1/1" in capsys.readouterr().out
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    attended = {key.split(".attention")[0] for key in weights if ".attention." in key}
+    blocks = {f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)}
+    assert attended == {"gala_resnet18": {"layer2.0"}, "se_resnet18": blocks, "resnet18": set()}[model]
+
+
+def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
+    assert cli.main([*TINY_TRAINING, "--lr", "1e30", "--output", str(tmp_path)]) == 1
+    assert "try a smaller --lr than 1e+30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param("", "COMMAND", id="no-command"),
+        pytest.param("bench --shape 1024x14", "argument --shape: '1024x14' was given", id="shape"),
+        pytest.param("bench --batch 0", "argument --batch: '0' was given", id="batch"),
+        pytest.param("bench --dtype int8", "argument --dtype: invalid choice: 'int8'", id="dtype"),
+        pytest.param("bench --seconds nan", "argument --seconds: 'nan' was given", id="seconds"),
+        pytest.param("bench --device tpu", "argument --device: 'tpu' was given", id="device"),
+        pytest.param("bench --device cuda:99", "argument --device: 'cuda:99' was given", id="device-missing"),
+        pytest.param("bench --contestants eager triton", "contestant 'triton' cannot run", id="contestant"),
+        pytest.param("train --data nowhere", "argument --data: there is no folder nowhere", id="data"),
+        pytest.param("train --model vgg16", "argument --model: invalid choice: 'vgg16'", id="model"),
+        pytest.param("train --epochs few", "argument --epochs: 'few' was given", id="epochs"),
+        pytest.param("train --lr -1", "argument --lr: '-1' was given", id="lr"),
+        pytest.param("train --weight-decay -1", "argument --weight-decay: '-1' was given", id="weight-decay"),
+        pytest.param("train --workers -1", "argument --workers: '-1' was given", id="workers"),
+        pytest.param("train --layers layer9", "argument --layers: layers names 'layer9'", id="layers"),
+        pytest.param("train --model resnet18 --layers layer3", "argument --layers: resnet18 has no GALA", id="no-gala"),
+    ],
+)
+def test_bad_arguments_are_named(capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments.split())
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "extra"), [("bench", "bench"), ("train", "train"), ("demo", "train")])
+def test_a_missing_extra_is_named(monkeypatch, capsys, command, extra):
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'rich'", name="rich")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert cli.main([command]) == 1
+    assert capsys.readouterr().err == f"gala-cuda: rich is not installed; pip install 'gala-cuda[{extra}]'\n"
+
+
+@pytest.mark.parametrize(("needed", "code"), [(0.0, 0), (1.0, 1)], ids=["reached", "missed"])
+def test_demo(monkeypatch, tmp_path, capsys, needed, code):
+    monkeypatch.setattr(demo, "NEEDED", needed)
+    monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1, time_limit=0.5))
+    tiny = Settings(batches=(2,), shapes=((12, 3, 5),), contestants=("eager", "reference"), seconds=0.01)
+    monkeypatch.setattr(demo, "BENCH", tiny)
+    assert cli.main(["demo", "--output", str(tmp_path)]) == code
+    out, err = capsys.readouterr()
+    for name in ("weights.pt", "log.jsonl", "attention.png", "bench.json", "bench.png"):
+        assert (tmp_path / name).stat().st_size > 0
+        assert str(tmp_path / name) in out
+    assert f"GALA runs on: {gala_cuda.doctor().devices[0].automatic}" in out
+    assert ("expected at least 100%" in err) == bool(code)
+
+
+def test_demo_refuses_a_backend_that_does_not_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GALA_BACKEND", "triton")
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 1
+    assert "backend 'triton' cannot run" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
