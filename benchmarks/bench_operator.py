@@ -1,7 +1,7 @@
 """The GALA block of every backend under pytest-benchmark: ``pytest benchmarks/bench_operator.py``.
 
-For watching one backend over time (``--benchmark-autosave``, ``--benchmark-compare``). ``gala-cuda bench`` compares with
-torch.compile, alternates its contestants and pins the allocator.
+For watching one backend over time: ``--benchmark-autosave``, ``--benchmark-compare``. ``gala-cuda bench`` compares the
+backends with torch.compile, alternates its contestants and pins the allocator.
 """
 
 import pytest
