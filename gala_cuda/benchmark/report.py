@@ -88,7 +88,7 @@ def _times(result: Result) -> Table:
             table.add_row(
                 _label(case) if kind == PASSES[0] else "",
                 kind,
-                *(f"{1e3 * t.median:.3g} [dim]±{t.spread:3.0%}[/dim]" for t in timings),
+                *(f"{_three_digits(1e3 * t.median)} [dim]±{t.spread:3.0%}[/dim]" for t in timings),
                 *(f"[bold {'green' if ratio >= 1 else 'red'}]{ratio:.2f}x[/]" for ratio in ratios),
                 end_section=kind == PASSES[-1],
             )
@@ -106,6 +106,10 @@ def _memory(result: Result) -> Table:
         kept = (f"{case.saved[name]:.3f}" for name in result.names)
         table.add_row(_label(case), *kept, *(f"{case.errors[name]:.0e}" for name in result.names))
     return table
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.3g}" if number < 1000 else f"{number:.0f}"
 
 
 def _label(case: Case, separator: str = " x ") -> str:
