@@ -66,6 +66,18 @@ def test_loss_of_the_map_alone(backend):
     assert inputs[-1].grad is None or inputs[-1].grad.eq(0).all()
 
 
+def test_units_at_exactly_zero_pass_no_gradient(backend):
+    """The subgradient of each ReLU at 0 is 0, as autograd's: x = 0 without biases leaves every unit there."""
+    problem = draw(Case(TINY, 2, DOUBLE, squash="sigmoid", residual=True, map=True))
+    problem.x.zero_()
+    problem.residual.zero_()
+    got, want = results(operator(backend), problem), results(composite, problem)
+    assert want["grad a"].eq(0).all()
+    assert want["grad x"].eq(0).all()
+    for name, value in got.items():
+        torch.testing.assert_close(value, want[name], rtol=0, atol=0, msg=name)
+
+
 @pytest.mark.parametrize("wanted", ["x", "weights", "residual", "one weight"])
 def test_gradients_of_some_inputs_only(backend, wanted):
     problem = draw(Case(TINY, 2, DOUBLE, residual=True))
