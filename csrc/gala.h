@@ -61,7 +61,7 @@ struct Problem {
 struct Forward {
   FeatureMap x, residual, out;  // residual.data may be null
   void* map;  // [N, HW] L2 norm of the attention over channels, or null
-  void* stats;  // [N, HW + C + R + C]: s, p, z, g of each image
+  void* stats;  // [N, HW + C + R]: s, p, z of each image
   int32_t* bits;  // [N, HW, ceil(R / 32)], or null
 };
 

@@ -100,7 +100,7 @@ Tensor new_tensor(const Tensor& x, const std::vector<int64_t>& sizes, ScalarType
 }
 
 int64_t words(const gala::Shape& s) { return (s.reduced + 31) / 32; }
-int64_t stats_width(const gala::Shape& s) { return s.pixels + 2 * s.channels + s.reduced; }
+int64_t stats_width(const gala::Shape& s) { return s.pixels + s.channels + s.reduced; }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(const Tensor& x, const Tensor& w_shrink, const Tensor& w_expand,
                                                        const Tensor& v_shrink, const Tensor& v_collapse,

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import warnings
 from dataclasses import asdict, dataclass
 
 import torch
@@ -101,10 +100,7 @@ def _device(device: torch.device) -> Device:
     x = torch.zeros(1, 1, 1, 1, device=device)
     automatic = problem = None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the table says what the warning would
-            chosen = backends.select(x, backends.requested(None))
-        automatic = next(name for name, module in backends.BACKENDS.items() if module is chosen)
+        automatic, _ = backends.choose(x, backends.requested(None))
     except (ValueError, RuntimeError) as error:  # GALA_BACKEND names no backend, or one that does not run here
         problem = str(error)
     return Device(

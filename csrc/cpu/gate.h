@@ -102,12 +102,6 @@ void combine_rows(const Problem& problem, const A* a, int64_t row_step, int64_t 
   });
 }
 
-// Adds bias to v where there is one.
-template <class A>
-inline A biased(A v, const void* bias, int64_t i) {
-  return bias ? v + as<A>(bias)[i] : v;
-}
-
 // alpha = a g and beta = a + m g of one image, [C] each; alpha may be where g is.
 template <class A>
 void open_gates(const Problem& problem, const A* g, A* alpha, A* beta) {
@@ -118,7 +112,21 @@ void open_gates(const Problem& problem, const A* g, A* alpha, A* beta) {
   }
 }
 
-// Of images [first, first + count), p in their statistics: z and g into the statistics, alpha and beta [count, C];
+// g [count, C] of images [first, first + count), z in their statistics; leaves relu(z) in hidden [count, R].
+template <class A>
+void expand(const Problem& problem, const void* stats, int64_t first, int64_t count, A* hidden, A* g) {
+  const Shape& s = problem.shape;
+  const Weights& w = problem.weights;
+  for (int64_t i = 0; i < count; ++i) {
+    const A* z = Stats<A>(stats, s, first + i).z;
+    for (int64_t r = 0; r < s.reduced; ++r) hidden[i * s.reduced + r] = z[r] <= 0 ? 0 : z[r];
+  }
+  multiply_by_rows(problem, hidden, s.reduced, count, w.w_expand, s.reduced, s.channels, g);
+  for (int64_t i = 0, at = 0; w.b_w_expand && i < count; ++i)
+    for (int64_t c = 0; c < s.channels; ++c, ++at) g[at] += as<A>(w.b_w_expand)[c];
+}
+
+// Of images [first, first + count), p in their statistics: z into the statistics, alpha and beta [count, C];
 // hidden [count, R] is scratch.
 template <class A>
 void gate_forward(const Problem& problem, const void* stats, int64_t first, int64_t count, A* hidden, A* alpha,
@@ -128,18 +136,13 @@ void gate_forward(const Problem& problem, const void* stats, int64_t first, int6
   multiply_by_rows(problem, Stats<A>(stats, s, first).p, Stats<A>::width(s), count, w.w_shrink, s.channels, s.reduced,
                    hidden);
   for (int64_t i = 0; i < count; ++i) {
-    A *z = Stats<A>(stats, s, first + i).z, *row = hidden + i * s.reduced;
-    for (int64_t r = 0; r < s.reduced; ++r) {
-      z[r] = biased(row[r], w.b_w_shrink, r);
-      row[r] = z[r] <= 0 ? 0 : z[r];
-    }
+    A* z = Stats<A>(stats, s, first + i).z;
+    for (int64_t r = 0; r < s.reduced; ++r)
+      z[r] = hidden[i * s.reduced + r] + (w.b_w_shrink ? as<A>(w.b_w_shrink)[r] : A(0));
   }
-  multiply_by_rows(problem, hidden, s.reduced, count, w.w_expand, s.reduced, s.channels, alpha);
-  for (int64_t i = 0; i < count; ++i) {
-    A* g = Stats<A>(stats, s, first + i).g;
-    for (int64_t c = 0; c < s.channels; ++c) g[c] = biased(alpha[i * s.channels + c], w.b_w_expand, c);
-    open_gates(problem, g, alpha + i * s.channels, beta + i * s.channels);
-  }
+  expand(problem, stats, first, count, hidden, alpha);
+  for (int64_t i = 0; i < count; ++i)
+    open_gates<A>(problem, alpha + i * s.channels, alpha + i * s.channels, beta + i * s.channels);
 }
 
 // Of `count` images from `first` on: dg [count, C], dz [count, R] and dp [count, C] from d alpha and d beta [count, C].
@@ -169,18 +172,13 @@ void sum_matrix_rows(const A* matrix, int64_t rows, int64_t cols, void* sums) {
     for (int64_t c = 0; c < cols; ++c) to[c] += matrix[i * cols + c];
 }
 
-// The gradients of w_shrink, w_expand, a, m and their biases from all images' dg, dz, d alpha and d beta;
-// hidden [N, R] is scratch.
+// The gradients of w_shrink, w_expand, a, m and their biases from all images' g, relu(z) [N, R], dg, dz, d alpha and
+// d beta.
 template <class A>
-void gate_weight_grads(const Problem& problem, const void* stats, const A* d_alpha, const A* d_beta, const A* dg,
-                       const A* dz, A* hidden, const WeightGrads& grads) {
+void gate_weight_grads(const Problem& problem, const void* stats, const A* g, const A* hidden, const A* d_alpha,
+                       const A* d_beta, const A* dg, const A* dz, const WeightGrads& grads) {
   const Shape& s = problem.shape;
-  for (int64_t i = 0; i < s.images; ++i)
-    for (int64_t r = 0; r < s.reduced; ++r) {
-      const A z = Stats<A>(stats, s, i).z[r];
-      hidden[i * s.reduced + r] = z <= 0 ? 0 : z;
-    }
-  combine_rows(problem, dg, 1, s.channels, s.channels, static_cast<const A*>(hidden), s.reduced, s.images, s.reduced,
+  combine_rows(problem, dg, 1, s.channels, s.channels, hidden, s.reduced, s.images, s.reduced,
                static_cast<A*>(grads.w_expand));
   combine_rows(problem, dz, 1, s.reduced, s.reduced, static_cast<const A*>(Stats<A>(stats, s, 0).p), Stats<A>::width(s),
                s.images, s.channels, static_cast<A*>(grads.w_shrink));
@@ -188,10 +186,9 @@ void gate_weight_grads(const Problem& problem, const void* stats, const A* d_alp
   A *da = static_cast<A*>(grads.a), *dm = static_cast<A*>(grads.m);
   for (int64_t c = 0; c < s.channels; ++c) da[c] = dm[c] = 0;
   for (int64_t i = 0; i < s.images; ++i) {
-    const A* g = Stats<A>(stats, s, i).g;
     for (int64_t c = 0, at = i * s.channels; c < s.channels; ++c, ++at) {
-      da[c] += g[c] * d_alpha[at] + d_beta[at];
-      dm[c] += g[c] * d_beta[at];
+      da[c] += g[at] * d_alpha[at] + d_beta[at];
+      dm[c] += g[at] * d_beta[at];
     }
   }
   if (grads.b_w_shrink) sum_matrix_rows(dz, s.images, s.reduced, grads.b_w_shrink);

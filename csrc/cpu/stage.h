@@ -99,11 +99,11 @@ inline const A* as(const void* p) {
 // The parts of one image's row of statistics.
 template <class A>
 struct Stats {
-  A *s, *p, *z, *g;
+  A *s, *p, *z;
   Stats(const void* stats, const Shape& shape, int64_t image)
-      : s(static_cast<A*>(const_cast<void*>(stats)) + image * width(shape)), p(s + shape.pixels), z(p + shape.channels),
-        g(z + shape.reduced) {}
-  static int64_t width(const Shape& shape) { return shape.pixels + 2 * shape.channels + shape.reduced; }
+      : s(static_cast<A*>(const_cast<void*>(stats)) + image * width(shape)), p(s + shape.pixels),
+        z(p + shape.channels) {}
+  static int64_t width(const Shape& shape) { return shape.pixels + shape.channels + shape.reduced; }
 };
 
 }  // namespace gala::cpu::GALA_ISA

@@ -72,7 +72,8 @@ struct BackwardMemory {
   int64_t images, sum_parts, groups;  // images of a chunk
   A* shrink = nullptr;  // v_collapse times the rows of v_shrink, in panels
   A *alpha = nullptr, *beta = nullptr, *alpha_parts = nullptr, *beta_parts = nullptr, *dp = nullptr;  // of a chunk
-  A *d_alpha = nullptr, *d_beta = nullptr, *dg = nullptr, *dz = nullptr, *ds = nullptr, *hidden = nullptr;  // of all
+  A *g = nullptr, *hidden = nullptr;  // of all images, as those below; hidden is relu(z)
+  A *d_alpha = nullptr, *d_beta = nullptr, *dg = nullptr, *dz = nullptr, *ds = nullptr;
   A *t = nullptr, *counts = nullptr;  // [groups, R, C], [groups, R]
   void place(Arrays<A>& arrays) {
     const int64_t c = shape.channels, r = shape.reduced, n = shape.images;
@@ -82,6 +83,7 @@ struct BackwardMemory {
     alpha_parts = arrays.take(images * sum_parts * c);
     beta_parts = arrays.take(images * sum_parts * c);
     dp = arrays.take(images * c);
+    g = arrays.take(n * c);
     d_alpha = arrays.take(n * c);
     d_beta = arrays.take(n * c);
     dg = arrays.take(n * c);
@@ -134,9 +136,10 @@ void scale_backward_chunk(const Problem& problem, const Backward& b, const Block
                           const BackwardMemory<A>& memory) {
   const Shape& s = problem.shape;
   const int64_t channels = s.channels, parts = memory.sum_parts;
+  expand(problem, b.stats, first, end - first, memory.hidden + first * s.reduced, memory.g + first * channels);
   for (int64_t image = first; image < end; ++image) {
     const int64_t offset = (image - first) * channels;
-    open_gates<A>(problem, Stats<A>(b.stats, s, image).g, memory.alpha + offset, memory.beta + offset);
+    open_gates<A>(problem, memory.g + image * channels, memory.alpha + offset, memory.beta + offset);
   }
   parallel(problem, blocks.count(first, end), [&](int64_t i) {
     const Block block = blocks.get(first, end, i);
@@ -197,7 +200,8 @@ void backward(const Problem& problem, const Backward& b) {
     gather_backward_chunk<T, squash>(problem, b, blocks, first, end, memory);
   }
   if (!need_weights) return;
-  gate_weight_grads<A>(problem, b.stats, memory.d_alpha, memory.d_beta, memory.dg, memory.dz, memory.hidden, b.grads);
+  gate_weight_grads<A>(problem, b.stats, memory.g, memory.hidden, memory.d_alpha, memory.d_beta, memory.dg, memory.dz,
+                       b.grads);
   local_weight_grads(problem, b.grads, memory);
 }
 

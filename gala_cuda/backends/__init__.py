@@ -36,25 +36,29 @@ def requested(backend: str | None) -> str:
     return name
 
 
-def select(x: Tensor, name: str) -> ModuleType:
-    """The backend for ``x``: the one named, or where ``name`` is empty the first that can run.
+def choose(x: Tensor, name: str) -> tuple[str, str | None]:
+    """The backend for ``x`` by name: the one asked for, or where ``name`` is empty the first that can run; and, where
+    that is the reference, why no fused one.
 
-    Raises RuntimeError where the named backend cannot run on ``x``. Warns once for each reason when the automatic
-    choice is left with the reference.
+    Raises RuntimeError where the backend asked for cannot run on ``x``.
     """
     if name:
         reason = why_not(name, x)
         if reason:
             raise RuntimeError(f"backend {name!r} cannot run: {reason}")
-        return BACKENDS[name]
+        return name, None
     reason = cpu.why_not(x)
-    if reason is None:
-        return cpu
-    if reason not in _warned:
+    return ("cpu", None) if reason is None else ("reference", reason)
+
+
+def select(x: Tensor, name: str) -> ModuleType:
+    """The backend that ``choose`` takes. Warns once for each reason why the automatic choice is the reference."""
+    chosen, reason = choose(x, name)
+    if reason is not None and reason not in _warned:
         _warned.add(reason)
         warnings.warn(
             f"gala_cuda runs the unfused reference on {x.device}: cpu backend: {reason}. "
             "`gala-cuda doctor` lists every backend; backend='reference' silences this.",
             stacklevel=2,
         )
-    return reference
+    return BACKENDS[chosen]

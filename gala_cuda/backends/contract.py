@@ -36,18 +36,16 @@ class Stats(NamedTuple):
 
     s: Tensor  # [N, HW] local map
     p: Tensor  # [N, C] pooled mean
-    z: Tensor  # [N, R] global hidden layer before its ReLU
-    g: Tensor  # [N, C] global gate
+    z: Tensor  # [N, R] global hidden layer before its ReLU; g follows from it cheaply
 
 
 def stats_width(pixels: int, channels: int, reduced: int) -> int:
-    return pixels + 2 * channels + reduced
+    return pixels + channels + reduced
 
 
 def split_stats(stats: Tensor, channels: int, reduced: int) -> Stats:
-    """View the flat rows ``stats`` [N, HW + C + R + C] as their four parts."""
-    pixels = stats.shape[1] - 2 * channels - reduced
-    return Stats(*stats.split([pixels, channels, reduced, channels], dim=1))
+    """View the flat rows ``stats`` [N, HW + C + R] as their three parts."""
+    return Stats(*stats.split([stats.shape[1] - channels - reduced, channels, reduced], dim=1))
 
 
 def bit_words(reduced: int) -> int:

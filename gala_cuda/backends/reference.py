@@ -8,7 +8,7 @@ Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2
 
 ``attention`` and ``apply`` are differentiable to any order, export and decompose, and are the oracle of the tests.
 ``forward`` and ``backward`` are the same maths cut into the stages of the fused kernels (gather, gate, scale), with the
-closed-form gradient and its saved set (s, sign bits, p, z, g), so that each kernel has a readable twin. Conditions are
+closed-form gradient and its saved set (s, sign bits, p, z), so that each kernel has a readable twin. Conditions are
 written as ``<= 0`` because autograd's ReLU lets the gradient of a NaN through.
 """
 
@@ -60,7 +60,7 @@ def forward(
     else:
         out.copy_(torch.relu(u * attended + residual))
     amap = _norm(attended) if return_map else u.new_empty(0)
-    stats = torch.cat([s.flatten(1), p, z, g], dim=1) if save else u.new_empty(0)
+    stats = torch.cat([s.flatten(1), p, z], dim=1) if save else u.new_empty(0)
     bits = _pack_bits(~(h <= 0)) if save else x.new_empty(0, dtype=torch.int32)
     return out, amap, stats, bits
 
@@ -84,7 +84,8 @@ def backward(
     u, v = _accumulate(x, w)
     n, c = x.shape[:2]
     pixels = x.shape[2] * x.shape[3]
-    s, p, z, g = split_stats(stats, c, v.w_shrink.shape[0])
+    s, p, z = split_stats(stats, c, v.w_shrink.shape[0])
+    g = F.linear(torch.relu(z), v.w_expand, v.b_w_expand)
     hidden_on = _unpack_bits(bits, v.w_shrink.shape[0])  # [N, HW, R]
 
     grad = grad_out.to(u.dtype)
