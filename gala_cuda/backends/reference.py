@@ -111,25 +111,31 @@ def backward(
         d_rows = grad_rows * attended + (dz @ v.w_shrink)[:, None] / pixels + dsb @ shrink
         dx = torch.empty_like(x).copy_(d_rows.transpose(1, 2).reshape(x.shape))
     if need_weights:
-        t = torch.einsum("npr,npc->rc", dsb, rows)
-        counts = dsb.sum((0, 1))  # [R]
-        v_collapse = (v.v_shrink * t).sum(1)
-        if v.b_v_shrink is not None:
-            v_collapse = v_collapse + v.b_v_shrink * counts
+        local = _local_weight_grads(v, rows, ds, dsb)
         dw = Weights(
             w_shrink=dz.T @ p,
             w_expand=dg.T @ torch.relu(z),
-            v_shrink=v.v_collapse[:, None] * t,
-            v_collapse=v_collapse,
             a=(g * d_alpha + d_beta).sum(0),
             m=(g * d_beta).sum(0),
-            b_w_shrink=None if w.b_w_shrink is None else dz.sum(0),
-            b_w_expand=None if w.b_w_expand is None else dg.sum(0),
-            b_v_shrink=None if w.b_v_shrink is None else v.v_collapse * counts,
-            b_v_collapse=None if w.b_v_collapse is None else ds.sum().reshape(1),
+            b_w_shrink=None if v.b_w_shrink is None else dz.sum(0),
+            b_w_expand=None if v.b_w_expand is None else dg.sum(0),
+            **local,
         )
     d_residual = None if out is None else torch.empty_like(x).copy_(grad)
     return dx, dw, d_residual
+
+
+def _local_weight_grads(v: Weights, rows: Tensor, ds: Tensor, dsb: Tensor) -> dict[str, Tensor]:
+    """By name, from rows [N, HW, C], ds [N, HW] and ds where a hidden unit was on, dsb [N, HW, R]."""
+    t = torch.einsum("npr,npc->rc", dsb, rows)
+    grads = {"v_shrink": v.v_collapse[:, None] * t, "v_collapse": (v.v_shrink * t).sum(1)}
+    if v.b_v_shrink is not None:
+        counts = dsb.sum((0, 1))  # [R]
+        grads["v_collapse"] = grads["v_collapse"] + v.b_v_shrink * counts
+        grads["b_v_shrink"] = v.v_collapse * counts
+    if v.b_v_collapse is not None:
+        grads["b_v_collapse"] = ds.sum().reshape(1)
+    return grads
 
 
 _SQUASH = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
