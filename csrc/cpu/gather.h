@@ -85,6 +85,56 @@ A collapse(const A* h, const A* bias, const A* v_collapse, int64_t reduced, int3
   return sum_lanes<A>(sum);
 }
 
+// Copies one pixel, `channels` values side by side, into row `row` of panels [rows, C] and adds it to sums [C].
+template <class T, class A = Acc<T>>
+void pack_and_add(const T* from, int64_t channels, A* panels, int64_t rows, int64_t row, A* sums) {
+  constexpr int64_t L = kLanes<A>;
+  for (int64_t c = 0; c < channels; c += kPanel) {
+    A* to = panels + c * rows + row * kPanel;
+    auto move = [&](int64_t i, int64_t count) {
+      const Vec<A> values = load(from + c + i, count);
+      store(to + i, values);
+      store(sums + c + i, load(sums + c + i, count) + values, count);
+    };
+    if (channels - c >= kPanel) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kPanel; i += L) move(i, L);
+    } else {
+      for (int64_t i = 0; i < kPanel; i += L) c + i < channels ? move(i, channels - c - i) : store(to + i, Vec<A>{});
+    }
+  }
+}
+
+// With channel lanes: packs a block, strip by strip of a register tile's rows, sums its pixels into pool_sums and
+// multiplies the first columns of the hidden layer, fetching the next strip from memory meanwhile. Returns how many
+// columns are done.
+template <class T, class A = Acc<T>>
+int64_t gather_strips(const Problem& problem, const FeatureMap& x, const Block& block, const A* v_panels, A* panels,
+                      A* hidden, A* pool_sums, int64_t pool_stride) {
+  const Shape& s = problem.shape;
+  const int64_t rows = block.rows(), cols = smaller(s.reduced, kTileCols<A>);
+  for (int64_t i = 0; i < block.images; ++i)
+    for (int64_t c = 0; c < s.channels; ++c) pool_sums[i * pool_stride + c] = 0;
+  for (int64_t first = 0; first < rows; first += kTileRows) {
+    const int64_t end = smaller(rows, first + kTileRows);
+    const T* from = nullptr;
+    for (int64_t row = first; row < end; ++row) {
+      const int64_t i = row / block.pixels;
+      from = at<const T>(x, block.image + i, 0, block.pixel + row % block.pixels);
+      pack_and_add(from, s.channels, panels, rows, row, pool_sums + i * pool_stride);
+    }
+    const A* strip = panels + first * kPanel;
+    A* to = hidden + first * s.reduced;
+    if (end - first == kTileRows)
+      tile<A, kTileRows, false, true>(strip, rows * kPanel, v_panels, s.channels, to, s.reduced, cols, false,
+                                      reinterpret_cast<const char*>(from + x.pixel_stride));
+    else
+      tile_column<A, kTileRows, false>(strip, rows * kPanel, end - first, v_panels, s.channels, to, s.reduced, cols,
+                                       false);
+  }
+  return cols;
+}
+
 template <class A>
 struct GatherTask {
   int64_t rows, channels, reduced;
@@ -103,11 +153,17 @@ void gather_block(const Problem& problem, const Forward& f, const Block& block, 
   const int64_t rows = block.rows(), words = ceil_div(s.reduced, kWord);
   GatherTask<A> task{rows, s.channels, s.reduced};
   allocate<A>(Scratch::task, task);
-  pack_block<T>(problem, f.x, block, task.x);
-  multiply(task.x, rows, v_panels, s.channels, 0, s.reduced, task.hidden, s.reduced, false);
+  int64_t done = 0;
+  if (problem.channel_lanes) {
+    done = gather_strips<T>(problem, f.x, block, v_panels, task.x, task.hidden, pool_sums, pool_stride);
+  } else {
+    pack_block<T>(problem, f.x, block, task.x);
+    for (int64_t i = 0; i < block.images; ++i)
+      sum_rows(task.x, rows, s.channels, i * block.pixels, block.pixels, pool_sums + i * pool_stride, false);
+  }
+  multiply(task.x, rows, v_panels, s.channels, done, s.reduced, task.hidden, s.reduced, false);
   const A shift = problem.weights.b_v_collapse ? *as<A>(problem.weights.b_v_collapse) : A(0);
   for (int64_t i = 0; i < block.images; ++i) {
-    sum_rows(task.x, rows, s.channels, i * block.pixels, block.pixels, pool_sums + i * pool_stride, false);
     const Stats<A> stats(f.stats, s, block.image + i);
     for (int64_t pixel = 0; pixel < block.pixels; ++pixel) {
       const int64_t at_pixel = block.pixel + pixel;

@@ -51,6 +51,8 @@ void pack(const T* src, int64_t row_stride, int64_t col_stride, int64_t rows, in
       }
 }
 
+constexpr int64_t kCacheLine = 64;
+
 // Columns of a register tile, and its rows: the largest that leaves registers for one row of the right operand.
 template <class A>
 constexpr int kTileCols = 2 * kLanes<A>;
@@ -63,9 +65,11 @@ constexpr int kTileRows = 4;
 #endif
 
 // c[M, tile columns] (+)= a . b over `depth`, where a(i, k) = a[i * 64 + k] with a new panel every 64 k, or,
-// transposed, a[k * 64 + i].
-template <class A, int M, bool transposed>
-void tile(const A* a, int64_t a_panel, const A* b, int64_t depth, A* c, int64_t ldc, int64_t cols, bool add) {
+// transposed, a[k * 64 + i]. On the way it fetches the cache lines from `ahead` on, one for each k, where that is
+// given.
+template <class A, int M, bool transposed, bool fetch = false>
+void tile(const A* a, int64_t a_panel, const A* b, int64_t depth, A* c, int64_t ldc, int64_t cols, bool add,
+          const char* ahead = nullptr) {
   constexpr int64_t L = kLanes<A>;
   constexpr int64_t row_step = transposed ? 1 : kPanel, depth_step = transposed ? kPanel : 1;
   Vec<A> acc[M][2] = {};
@@ -73,6 +77,7 @@ void tile(const A* a, int64_t a_panel, const A* b, int64_t depth, A* c, int64_t 
     const int64_t steps = smaller(kPanel, depth - begin);
     for (int64_t k = 0; k < steps; ++k, b += kPanel) {
       const Vec<A> b0 = load(b), b1 = load(b + L);
+      if constexpr (fetch) __builtin_prefetch(ahead + (begin + k) * kCacheLine);
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
         const A scalar = a[i * row_step + k * depth_step];
