@@ -6,13 +6,10 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import cpu, reference
+from . import cpu, reference, triton
 
-BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
-UNAVAILABLE = {
-    "triton": "this version of gala-cuda has no Triton kernels",
-    "cuda": "this version of gala-cuda has no CUDA C++ kernels",
-}
+BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference, "triton": triton}
+UNAVAILABLE = {"cuda": "this version of gala-cuda has no CUDA C++ kernels"}
 NAMES = (*BACKENDS, *UNAVAILABLE)
 _warned: set[str] = set()
 

@@ -1,0 +1,99 @@
+"""The fused Triton stages. The kernels are compiled on first use; ``table.json`` says with which tiles."""
+
+import contextlib
+import functools
+import importlib.util
+import os
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..contract import Weights
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OLDEST = (8, 0)
+
+
+def why_not(x: Tensor) -> str | None:
+    """None where the Triton kernels can run on ``x``, else the reason."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if x.device.type == "cuda":
+        if torch.version.cuda is None:
+            return "torch is not built for CUDA"
+        if (capability := torch.cuda.get_device_capability(x.device)) < _OLDEST:
+            return f"{x.device} has compute capability {capability[0]}.{capability[1]}, expected 8.0 or newer"
+    elif not interpreted():
+        return f"x is on {x.device}, expected cuda (or TRITON_INTERPRET=1 in the environment, for tests)"
+    elif x.device.type != "cpu":
+        return f"x is on {x.device}, expected cpu with TRITON_INTERPRET=1"
+    if x.dtype not in DTYPES:
+        return f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    if x.numel() and x.shape[0] * x.shape[2] * x.shape[3] >= 2**31:
+        return f"x has {x.shape[0] * x.shape[2] * x.shape[3]} pixels, expected fewer than 2^31"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, which takes tensors on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on", "y", "yes")
+
+
+def forward(
+    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    if not x.numel():
+        return reference.forward(x, w, residual, squash, return_map, save)
+    with _on_device_of(x):
+        return _plans()[0].run(x, _contiguous(w), residual, squash, return_map, save, _precision(x))
+
+
+def backward(
+    grad_out: Tensor,
+    map_factor: Tensor | None,
+    x: Tensor,
+    w: Weights,
+    out: Tensor | None,
+    stats: Tensor,
+    bits: Tensor,
+    squash: str,
+    need_input: bool,
+    need_weights: bool,
+) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+    """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
+    if not x.numel():
+        return reference.backward(
+            grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights
+        )
+    with _on_device_of(x):
+        return _plans()[1].run(
+            grad_out, map_factor, x, _contiguous(w), out, stats, bits, squash, need_input, need_weights, _precision(x)
+        )
+
+
+@functools.cache
+def _plans() -> tuple[ModuleType, ModuleType]:
+    """The modules with the kernels, which import Triton."""
+    from . import backward_plan, forward_plan
+
+    return forward_plan, backward_plan
+
+
+def _contiguous(w: Weights) -> Weights:
+    if all(t is None or t.is_contiguous() for t in w):
+        return w
+    return Weights._make(None if t is None else t.contiguous() for t in w)
+
+
+def _precision(x: Tensor) -> str:
+    """Of products of float32: TF32 only where torch's own products use it."""
+    if x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return "tf32x3"
+    return "tf32"
+
+
+def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager:
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,191 @@
+"""The forward pass in its two forms: a launch a stage (two for the gate), or all stages as tickets of one launch."""
+
+import torch
+from torch import Tensor
+
+from ..contract import Weights, bit_words
+from . import gate, gather, scale, tickets
+from .config import Tile
+from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
+from .problem import (
+    GATE,
+    GATE_BLOCK,
+    GATE_DEPTH,
+    GATE_IMAGES,
+    NO_TUNING,
+    SPLITS,
+    Problem,
+    Rows,
+    shares,
+    spans,
+)
+
+_PREPARE_COLS, _MAP_ROWS = 1024, 256
+
+
+class Stages:
+    """How ``images`` images are cut into the tiles of each stage, with ``tile`` the gather's blocks."""
+
+    def __init__(self, p: Problem, images: int, tile: Tile):
+        config, c, r = p.config, p.channels, p.reduced
+        self.images = images
+        self.rows = Rows.of(p, tile["ROWS"], images)
+        self.gather = {"DEPTH": fit(tile["DEPTH"], c), "HIDDEN": fit(tile["HIDDEN"], r, 32)}
+        self.shrink = {"DEPTH": fit(GATE_DEPTH, c), "HIDDEN": fit(GATE_BLOCK, r)}
+        self.gate_span, self.splits = spans(c, self.shrink["DEPTH"], SPLITS)
+        self.expand = {"DEPTH": fit(GATE_DEPTH, r), "CHANNELS": fit(GATE_BLOCK, c)}
+        self.scale = {"PIXELS": fit(config.scale["PIXELS"], p.pixels), "CHANNELS": fit(config.scale["CHANNELS"], c)}
+        self.c_blocks = cdiv(c, self.scale["CHANNELS"])
+        self.scale_span, self.shares = shares(p, self.scale["PIXELS"], self.c_blocks)
+        blocks = cdiv(images, GATE_IMAGES)
+        self.tiles = (
+            self.rows.tiles,
+            self.splits * cdiv(r, self.shrink["HIDDEN"]) * blocks,
+            cdiv(c, self.expand["CHANNELS"]) * blocks,
+            images * self.c_blocks * self.shares,
+        )
+
+
+class Forward:
+    """Steps and sizes of one kind of forward pass."""
+
+    def __init__(self, p: Problem, w: Weights, residual: Layout | None, return_map: bool, save: bool):
+        n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
+        self.stats, self.bits = (n, p.width), (n, hw, bit_words(r)) if save else (0,)
+        self.constants = p.constants | {"SAVE": save, "RESIDUAL": residual is not None, "MAP": return_map}
+        self.strides = (*p.x, *(residual or p.x), *p.out)
+        self.workspace = Workspace()
+        self.prepare = self.finish_map = None
+        if w.v_shrink.dtype != p.dtype:
+            self.prepare = prepare_step(p, scaled=False)
+        c_blocks = self._plan(p)
+        if return_map:
+            numbers = (n * hw, c_blocks)
+            self.finish_map = Step(scale.finish_map, cdiv(n * hw, _MAP_ROWS), numbers, {"ROWS": _MAP_ROWS}, NO_TUNING)
+        self.workspace.add(n, c)  # alpha
+        self.workspace.add(n, c)  # beta
+        self.workspace.add(c_blocks if return_map else 0, n, hw)  # map parts
+
+    def _plan(self, p: Problem) -> int:
+        """Makes the steps, adds the workspace of pool and z parts; returns the blocks of channels of scale."""
+        n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
+        s, config, constants = Stages(p, n, p.config.gather), p.config, self.constants
+        constants = constants | s.rows.constants | {"IMAGES": GATE_IMAGES}
+        numbers = (n, hw, c, r, p.width)
+        gather_tiles, shrink_tiles, _, scale_tiles = s.tiles
+        self.workspace.add(s.rows.tiles, s.rows.segments, c)
+        self.workspace.add(s.splits, n, r)
+        self.gather = Step(gather.gather, gather_tiles, (*numbers, *p.x), constants | s.gather, config.gather)
+        self.shrink = Step(gate.shrink, shrink_tiles, (*numbers, s.gate_span), constants | s.shrink, GATE)
+        self.expand = expand_step(p, s.splits, saved=False)
+        numbers = (n * hw, hw, c, p.width, s.scale_span, *self.strides)
+        self.scale = Step(scale.scale, scale_tiles, numbers, constants | s.scale, config.scale)
+        return s.c_blocks
+
+    def run(
+        self, x: Tensor, w: Weights, residual: Tensor | None, out: Tensor, amap: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Fills out and amap; returns (stats, bits)."""
+        stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
+        bits = torch.empty(self.bits, dtype=torch.int32, device=x.device)
+        *sums, map_parts = self.workspace.allocate(x.device)
+        if self.prepare is not None:
+            v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
+            self.prepare(w.v_shrink, None, v_shrink)
+            w = w._replace(v_shrink=v_shrink)
+        self._stages(x, w, residual, out, stats, bits, *sums, map_parts)
+        if self.finish_map is not None:
+            self.finish_map(map_parts, amap)
+        return stats, bits
+
+    def _stages(self, x, w, residual, out, stats, bits, pool, z_parts, alpha, beta, map_parts) -> None:
+        self.gather(x, w.v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, bits, pool)
+        self.shrink(pool, w.w_shrink, stats, z_parts)
+        self.expand(z_parts, w.w_expand, w.b_w_shrink, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
+        self.scale(x, residual, out, stats, alpha, beta, map_parts)
+
+
+class TicketForward(Forward):
+    """The same pass in one launch; ``tickets`` says how."""
+
+    def _plan(self, p: Problem) -> int:
+        n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
+        bytes_of_image = c * hw * p.dtype.itemsize
+        chunk = max(1, min(n, p.config.chunk_bytes // bytes_of_image))
+        firsts = range(0, n, chunk)
+        cut = [Stages(p, min(chunk, n - first), p.config.tickets) for first in firsts]
+        s = cut[0]  # the largest, all alike but for their images
+        order = tickets.schedule([stages.tiles for stages in cut])
+        self.schedule = torch.tensor(order, dtype=torch.int32).to(p.device)
+        self.chunks = len(cut)
+        pool_chunk, z_chunk = s.rows.tiles * s.rows.segments * c, s.splits * chunk * r
+        self.workspace.add(self.chunks, pool_chunk)
+        self.workspace.add(self.chunks, z_chunk)
+        sizes = {
+            **s.gather,
+            **{f"SHRINK_{name}": size for name, size in s.shrink.items()},
+            **{f"EXPAND_{name}": size for name, size in s.expand.items()},
+            **{f"SCALE_{name}": size for name, size in s.scale.items()},
+        }
+        self.all = Step(
+            tickets.forward_tickets,
+            min(len(order), p.multiprocessors),
+            (
+                len(order), n, chunk, pool_chunk, z_chunk, n * hw, hw, c, r, p.width, s.gate_span, s.scale_span,
+                *self.strides,
+            ),
+            self.constants | s.rows.constants | sizes | {"IMAGES": GATE_IMAGES, "SPLITS": s.splits},
+            p.config.tickets,
+        )  # fmt: skip
+        return s.c_blocks
+
+    def _stages(self, x, w, residual, out, stats, bits, pool, z_parts, alpha, beta, map_parts) -> None:
+        self.all(
+            self.schedule, tickets.counters(self.chunks, x.device), x, w.v_shrink, residual, out, w.w_shrink,
+            w.w_expand, w.v_collapse, w.a, w.m, w.b_w_shrink, w.b_w_expand, w.b_v_shrink, w.b_v_collapse, stats, bits,
+            pool, z_parts, alpha, beta, map_parts,
+        )  # fmt: skip
+
+
+def prepare_step(p: Problem, scaled: bool) -> Step:
+    """v_shrink in x's dtype, with ``scaled`` its rows times v_collapse."""
+    programs = p.reduced * cdiv(p.channels, _PREPARE_COLS)
+    constants = {"SCALE": scaled, "COLS": _PREPARE_COLS}
+    return Step(gather.prepare, programs, (p.reduced, p.channels), constants, NO_TUNING)
+
+
+def expand_step(p: Problem, splits: int, saved: bool) -> Step:
+    """z -> alpha and beta; with ``saved``, from stats, and g too."""
+    channels, depth = fit(GATE_BLOCK, p.channels), fit(GATE_DEPTH, p.reduced)
+    sizes = {"SPLITS": splits, "IMAGES": GATE_IMAGES, "DEPTH": depth, "CHANNELS": channels}
+    return Step(
+        gate.expand,
+        cdiv(p.images, GATE_IMAGES) * cdiv(p.channels, channels),
+        (p.images, p.pixels, p.channels, p.reduced, p.width),
+        p.constants | sizes | {"SAVED": saved},
+        GATE,
+    )
+
+
+def run(
+    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool, precision: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    key = (
+        x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
+        None if residual is None else residual.stride(), squash, return_map, save, precision,
+        alignment(x, residual, *w),
+    )  # fmt: skip
+
+    def make() -> Forward:
+        problem = Problem.of(x, w, squash, precision)
+        layout = None if residual is None else Layout.of(residual, problem.channels_last)
+        least = problem.config.tickets_from
+        form = TicketForward if least is not None and x.nbytes >= least else Forward
+        return form(problem, w, layout, return_map, save)
+
+    made = plan(key, make)
+    out = torch.empty_like(x)
+    amap = torch.empty((x.shape[0], *x.shape[2:]) if return_map else 0, dtype=torch.float32, device=x.device)
+    stats, bits = made.run(x, w, residual, out, amap)
+    return out, amap, stats if save else stats.new_empty(0), bits

@@ -1,0 +1,101 @@
+"""From tensors to launches: a plan for each kind of problem, made once and kept, holds grids, constants and sizes.
+
+A launch through a plan skips Triton's inspection of the arguments: the plan's key fixes all that Triton specialises on,
+their types, strides and alignment.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..contract import pixel_stride
+from .config import Tile
+
+ALIGNMENT = 16  # bytes: what 128-bit accesses need, and what Triton specialises on
+_MOST_PLANS = 1024
+_plans: dict[Hashable, Any] = {}
+
+
+class Step:
+    """One launch: a kernel, its grid of programs, its numbers and its constants, by name."""
+
+    __slots__ = ("compiled", "constants", "grid", "kernel", "numbers", "options")
+
+    def __init__(self, kernel, programs: int, numbers: tuple[int, ...], constants: dict[str, object], tile: Tile):
+        self.kernel, self.grid = kernel, (programs, 1, 1)
+        self.numbers = numbers
+        self.constants = tuple(constants[name] for name in kernel.arg_names if name.isupper())
+        self.options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        self.compiled = None
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        if self.compiled is None:  # compiles and launches; the interpreter compiles nothing
+            self.compiled = self.kernel[self.grid](*tensors, *self.numbers, *self.constants, **self.options)
+        else:
+            self.compiled[self.grid](*tensors, *self.numbers, *self.constants)
+
+
+class Layout(NamedTuple):
+    """How the kernels walk a feature map: ``step`` lies between pixels with channel lanes, else between channels."""
+
+    image: int
+    step: int
+
+    @classmethod
+    def of(cls, t: Tensor, channels_last: bool) -> "Layout":
+        return cls(t.stride(0), pixel_stride(t) if channels_last else t.stride(1))  # type: ignore[arg-type]
+
+
+class Workspace:
+    """Sizes of float32 arrays in one allocation, each aligned."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def add(self, *extents: int) -> int:
+        """Its index among the arrays."""
+        size = 1
+        for extent in extents:
+            size *= extent
+        self.sizes.append(-(-size // ALIGNMENT) * ALIGNMENT)
+        return len(self.sizes) - 1
+
+    def allocate(self, device: torch.device) -> tuple[Tensor, ...]:
+        return torch.empty(sum(self.sizes), dtype=torch.float32, device=device).split_with_sizes(self.sizes)
+
+
+def plan(key: Hashable, make: Callable[[], Any]) -> Any:
+    """The plan kept under ``key``, made where there is none."""
+    found = _plans.get(key)
+    if found is None:
+        if len(_plans) >= _MOST_PLANS:
+            _plans.clear()
+        found = _plans[key] = make()
+    return found
+
+
+def alignment(*tensors: Tensor | None) -> int | tuple[int, ...]:
+    """0 where every tensor starts on a 16-byte boundary, else how far each is beyond one."""
+    bits = 0
+    for t in tensors:
+        if t is not None:
+            bits |= t.data_ptr()
+    if bits % ALIGNMENT == 0:
+        return 0
+    return tuple(0 if t is None else t.data_ptr() % ALIGNMENT for t in tensors)
+
+
+def fit(size: int, extent: int, least: int = 16) -> int:
+    """A block no larger than ``size`` and, as a power of two, than ``extent`` needs."""
+    return min(size, max(least, 1 << (extent - 1).bit_length()))
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def forget() -> None:
+    """Drop all plans, such as after another table was chosen."""
+    _plans.clear()

@@ -1,0 +1,111 @@
+"""What a plan is made for, and the sizes that the passes share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..contract import Weights, channel_lanes
+from .config import Config, Tile, lookup, multiprocessors
+from .launch import Layout, cdiv, fit
+
+PROGRAMS = 4  # wanted for each multiprocessor
+SPLITS = 8  # at most, of a sum over channels or pixels between programs
+GATE_IMAGES, GATE_DEPTH, GATE_BLOCK = 16, 32, 64
+GATE_PRECISION = "tf32x3"  # three products of TF32 parts: float32 but for its last bits, on the tensor cores
+GATE, GATE_GRADS = Tile((), warps=4, stages=2), Tile((), warps=8, stages=2)
+NO_TUNING = Tile((), warps=4, stages=1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything a launch depends on but the tensors' addresses."""
+
+    images: int
+    channels: int
+    pixels: int
+    reduced: int
+    dtype: torch.dtype
+    device: torch.device
+    channels_last: bool
+    x: Layout
+    out: Layout
+    bias: bool
+    tanh: bool
+    precision: str
+    config: Config
+    multiprocessors: int
+
+    @classmethod
+    def of(cls, x: Tensor, w: Weights, squash: str, precision: str) -> "Problem":
+        n, c, height, width = x.shape
+        channels_last = channel_lanes(x)
+        like = torch.empty_like(x, device="meta")
+        return cls(
+            n,
+            c,
+            height * width,
+            w.w_shrink.shape[0],
+            x.dtype,
+            x.device,
+            channels_last,
+            Layout.of(x, channels_last),
+            Layout.of(like, channels_last),
+            w.b_w_shrink is not None,
+            squash == "tanh",
+            precision,
+            lookup(x, channels_last, w.w_shrink.shape[0]),
+            multiprocessors(x.device),
+        )
+
+    @property
+    def width(self) -> int:
+        """Of a row of stats."""
+        return self.pixels + self.channels + self.reduced
+
+    @property
+    def constants(self) -> dict[str, object]:
+        """What all kernels may be specialised on."""
+        return {
+            "CHANNELS_LAST": self.channels_last,
+            "BIAS": self.bias,
+            "TANH": self.tanh,
+            "PRECISION": self.precision,
+            "GATE_PRECISION": GATE_PRECISION,
+        }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How a kernel's tiles cut the rows (pixels) of ``images`` images."""
+
+    size: int
+    flat: bool  # across images, else each image by itself
+    segments: int  # the most images a tile spans
+    tiles: int
+
+    @classmethod
+    def of(cls, problem: Problem, size: int, images: int | None = None) -> "Rows":
+        images, pixels = problem.images if images is None else images, problem.pixels
+        size = fit(size, pixels)
+        flat = problem.channels_last and pixels % size != 0 and 2 * pixels >= size
+        if flat:
+            return cls(size, True, cdiv(size - 1, pixels) + 1, cdiv(images * pixels, size))
+        return cls(size, False, 1, images * cdiv(pixels, size))
+
+    @property
+    def constants(self) -> dict[str, object]:
+        return {"FLAT": self.flat, "SEGMENTS": self.segments, "ROWS": self.size}
+
+
+def spans(extent: int, block: int, parts: int) -> tuple[int, int]:
+    """(span, parts): ``extent`` cut into at most ``parts`` equal spans, a multiple of ``block`` each."""
+    blocks = cdiv(extent, block)
+    span = cdiv(blocks, max(1, min(parts, blocks))) * block
+    return span, cdiv(extent, span)
+
+
+def shares(problem: Problem, pixels: int, blocks: int) -> tuple[int, int]:
+    """(span, shares) of an image's pixels, so that there are programs enough."""
+    wanted = cdiv(PROGRAMS * problem.multiprocessors, max(1, problem.images * blocks))
+    return spans(problem.pixels, pixels, min(wanted, SPLITS))

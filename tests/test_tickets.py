@@ -1,0 +1,95 @@
+"""The ticket form: tickets wait only for lower ones, and the order in which programs run them changes no bit."""
+
+import random
+
+import pytest
+import torch
+from oracle import Case, draw
+from test_triton import DEVICE, FULL, table, to_device  # noqa: F401
+
+from gala_cuda.backends import triton as backend
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from gala_cuda.backends.triton import launch, tickets  # noqa: E402
+
+
+def random_tiles(generator: random.Random) -> list[tuple[int, int, int, int]]:
+    chunks = generator.randint(1, 7)
+    return [tuple(generator.randint(1, 9) for _ in range(4)) for _ in range(chunks)]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_tickets_wait_only_for_lower_ones(seed):
+    """So the lowest unfinished ticket never waits: no deadlock, however few programs are resident."""
+    tiles = random_tiles(random.Random(seed))
+    order = tickets.schedule(tiles)
+    done = [0] * (1 + 4 * len(tiles))
+    for ticket in order:
+        assert ticket.wait == 0 or done[ticket.wait] >= ticket.need
+        assert ticket.signal > 0
+        done[ticket.signal] += 1
+    assert {(t.stage, t.chunk, t.tile) for t in order} == {
+        (stage, chunk, tile)
+        for chunk, counts in enumerate(tiles)
+        for stage, count in enumerate(counts)
+        for tile in range(count)
+    }
+    assert len(order) == sum(map(sum, tiles))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_each_stage_waits_for_all_of_the_one_before(seed):
+    tiles = random_tiles(random.Random(seed))
+    for ticket in tickets.schedule(tiles):
+        if ticket.stage == tickets.GATHER:
+            assert (ticket.wait, ticket.need) == (0, 0)
+        else:
+            earlier = [t for t in tickets.schedule(tiles) if (t.stage, t.chunk) == (ticket.stage - 1, ticket.chunk)]
+            assert {t.signal for t in earlier} == {ticket.wait}
+            assert ticket.need == len(earlier) == tiles[ticket.chunk][ticket.stage - 1]
+
+
+def valid_order(order: list[tickets.Ticket], generator: random.Random) -> list[int]:
+    """A random order in which tickets may finish: any whose wait is over may be next."""
+    done = [0] * (1 + max(t.signal for t in order))
+    left, found = list(range(len(order))), []
+    while left:
+        ready = [i for i in left if order[i].wait == 0 or done[order[i].wait] >= order[i].need]
+        chosen = generator.choice(ready)
+        left.remove(chosen)
+        done[order[chosen].signal] += 1
+        found.append(chosen)
+    return found
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noqa: F811
+    """One program a ticket, in random order, against one launch that takes them as they come."""
+    table(tickets_from=0, chunk_bytes=2 * 20 * 25 * 4)
+    problem = to_device(draw(Case((5, 20, 5, 5), 5, layout=layout, **FULL)))
+    launched = []
+    call = launch.Step.__call__
+
+    def record(step, *tensors):
+        launched.append((step, tensors))
+        call(step, *tensors)
+
+    monkeypatch.setattr(launch.Step, "__call__", record)
+    backend.forward(problem.x, problem.w, problem.residual, "tanh", True, True)
+    ((step, tensors),) = [(s, t) for s, t in launched if s.kernel is tickets.forward_tickets]
+    names = dict(zip(step.kernel.arg_names, tensors, strict=False))
+    order = [tickets.Ticket(*entry) for entry in names["schedule"].tolist()]
+    assert len({t.chunk for t in order}) == 3
+    results = [names["out"], names["stats"], names["bits"], names["map_parts"][: 2 * 5 * 25]]
+    want = [t.clone() for t in results]
+    generator = random.Random(0)
+    for _ in range(2):
+        for t in results:
+            t.fill_(-1)
+        names["counters"].zero_()
+        for ticket in valid_order(order, generator):
+            names["counters"][0] = ticket
+            numbers = (ticket + 1, *step.numbers[1:])
+            step.kernel[(1, 1, 1)](*tensors, *numbers, *step.constants, **step.options)
+        assert all(torch.equal(a, b) for a, b in zip(results, want, strict=True))

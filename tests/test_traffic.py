@@ -1,0 +1,116 @@
+"""What the Triton kernels move: bytes loaded and stored of each tensor, counted in the interpreter."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from oracle import Case, draw
+from test_triton import DEVICE
+
+from gala_cuda.backends import triton as backend
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if DEVICE == "cuda":
+    pytest.skip("bytes are counted in Triton's interpreter, which is off where there is a GPU", allow_module_level=True)
+
+from triton.runtime.interpreter import InterpreterBuilder  # noqa: E402
+
+from gala_cuda.backends.triton import config, launch  # noqa: E402
+
+SHAPE, REDUCED = (4, 256, 14, 14), 64
+
+
+class Meter:
+    """The addresses of all elements loaded and stored, and of what size they were."""
+
+    def __init__(self, monkeypatch):
+        self.seen: dict[str, list[tuple[np.ndarray, int]]] = {"loaded": [], "stored": []}
+        load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+
+        def counting_load(builder, ptrs, mask, *rest, **options):
+            self._see("loaded", ptrs, mask)
+            return load(builder, ptrs, mask, *rest, **options)
+
+        def counting_store(builder, ptrs, value, mask, *rest, **options):
+            self._see("stored", ptrs, mask)
+            return store(builder, ptrs, value, mask, *rest, **options)
+
+        monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counting_load)
+        monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counting_store)
+
+    def _see(self, kind: str, ptrs, mask) -> None:
+        size = ptrs.get_element_ty().primitive_bitwidth // 8
+        self.seen[kind].append((ptrs.data[mask.data.astype(bool)], size))
+
+    def times(self, kind: str, t: torch.Tensor) -> float:
+        """How many times each element of t was loaded or stored on average."""
+        begin, end = t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()
+        return sum(int(((at >= begin) & (at < end)).sum()) for at, _ in self.seen[kind]) / t.numel()
+
+    def bytes(self, kind: str) -> int:
+        return sum(at.size * size for at, size in self.seen[kind])
+
+    def print(self, title: str, x: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        print(f"\n{title}\n{'times each is':14} {'loaded':>7} {'stored':>7}")
+        for name, t in tensors.items():
+            print(f"{name:14} {self.times('loaded', t):7.2f} {self.times('stored', t):7.2f}")
+        rest = {
+            kind: self.bytes(kind) - sum(self.times(kind, t) * t.nbytes for t in tensors.values()) for kind in self.seen
+        }
+        print(f"{'weights, sums':14} {rest['loaded'] / x.nbytes:7.2f} {rest['stored'] / x.nbytes:7.2f}  in sizes of x")
+
+
+@pytest.fixture
+def meter(monkeypatch) -> Meter:
+    return Meter(monkeypatch)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("form", ["launches", "tickets"])
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter, monkeypatch, capsys):
+    if form == "tickets":
+        shipped = config.lookup
+        monkeypatch.setattr("gala_cuda.backends.triton.problem.lookup", lambda *a: in_tickets(shipped(*a)))
+        launch.forget()
+    problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual), kinks=True)
+    out, _, stats, bits = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
+    launch.forget()
+    tensors = {"x": problem.x, "out": out, "stats": stats, "bits": bits}
+    if residual:
+        tensors["residual"] = problem.residual
+    with capsys.disabled():
+        meter.print(f"forward, {form}, {layout}", problem.x, tensors)
+    assert meter.times("loaded", problem.x) <= 2.05
+    assert meter.times("stored", out) == 1
+    assert meter.times("loaded", out) == meter.times("stored", problem.x) == 0
+    assert meter.times("stored", bits) == meter.times("stored", stats) == 1
+    if residual:
+        assert meter.times("loaded", problem.residual) == 1
+
+
+def in_tickets(found: config.Config) -> config.Config:
+    return dataclasses.replace(found, tickets_from=0, chunk_bytes=2 * SHAPE[1] * SHAPE[2] * SHAPE[3] * 2)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_backward_reads_x_and_the_gradient_twice_and_writes_once(layout, residual, meter, capsys):
+    problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual), kinks=True)
+    x, w, shortcut, squash, grad_out, _ = problem
+    out, _, stats, bits = backend.forward(x, w, shortcut, squash, False, True)
+    meter.seen = {"loaded": [], "stored": []}
+    saved_out = out if residual else None
+    dx, _, d_residual = backend.backward(grad_out, None, x, w, saved_out, stats, bits, squash, True, True)
+    tensors = {"x": x, "grad_out": grad_out, "dx": dx, "stats": stats, "bits": bits}
+    if residual:
+        tensors |= {"out": out, "d_residual": d_residual}
+    with capsys.disabled():
+        meter.print(f"backward, {layout}", x, tensors)
+    assert meter.times("loaded", x) == 2
+    assert meter.times("stored", dx) == 1
+    assert meter.times("loaded", dx) == 0
+    assert meter.times("loaded", grad_out) == (1 if residual else 2)
+    if residual:
+        assert meter.times("loaded", out) == meter.times("stored", d_residual) == meter.times("loaded", d_residual) == 1

@@ -1,0 +1,249 @@
+"""The Triton kernels, in Triton's interpreter where there is no GPU, against float64; their plans and their choice."""
+
+import json
+
+import pytest
+import torch
+from oracle import Case, Problem, assert_accurate, draw, operator, results
+from torch import Tensor
+
+from gala_cuda import backends
+from gala_cuda.backends import triton as backend
+from gala_cuda.backends.contract import bit_words, split_stats
+
+pytest.importorskip("triton", reason="Triton is not installed")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+from gala_cuda.backends.triton import config, forward_plan, launch  # noqa: E402
+
+SMALL = {
+    "gather": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "warps": 4, "stages": 2},
+    "scale": {"PIXELS": 16, "CHANNELS": 16, "warps": 4, "stages": 2},
+    "scale_backward": {"PIXELS": 16, "CHANNELS": 32, "warps": 4, "stages": 2},
+    "grad_x": {"ROWS": 32, "DEPTH": 32, "CHANNELS": 16, "warps": 4, "stages": 2},
+    "local_products": {"ROWS": 16, "HIDDEN": 32, "CHANNELS": 32, "warps": 4, "stages": 2},
+    "tickets": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "warps": 4, "stages": 2},
+}
+# their products take v_collapse v_shrink or ds in x's dtype
+ROUNDED = ("grad x", "grad v_shrink", "grad v_collapse")
+FORMS = ("launches", "tickets")
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Writes a table, by default of blocks so small that small problems have many, and makes it the one in use."""
+
+    def use(tickets_from: int | None = None, chunk_bytes: int = 1 << 30, tiles: dict = SMALL) -> None:
+        kinds = [(size, lanes) for size in (2, 4) for lanes in (True, False)]
+        rows = [
+            {"for": {"arch": 80, "bytes": size, "channels_last": lanes, "hidden": 512}, **tiles}
+            | {"tickets_from": tickets_from, "chunk_bytes": chunk_bytes}
+            for size, lanes in kinds
+        ]
+        path = tmp_path / f"table-{tickets_from}-{chunk_bytes}.json"
+        path.write_text(json.dumps({"rows": rows}))
+        monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
+        launch.forget()
+
+    yield use
+    launch.forget()
+
+
+
+
+def representable(problem: Problem) -> Problem:
+    """v_shrink rounded to x's dtype: the products take it so, and the tolerance is not about that."""
+    v = problem.w.v_shrink
+    return problem._replace(w=problem.w._replace(v_shrink=v.to(problem.x.dtype).to(v.dtype)))
+
+
+def check(case: Case, seed: int = 0) -> None:
+    problem = representable(draw(case, seed))
+    assert_accurate(results(operator("triton"), to_device(problem)), problem, case, ROUNDED)
+
+
+def to_device(problem: Problem) -> Problem:
+    def move(t):
+        return t if t is None or DEVICE == "cpu" else t.to(DEVICE)
+
+    x, w, residual, squash, grad_out, grad_map = problem
+    return Problem(move(x), type(w)(*map(move, w)), move(residual), squash, move(grad_out), move(grad_map))
+
+
+FULL = {"bias": True, "residual": True, "map": True}
+CASES = {
+    "one of everything": Case((1, 1, 1, 1), 1),
+    "one of everything, full": Case((1, 1, 1, 1), 1, layout="channels_last", dtype=torch.bfloat16, **FULL),
+    "C 7": Case((3, 7, 5, 5), 2, layout="channels_last"),
+    "C 7, NCHW": Case((3, 7, 5, 5), 2, **FULL),
+    "C 96, 7x7": Case((5, 96, 7, 7), 24, layout="channels_last", **FULL),
+    "C 96, 7x7, NCHW": Case((5, 96, 7, 7), 24, squash="sigmoid", **FULL),
+    "14x14": Case((2, 40, 14, 14), 10, layout="channels_last", **FULL),
+    "14x14, bfloat16": Case((3, 40, 14, 14), 10, torch.bfloat16, layout="channels_last", **FULL),
+    "14x14, float16": Case((2, 24, 14, 14), 6, torch.float16, squash="sigmoid", map=True),
+    "wide weights, bfloat16": Case((2, 33, 6, 6), 9, torch.bfloat16, torch.float32, "channels_last", **FULL),
+    "wide weights, float16": Case((2, 33, 6, 6), 9, torch.float16, torch.float32, "channels_last"),
+    "R 40 of 32 a block": Case((2, 40, 4, 4), 40, layout="channels_last", **FULL),
+    "slice along C": Case((2, 24, 5, 5), 6, torch.float16, layout="channels_last/slice_c", **FULL),
+    "slice along N": Case((2, 24, 5, 5), 6, layout="contiguous/slice_n", **FULL),
+    "misaligned": Case((2, 24, 5, 5), 6, torch.bfloat16, layout="channels_last/misaligned", **FULL),
+    "crop": Case((2, 24, 5, 5), 6, layout="channels_last/crop", **FULL),
+    "height 1": Case((3, 16, 1, 9), 4, layout="channels_last"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_forward_and_gradients_match_float64(case, form, table):
+    """With small blocks: several tiles, several images in a tile, several chunks, odd ends everywhere."""
+    image = case.shape[1] * case.shape[2] * case.shape[3] * case.dtype.itemsize
+    table(*((None,) if form == "launches" else (0, 2 * image)))
+    check(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((2, 1000, 1, 1), 250, layout="channels_last"),
+        Case((3, 1000, 7, 7), 62, torch.bfloat16, layout="channels_last"),
+        Case((2, 96, 14, 14), 24, bias=True),
+    ],
+    ids=lambda case: f"{case.shape}",
+)
+def test_with_the_shipped_table(case):
+    check(case)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_runs_are_bitwise_equal(form, table):
+    table(None if form == "launches" else 0, 3000)
+    problem = to_device(draw(Case((4, 24, 5, 5), 6, layout="channels_last", **FULL)))
+    first, second = (results(operator("triton"), problem) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_saved_for_backward_is_the_contracts(table):
+    """s, p and z as the reference has them, bits exactly, nothing of x's size."""
+    table()
+    problem = draw(Case((3, 20, 5, 5), 40, layout="channels_last", bias=True))
+    args = (*(None if t is None else t for t in problem.w), None, "tanh", False, True)
+    moved = to_device(problem)
+    _, amap, stats, bits = backend.forward(moved.x, moved.w, None, "tanh", False, True)
+    want = torch.ops.gala_cuda.gala(problem.x, *args, "reference")
+    assert amap.numel() == 0
+    assert torch.equal(bits.cpu(), want[3])
+    for got, expected in zip(split_stats(stats.cpu(), 20, 40), split_stats(want[2], 20, 40), strict=True):
+        torch.testing.assert_close(got, expected)
+    assert bits.shape == (3, 25, bit_words(40))
+
+
+def test_nothing_is_kept_without_save(table):
+    table()
+    problem = to_device(draw(Case((2, 8, 3, 3), 2)))
+    _, amap, stats, bits = backend.forward(problem.x, problem.w, None, "tanh", False, False)
+    assert amap.numel() == stats.numel() == bits.numel() == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_nan_and_infinity_go_where_the_reference_sends_them(value, layout, table):
+    """To all of the image that holds them, and to no other, though tiles hold rows of several images."""
+    table()
+    problem = draw(Case((3, 8, 3, 3), 2, layout=layout))
+    problem.x[1, 2, 1, 1] = value
+    moved = to_device(problem)
+    got = operator("triton")(moved.x, moved.w, None, "tanh", False)[0].cpu()
+    want = operator("reference")(problem.x, problem.w, None, "tanh", False)[0]
+    torch.testing.assert_close(got, want, equal_nan=True)
+
+
+def test_offsets_beyond_32_bits(table):
+    """Two images 2^31 elements apart: memory that is never touched costs nothing."""
+    table()
+    apart = 2**31 + 64
+    memory = torch.empty(apart + 600, dtype=torch.float16, device=DEVICE)
+    problem = representable(draw(Case((2, 6, 5, 5), 2, torch.float16, torch.float32)))
+    x = memory.as_strided((2, 6, 5, 5), (apart, 1, 30, 6)).copy_(problem.x)
+    problem = problem._replace(x=problem.x.to(memory_format=torch.channels_last))
+    moved = to_device(problem)
+    got = operator("triton")(x, moved.w, None, "tanh", False)[0]
+    torch.testing.assert_close(got.cpu(), operator("reference")(problem.x, problem.w, None, "tanh", False)[0])
+
+
+@pytest.mark.parametrize("images", [0])
+def test_no_images(images):
+    x = torch.empty(images, 8, 3, 3, device=DEVICE, requires_grad=True)
+    w = to_device(draw(Case((1, 8, 3, 3), 2))).w
+    out, _ = operator("triton")(x, w, None, "tanh", False)
+    out.sum().backward()
+    assert out.shape == x.grad.shape == (0, 8, 3, 3)
+
+
+def test_opcheck(table):
+    table()
+    problem = to_device(draw(Case((2, 8, 3, 3), 4, layout="channels_last", **FULL)))
+    args = (*problem.w, problem.residual, "tanh", True, True, "triton")
+    torch.library.opcheck(torch.ops.gala_cuda.gala.default, (problem.x, *args))
+
+
+def test_autocast_and_compile(table):
+    """Mixed precision inside one graph gives what eager mode gives, bit by bit."""
+    from gala_cuda import GALA
+
+    table()
+    torch.manual_seed(0)
+    layer = GALA(8, backend="triton", device=DEVICE)
+    x = torch.randn(2, 8, 4, 4, device=DEVICE).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+
+    def step(call) -> tuple[Tensor, ...]:
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            out = call(x)
+        return (out, *torch.autograd.grad(out.float().square().sum(), [x, *layer.parameters()]))
+
+    eager, compiled = step(layer), step(torch.compile(layer, fullgraph=True))
+    assert eager[0].dtype == torch.bfloat16
+    assert all(torch.equal(a, b) for a, b in zip(eager, compiled, strict=True))
+
+
+def test_reasons():
+    if DEVICE == "cpu":
+        assert backends.why_not("triton", torch.empty(1, 1, 1, 1)) is None
+    assert "float64" in backend.why_not(torch.empty(1, 1, 1, 1, dtype=torch.float64, device=DEVICE))
+    many = torch.empty(1, 1, 1, 1, device=DEVICE).expand(2**16, 1, 2**8, 2**7)
+    assert "2147483648 pixels, expected fewer than 2^31" in backend.why_not(many)
+
+
+def test_reason_on_the_cpu_without_the_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "x is on cpu, expected cuda" in backend.why_not(torch.empty(1, 1, 1, 1))
+
+
+def test_plans_are_made_once_and_told_apart(table):
+    """By strides and alignment, on which the kernels are specialised."""
+    table()
+    problem = to_device(draw(Case((2, 16, 4, 4), 4)))
+    call = operator("triton")
+    call(problem.x, problem.w, None, "tanh", False)
+    call(problem.x.clone(), problem.w, None, "tanh", False)
+    assert len(launch._plans) == 1
+    call(problem.x.to(memory_format=torch.channels_last), problem.w, None, "tanh", False)
+    shifted = torch.empty(problem.x.numel() + 1, device=DEVICE)[1:].view(problem.x.shape)
+    call(shifted.copy_(problem.x), problem.w, None, "tanh", False)
+    assert len(launch._plans) == 3
+
+
+def test_the_form_follows_the_table(table):
+    table(tickets_from=2 * 8 * 9 * 4)
+    problem = to_device(draw(Case((2, 8, 3, 3), 2)))
+    for images in (1, 2):
+        operator("triton")(problem.x[:images], problem.w, None, "tanh", False)
+    assert [type(made) for made in launch._plans.values()] == [forward_plan.Forward, forward_plan.TicketForward]
+
+
+def test_rows_of_the_table_are_chosen_by_architecture_and_width():
+    def row(arch: int, hidden: int):
+        return {"arch": arch, "bytes": 2, "channels_last": True, "hidden": hidden}, f"{arch}/{hidden}"
+
+    rows = [row(80, 64), row(80, 256), row(90, 64), row(90, 256)]
+    wanted = {(80, 10): "80/64", (89, 64): "80/64", (90, 65): "90/256", (120, 1000): "90/256"}
+    assert {key: config.choose(rows, key[0], 2, True, key[1]) for key in wanted} == wanted
