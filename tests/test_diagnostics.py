@@ -51,7 +51,7 @@ def test_without_the_extension(monkeypatch):
     ("name", "automatic", "problem"),
     [
         pytest.param("reference", "reference", None, id="runs"),
-        pytest.param("triton", None, backends.UNAVAILABLE.get("triton"), id="does-not-run"),
+        pytest.param("cuda", None, backends.UNAVAILABLE.get("cuda"), id="does-not-run"),
         pytest.param("fastest", None, "GALA_BACKEND is 'fastest'", id="unknown"),
         pytest.param("", None, None, id="empty"),
     ],

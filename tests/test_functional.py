@@ -214,7 +214,7 @@ REFUSED = {
     "residual-expanded": ("residual", lambda t: t[:1].expand(2, 6, 3, 4), ValueError, "residual (2, 6, 3, 4) has over"),
     "squash": ("squash", lambda _: "relu", ValueError, "squash is 'relu'; expected one of 'tanh', 'sigmoid'"),
     "backend": ("backend", lambda _: "cudnn", ValueError, "backend is 'cudnn'; expected one of"),
-    "backend-triton": ("backend", lambda _: "triton", RuntimeError, "backend 'triton' cannot run: "),
+    "backend-cuda": ("backend", lambda _: "cuda", RuntimeError, "backend 'cuda' cannot run: "),
 }
 
 

@@ -22,7 +22,7 @@ SMALL = {
     "scale_backward": {"PIXELS": 16, "CHANNELS": 32, "warps": 4, "stages": 2},
     "grad_x": {"ROWS": 32, "DEPTH": 32, "CHANNELS": 16, "warps": 4, "stages": 2},
     "local_products": {"ROWS": 16, "HIDDEN": 32, "CHANNELS": 32, "warps": 4, "stages": 2},
-    "tickets": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "warps": 4, "stages": 2},
+    "tickets": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "PIXELS": 16, "CHANNELS": 16, "warps": 4, "stages": 2},
 }
 # their products take v_collapse v_shrink or ds in x's dtype
 ROUNDED = ("grad x", "grad v_shrink", "grad v_collapse")

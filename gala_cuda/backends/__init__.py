@@ -10,6 +10,7 @@ from . import cpu, reference, triton
 
 BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference, "triton": triton}
 UNAVAILABLE = {"cuda": "this version of gala-cuda has no CUDA C++ kernels"}
+_FUSED = {"cpu": "cpu", "cuda": "triton"}  # the fused backend of each type of device
 NAMES = (*BACKENDS, *UNAVAILABLE)
 _warned: set[str] = set()
 
@@ -44,8 +45,9 @@ def choose(x: Tensor, name: str) -> tuple[str, str | None]:
         if reason:
             raise RuntimeError(f"backend {name!r} cannot run: {reason}")
         return name, None
-    reason = cpu.why_not(x)
-    return ("cpu", None) if reason is None else ("reference", reason)
+    fused = _FUSED.get(x.device.type, "cpu")
+    reason = why_not(fused, x)
+    return (fused, None) if reason is None else ("reference", f"{fused} backend: {reason}")
 
 
 def select(x: Tensor, name: str) -> ModuleType:
@@ -54,7 +56,7 @@ def select(x: Tensor, name: str) -> ModuleType:
     if reason is not None and reason not in _warned:
         _warned.add(reason)
         warnings.warn(
-            f"gala_cuda runs the unfused reference on {x.device}: cpu backend: {reason}. "
+            f"gala_cuda runs the unfused reference on {x.device}: {reason}. "
             "`gala-cuda doctor` lists every backend; backend='reference' silences this.",
             stacklevel=2,
         )

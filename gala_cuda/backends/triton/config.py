@@ -44,7 +44,7 @@ class Config:
     scale_backward: Tile
     grad_x: Tile
     local_products: Tile
-    tickets: Tile  # its gather's blocks; those of scale are scale's
+    tickets: Tile  # of its gather and its scale
     tickets_from: int | None  # bytes of x from which the forward pass is one persistent launch of tickets; None: never
     chunk_bytes: int  # of x that the L2 cache holds from gather until scale reads it again
 

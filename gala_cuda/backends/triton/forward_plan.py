@@ -24,17 +24,17 @@ _PREPARE_COLS, _MAP_ROWS = 1024, 256
 
 
 class Stages:
-    """How ``images`` images are cut into the tiles of each stage, with ``tile`` the gather's blocks."""
+    """How ``images`` images are cut into the tiles of each stage, by the blocks of gather and of scale."""
 
-    def __init__(self, p: Problem, images: int, tile: Tile):
-        config, c, r = p.config, p.channels, p.reduced
+    def __init__(self, p: Problem, images: int, tile: Tile, scale_tile: Tile):
+        c, r = p.channels, p.reduced
         self.images = images
         self.rows = Rows.of(p, tile["ROWS"], images)
         self.gather = {"DEPTH": fit(tile["DEPTH"], c), "HIDDEN": fit(tile["HIDDEN"], r, 32)}
         self.shrink = {"DEPTH": fit(GATE_DEPTH, c), "HIDDEN": fit(GATE_BLOCK, r)}
         self.gate_span, self.splits = spans(c, self.shrink["DEPTH"], SPLITS)
         self.expand = {"DEPTH": fit(GATE_DEPTH, r), "CHANNELS": fit(GATE_BLOCK, c)}
-        self.scale = {"PIXELS": fit(config.scale["PIXELS"], p.pixels), "CHANNELS": fit(config.scale["CHANNELS"], c)}
+        self.scale = {"PIXELS": fit(scale_tile["PIXELS"], p.pixels), "CHANNELS": fit(scale_tile["CHANNELS"], c)}
         self.c_blocks = cdiv(c, self.scale["CHANNELS"])
         self.scale_span, self.shares = shares(p, self.scale["PIXELS"], self.c_blocks)
         blocks = cdiv(images, GATE_IMAGES)
@@ -69,7 +69,7 @@ class Forward:
     def _plan(self, p: Problem) -> int:
         """Makes the steps, adds the workspace of pool and z parts; returns the blocks of channels of scale."""
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
-        s, config, constants = Stages(p, n, p.config.gather), p.config, self.constants
+        s, config, constants = Stages(p, n, p.config.gather, p.config.scale), p.config, self.constants
         constants = constants | s.rows.constants | {"IMAGES": GATE_IMAGES}
         numbers = (n, hw, c, r, p.width)
         gather_tiles, shrink_tiles, _, scale_tiles = s.tiles
@@ -113,7 +113,8 @@ class TicketForward(Forward):
         bytes_of_image = c * hw * p.dtype.itemsize
         chunk = max(1, min(n, p.config.chunk_bytes // bytes_of_image))
         firsts = range(0, n, chunk)
-        cut = [Stages(p, min(chunk, n - first), p.config.tickets) for first in firsts]
+        tile = p.config.tickets
+        cut = [Stages(p, min(chunk, n - first), tile, tile) for first in firsts]
         s = cut[0]  # the largest, all alike but for their images
         order = tickets.schedule([stages.tiles for stages in cut])
         self.schedule = torch.tensor(order, dtype=torch.int32).to(p.device)
@@ -135,7 +136,7 @@ class TicketForward(Forward):
                 *self.strides,
             ),
             self.constants | s.rows.constants | sizes | {"IMAGES": GATE_IMAGES, "SPLITS": s.splits},
-            p.config.tickets,
+            tile,
         )  # fmt: skip
         return s.c_blocks
 

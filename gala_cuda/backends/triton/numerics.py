@@ -71,7 +71,7 @@ def _sigmoid_precise(x):
 
 @triton.jit
 def _tanh_fast(x):
-    """Within 2e-6 of tanh, relatively: (1 - t) / (1 + t) with t = exp(-2 |x|), near 0 a series."""
+    """Within 1e-6 of tanh, relatively: (1 - t) / (1 + t) with t = exp(-2 |x|), near 0 a series."""
     size = tl.abs(x)
     t = tl.exp(-2 * size)
     far = (1 - t) / (1 + t)
