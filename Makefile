@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.dependencies
 BUILT := $(VENV)/.built
 
-.PHONY: demo test bench lint format build abi clean
+.PHONY: demo test bench gpu lint format build abi clean
 
 demo: $(BUILT)  ## doctor, a training on real images, attention maps, a bench
 	$(BIN)/gala-cuda demo $(ARGS)
@@ -16,6 +16,9 @@ test: $(BUILT)
 
 bench: $(BUILT)
 	$(BIN)/gala-cuda bench $(ARGS)
+
+gpu: $(BUILT)  ## everything that one NVIDIA GPU can be measured by, in under 9 minutes; --dry-run on the CPU
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 lint: $(DEPENDENCIES)
 	$(BIN)/ruff check .

@@ -48,14 +48,19 @@ class Contestant:
 def default_names(x: Tensor) -> tuple[list[str], dict[str, str]]:
     """(eager, compile and each fused backend that runs on x, the reasons of those left out)."""
     reasons = {name: backends.why_not(name, x) for name in backends.NAMES if name != "reference"}
+    if x.device.type == "cpu" and reasons["triton"] is None:
+        reasons["triton"] = "Triton's interpreter is for tests"
     usable = [name for name, reason in reasons.items() if reason is None]
     return ["eager", "compile", *usable], {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def contestant(name: str, channels: int, reduction: int, dtype: torch.dtype, device: torch.device) -> Contestant:
+def contestant(
+    name: str, channels: int, reduction: int, dtype: torch.dtype, device: torch.device, compiler: str = "inductor"
+) -> Contestant:
     """The contestant ``name`` for ``channels``. All GALA blocks have the same parameters, those of torch's seed 0.
 
     Baselines hold them in ``dtype``; the backends keep float32 beside 16-bit x, as in mixed-precision training.
+    ``compiler`` is torch.compile's backend; max-autotune is a mode of inductor alone.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -71,9 +76,21 @@ def contestant(name: str, channels: int, reduction: int, dtype: torch.dtype, dev
         module.load_state_dict(source.state_dict())
         return Contestant(name, module, module, oracle)
     call: Callable[[Tensor], Tensor] = source
-    if name != "eager":
-        call = torch.compile(source, dynamic=False, mode=None if name == "compile" else name)
+    if name == "compile":
+        call = torch.compile(source, dynamic=False, backend=compiler)
+    elif name == "max-autotune":
+        call = _new_step_each_call(torch.compile(source, dynamic=False, mode=name))
     return Contestant(name, source, call, oracle)
+
+
+def _new_step_each_call(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """max-autotune replays CUDA graphs, which reuse the memory of the last call's output only in a new step."""
+
+    def call(x: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(x)
+
+    return call
 
 
 def _timm_block(name: str, channels: int) -> nn.Module:

@@ -6,14 +6,14 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-SAMPLE_SECONDS = 0.02  # a sample repeats its call at least this long, far above the clock's resolution
-WARM_UP_SECONDS = 0.1
+SAMPLE_SECONDS = 0.02  # a sample repeats its call this long, far above the clock's resolution; less in a short run
+WARM_UP_SECONDS = 0.1  # at most
 ROUNDS = (7, 101)  # at least, at most
 
 
@@ -52,17 +52,35 @@ def alternate(calls: dict[str, Callable[[], object]], seconds: float, device: to
     Each round starts with another call. Caches are warm: each sample repeats its call.
     """
     repeats, round_seconds = {}, 0.0
+    sample_seconds, warm_up_seconds = min(SAMPLE_SECONDS, seconds / ROUNDS[0]), min(WARM_UP_SECONDS, seconds)
     for name, call in calls.items():
-        per_call = _warm_up(call, device)
-        repeats[name] = max(1, math.ceil(SAMPLE_SECONDS / per_call))
+        per_call = _warm_up(call, device, warm_up_seconds)
+        repeats[name] = max(1, math.ceil(sample_seconds / per_call))
         round_seconds += repeats[name] * per_call
-    rounds = min(max(ROUNDS[0], int(seconds / round_seconds)), ROUNDS[1])
+    rounds = rounds_within(seconds, round_seconds)
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    for name in in_turn(list(calls), rounds):
+        samples[name].append(_sample(calls[name], repeats[name], device))
+    return {name: summary(samples[name], repeats[name]) for name in calls}
+
+
+def rounds_within(seconds: float, round_seconds: float) -> int:
+    return min(max(ROUNDS[0], int(seconds / round_seconds)), ROUNDS[1])
+
+
+def in_turn(names: list[str], rounds: int) -> Iterator[str]:
+    """``rounds`` times every name, each round starting with another."""
     for i in range(rounds):
-        for name in itertools.islice(itertools.cycle(names), i % len(names), i % len(names) + len(names)):
-            samples[name].append(_sample(calls[name], repeats[name], device))
-    return {name: _summary(samples[name], repeats[name]) for name in names}
+        yield from itertools.islice(itertools.cycle(names), i % len(names), i % len(names) + len(names))
+
+
+def summary(samples: list[float], calls_per_round: int) -> Timing:
+    """The quartiles of ``samples``, seconds a call, one of each round."""
+    quartiles = torch.tensor(samples, dtype=torch.float64).quantile(
+        torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    )
+    first, median, third = quartiles.tolist()
+    return Timing(median, first, third, len(samples), calls_per_round)
 
 
 def saved_bytes(call: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterable[Tensor]) -> int:
@@ -88,9 +106,9 @@ class _Held:
         self.tensor = tensor
 
 
-def _warm_up(call: Callable[[], object], device: torch.device) -> float:
+def _warm_up(call: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Seconds of the fastest call."""
-    end = time.perf_counter() + WARM_UP_SECONDS
+    end = time.perf_counter() + seconds
     call()
     fastest = _sample(call, 1, device)
     while time.perf_counter() < end:
@@ -110,11 +128,3 @@ def _sample(call: Callable[[], object], repeats: int, device: torch.device) -> f
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _summary(samples: list[float], repeats: int) -> Timing:
-    quartiles = torch.tensor(samples, dtype=torch.float64).quantile(
-        torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    )
-    first, median, third = quartiles.tolist()
-    return Timing(median, first, third, len(samples), repeats)

@@ -1,0 +1,247 @@
+"""Parts "operators" (the paper's shape) and "shapes" (all others): times, memory and share of the floor.
+
+Each case is one problem size, dtype and layout with all contestants, in one process and in turn. Three ways of timing:
+"loop" calls back to back by the wall clock, the host's time included; "warm" and "cold" are device times (``clock``).
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+
+from gala_cuda.benchmark.correctness import WrongResult, avoid_ties, check
+from gala_cuda.benchmark.peers import BASELINES, OTHERS, Contestant, contestant
+from gala_cuda.benchmark.suite import LAYOUTS
+from gala_cuda.benchmark.timing import Timing, alternate, saved_bytes
+
+from .clock import clock_of, device_times
+from .floors import PASSES, floors, rates
+from .records import Failed, Step
+from .settings import DTYPES, Context
+
+REDUCTION = 4
+GROUPS = (("bfloat16", "channels_last"), ("float32", "channels_last"), ("bfloat16", "nchw"), ("float32", "nchw"))
+MODES = ("loop", "warm", "cold")
+COMPILED = BASELINES[1:]
+AUTOTUNED = "the first stage in bfloat16, channels_last,"
+STEP_SECONDS, AUTOTUNED_STEP_SECONDS = 20, 75
+
+Times = dict[str, dict[str, Timing]]  # by pass and contestant
+
+
+class Case(NamedTuple):
+    batch: int
+    stage: tuple[int, int, int]
+    dtype: str
+    layout: str
+    autotuned: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (self.batch, *self.stage)
+
+    @property
+    def title(self) -> str:
+        return f"{'x'.join(map(str, self.shape))} {self.dtype} {self.layout}"
+
+
+def steps(context: Context) -> list[Step]:
+    """The paper's shape in bfloat16, channels_last."""
+    first = context.sizes.stages[0]
+    return [_step(context, case) for case in _cases(context) if case.stage == first and case[2:4] == GROUPS[0]]
+
+
+def other_steps(context: Context) -> list[Step]:
+    """Everything else, the other stages first, then float32, then NCHW."""
+    first = context.sizes.stages[0]
+    return [_step(context, case) for case in _cases(context) if case.stage != first or case[2:4] != GROUPS[0]]
+
+
+def _cases(context: Context) -> list[Case]:
+    sizes = context.sizes
+    return [
+        Case(
+            batch,
+            stage,
+            dtype,
+            layout,
+            batch in sizes.autotuned and (stage, dtype, layout) == (sizes.stages[0], *GROUPS[0]),
+        )
+        for dtype, layout in GROUPS
+        for batch in sizes.batches
+        for stage in sizes.stages
+    ]
+
+
+def _step(context: Context, case: Case) -> Step:
+    seconds = AUTOTUNED_STEP_SECONDS if case.autotuned else STEP_SECONDS
+    return Step(case.title, partial(_measure, context, case), seconds)
+
+
+def _measure(context: Context, case: Case) -> dict[str, Any]:
+    context.start_afresh()
+    x, grad = _inputs(context, case)
+    entrants, errors, left_out, wrong = _entrants(context, case, x, grad)
+    times = _times(context, entrants, x, grad)
+    found = {
+        "shape": case.shape,
+        "dtype": case.dtype,
+        "layout": case.layout,
+        "reduction": REDUCTION,
+        "left_out": left_out,
+        "wrong": wrong,
+        "errors": errors,
+        "saved_bytes": {c.name: saved_bytes(c.call, x, c.module.parameters()) for c in entrants},
+        "x_bytes": x.nbytes,
+        "peak_bytes": {c.name: _peak(c, x, grad, context) for c in entrants},
+        "times": {mode: {kind: _plain(times[mode][kind]) for kind in PASSES if kind in times[mode]} for mode in times},
+        "speedup": {mode: _speedups(times[mode]) for mode in times},
+        **_floor(context, case, times),
+    }
+    if wrong:
+        raise Failed("; ".join(wrong), found)
+    return found
+
+
+def _inputs(context: Context, case: Case) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator(context.device).manual_seed(context.seed)
+    x, grad = (
+        torch.randn(case.shape, generator=generator, device=context.device, dtype=DTYPES[case.dtype]).to(
+            memory_format=LAYOUTS[case.layout]
+        )
+        for _ in range(2)
+    )
+    return x.requires_grad_(), grad
+
+
+def _entrants(
+    context: Context, case: Case, x: Tensor, grad: Tensor
+) -> tuple[list[Contestant], dict[str, float], dict[str, str], list[str]]:
+    """(the contestants that run and agree with float64, their errors, why others are left out, wrong backends)."""
+    names = [*BASELINES, *context.usable(x.dtype), *OTHERS]
+    left_out = {}
+    if not case.autotuned:
+        names.remove("max-autotune")
+        left_out["max-autotune"] = f"takes long: only {AUTOTUNED} at N of {list(context.sizes.autotuned)}"
+    entrants, errors, wrong = [], {}, []
+    for name in names:
+        entrant = contestant(name, case.stage[0], REDUCTION, x.dtype, x.device, context.sizes.compiler)
+        if not entrants:
+            avoid_ties(x, entrant.module.get_parameter("v_shrink"))
+        try:
+            errors.update(check([_kept(entrant)], x, grad))
+        except (WrongResult, torch.OutOfMemoryError, TorchDynamoException) as error:
+            left_out[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            if entrant.is_backend:
+                wrong.append(left_out[name])
+        else:
+            entrants.append(entrant)
+    return entrants, errors, left_out, wrong
+
+
+def _kept(entrant: Contestant) -> Contestant:
+    """The same, its output in memory of its own: a CUDA graph of max-autotune writes the next one over it."""
+    return replace(entrant, call=lambda x: entrant.call(x).clone())
+
+
+class Training:
+    """Forward and backward of a contestant as two stages."""
+
+    def __init__(self, entrant: Contestant, x: Tensor, grad: Tensor):
+        self._call, self._x, self._grad = entrant.call, x, grad
+        self._leaves = [x, *entrant.module.parameters()]
+        self._out: Tensor | None = None
+
+    def forward(self) -> None:
+        self._out = self._call(self._x)
+
+    def backward(self) -> None:
+        torch.autograd.grad(self._out, self._leaves, self._grad)
+        self._out = None
+
+    def both(self) -> None:
+        self.forward()
+        self.backward()
+
+
+def _times(context: Context, entrants: list[Contestant], x: Tensor, grad: Tensor) -> dict[str, Times]:
+    """By mode, pass and contestant. A loop has no backward of its own."""
+    training = {c.name: Training(c, x, grad) for c in entrants}
+    inference = {c.name: _without_grad(c, x) for c in entrants}
+    seconds, clock = context.sizes.seconds, clock_of(context.device)
+    times: dict[str, Times] = {
+        "loop": {
+            "forward": alternate(inference, seconds, context.device),
+            "forward+backward": alternate({name: t.both for name, t in training.items()}, seconds, context.device),
+        }
+    }
+    for mode in MODES[1:] if context.is_cuda else ():
+        forward = device_times({name: (call,) for name, call in inference.items()}, seconds, clock, mode == "cold")
+        stages = {name: (t.forward, t.backward) for name, t in training.items()}
+        both = device_times(stages, seconds, clock, mode == "cold")
+        times[mode] = {
+            "forward": {name: found[-1] for name, found in forward.items()},
+            "backward": {name: found[1] for name, found in both.items()},
+            "forward+backward": {name: found[2] for name, found in both.items()},
+        }
+    return times
+
+
+def _without_grad(entrant: Contestant, x: Tensor) -> Callable[[], object]:
+    return torch.no_grad()(lambda: entrant.call(x))
+
+
+def _peak(entrant: Contestant, x: Tensor, grad: Tensor, context: Context) -> int | None:
+    """Bytes allocated at the most during forward and backward, beyond what was there before.
+
+    None on the CPU, and for max-autotune, whose CUDA graphs have taken their memory for good.
+    """
+    if not context.is_cuda or entrant.name == "max-autotune":
+        return None
+    training = Training(entrant, x, grad)
+    torch.cuda.synchronize(context.device)
+    torch.cuda.reset_peak_memory_stats(context.device)
+    before = torch.cuda.memory_allocated(context.device)
+    training.both()
+    torch.cuda.synchronize(context.device)
+    return torch.cuda.max_memory_allocated(context.device) - before
+
+
+def _speedups(times: Times) -> dict[str, dict[str, dict[str, float]]]:
+    """By pass and contestant: how many times faster than eager, and than the fastest that torch.compile made."""
+    found = {}
+    for kind, by_name in times.items():
+        medians = {name: timing.median for name, timing in by_name.items()}
+        bases = {
+            "eager": medians.get("eager"),
+            "compile": min((medians[n] for n in COMPILED if n in medians), default=None),
+        }
+        found[kind] = {
+            name: {base: time / median for base, time in bases.items() if time is not None}
+            for name, median in medians.items()
+        }
+    return found
+
+
+def _floor(context: Context, case: Case, times: dict[str, Times]) -> dict[str, Any]:
+    """The floor of each pass, and the times of GALA's contestants over it."""
+    measured = rates(context, case.dtype)
+    if measured is None:
+        return {"floor": None}
+    floor = floors(case.shape, max(1, case.stage[0] // REDUCTION), case.dtype, measured)
+    over = {
+        mode: {
+            kind: {name: t.median / floor[kind]["seconds"] for name, t in by_name.items() if name not in OTHERS}
+            for kind, by_name in times[mode].items()
+        }
+        for mode in times
+    }
+    return {"floor": floor, "over_floor": over}
+
+
+def _plain(timings: dict[str, Timing]) -> dict[str, dict[str, Any]]:
+    return {name: {**asdict(timing), "spread": timing.spread} for name, timing in timings.items()}

@@ -1,0 +1,130 @@
+"""What is measured, how large and how long: on a GPU, or as a dry run on the CPU."""
+
+import gc
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gala_cuda import backends
+
+PARTS = {  # in order of importance; the share of the time that a part may take, the last ones what is left
+    "machine": 1.0,
+    "correctness": 0.25,
+    "robustness": 0.15,
+    "operators": 0.5,
+    "networks": 1.0,
+    "shapes": 1.0,
+}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
+GPU_BACKENDS = ("triton", "cuda")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes are N, C, H, W; stages C, H, W. ``seconds`` is the time for one timing of all contestants."""
+
+    copies: tuple[int, ...]  # bytes
+    matrix: int  # rows and columns of the square matrices
+    problems: tuple[tuple[tuple[int, int, int, int], int], ...]  # checked against float64: shape and reduced width
+    repeated: tuple[int, int, int, int]  # shape of the robustness checks
+    repeats: int
+    stages: tuple[tuple[int, int, int], ...]  # the paper's first
+    batches: tuple[int, ...]  # in order of importance
+    autotuned: tuple[int, ...]  # batches at which the first stage's contestants include max-autotune
+    seconds: float
+    compiler: str  # of torch.compile
+    depth: int  # of the ResNets
+    width: int  # channels of their first stage
+    classes: int
+    image: int  # height and width
+    network_batches: tuple[int, ...]  # the first that fits
+
+
+GPU = Sizes(
+    copies=(2**30, 2**31, 2**32),
+    matrix=8192,
+    problems=(
+        ((6, 1, 5, 3), 2),
+        ((2, 7, 3, 5), 3),
+        ((3, 96, 7, 7), 24),
+        ((130, 8, 1, 1), 2),
+        ((5, 33, 13, 11), 33),
+        ((7, 130, 31, 17), 70),
+        ((64, 24, 14, 14), 6),
+        ((1, 1000, 9, 5), 250),
+        ((40, 1024, 14, 14), 256),
+        ((8, 256, 56, 56), 64),
+        ((8, 512, 28, 28), 128),
+        ((16, 2048, 7, 7), 512),
+    ),
+    repeated=(32, 1024, 14, 14),
+    repeats=1000,
+    stages=((1024, 14, 14), (512, 28, 28), (256, 56, 56), (2048, 7, 7)),
+    batches=(256, 32, 128, 8, 1),
+    autotuned=(256, 32),
+    seconds=0.5,
+    compiler="inductor",
+    depth=50,
+    width=64,
+    classes=1000,
+    image=224,
+    network_batches=(256, 128, 64),
+)
+DRY_RUN = Sizes(
+    copies=(2**20,),
+    matrix=64,
+    problems=(((6, 1, 5, 3), 2), ((2, 7, 3, 5), 3), ((2, 16, 5, 5), 4)),
+    repeated=(2, 16, 5, 5),
+    repeats=3,
+    stages=((16, 5, 5), (8, 3, 7)),
+    batches=(2,),
+    autotuned=(),
+    seconds=0.01,
+    compiler="aot_eager",  # traces forward and backward; generating C++ would take half a minute
+    depth=18,
+    width=8,
+    classes=10,
+    image=32,
+    network_batches=(2,),
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step knows: where it runs, its sizes, the seed of random data, the results so far."""
+
+    device: torch.device
+    sizes: Sizes
+    seed: int
+    folder: Path
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def usable(self, dtype: torch.dtype = torch.float32) -> list[str]:
+        """The fused backends that run on a tensor of ``dtype`` here."""
+        return [name for name in backends.NAMES if name != "reference" and self.why_not(name, dtype) is None]
+
+    def why_not(self, backend: str, dtype: torch.dtype) -> str | None:
+        return backends.why_not(backend, torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device))
+
+    def start_afresh(self) -> None:
+        """Forgets what torch.compile made, and gives memory back that nobody uses."""
+        torch.compiler.reset()
+        gc.collect()
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
+    def measured(self, part: str, step: str) -> dict[str, Any] | None:
+        """The result of an earlier step, or None where there is none."""
+        path = self.folder / f"{part}.json"
+        if not path.exists():
+            return None
+        return json.loads(path.read_text())["steps"].get(step, {}).get("result")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"device": str(self.device), **asdict(self.sizes)}
