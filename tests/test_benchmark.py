@@ -107,7 +107,7 @@ def test_a_wrong_contestant_is_refused_before_any_timing(monkeypatch, call, mess
         pytest.param({"layout": "nhwc"}, "layout is 'nhwc'", id="layout"),
         pytest.param({"contestants": ("eager", "fastest")}, "contestants has 'fastest'", id="unknown"),
         pytest.param({"contestants": ("reference",)}, "at least one of eager", id="no-baseline"),
-        pytest.param({"contestants": ("eager", "triton")}, "'triton' cannot run: ", id="does-not-run"),
+        pytest.param({"contestants": ("eager", "cuda")}, "'cuda' cannot run: ", id="does-not-run"),
     ],
 )
 def test_settings_that_cannot_run_are_refused(change, message):
@@ -132,6 +132,32 @@ def test_calls_alternate():
     assert rounds == ["a", "b", "b", "a"] * 3 + ["a", "b"]
     assert [t.rounds for t in times.values()] == [timing.ROUNDS[0]] * 2
     assert all(0.002 <= t.first_quartile <= t.median <= t.third_quartile for t in times.values())
+
+
+def test_a_run_without_time_calls_once_a_sample():
+    times = timing.alternate({"a": lambda: None}, seconds=0.0, device=CPU)
+    assert (times["a"].rounds, times["a"].calls_per_round) == (timing.ROUNDS[0], 1)
+
+
+def test_the_formula_is_compiled_by_the_compiler_asked_for():
+    compiled = peers.contestant("compile", 12, 4, torch.float32, CPU, compiler="aot_eager")
+    eager = peers.contestant("eager", 12, 4, torch.float32, CPU)
+    x = torch.randn(2, 12, 3, 5)
+    torch.testing.assert_close(compiled.call(x), eager.call(x))
+    with pytest.raises(torch._dynamo.exc.InvalidBackend, match="'nobody'"):
+        peers.contestant("compile", 12, 4, torch.float32, CPU, compiler="nobody")
+
+
+def test_max_autotune_starts_a_step_with_each_call(monkeypatch):
+    """Otherwise it might overwrite an output that a pending backward still needs."""
+    heard = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: heard.append(options) or module)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: heard.append("step"))
+    tuned = peers.contestant("max-autotune", 12, 4, torch.float32, CPU)
+    x = torch.randn(2, 12, 3, 5)
+    assert torch.equal(tuned.call(x), tuned.module(x))
+    tuned.call(x)
+    assert heard == [{"dynamic": False, "mode": "max-autotune"}, "step", "step"]
 
 
 @pytest.mark.parametrize(
