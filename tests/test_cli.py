@@ -81,7 +81,7 @@ def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
         pytest.param("bench --seconds nan", "argument --seconds: 'nan' was given", id="seconds"),
         pytest.param("bench --device tpu", "argument --device: 'tpu' was given", id="device"),
         pytest.param("bench --device cuda:99", "argument --device: 'cuda:99' was given", id="device-missing"),
-        pytest.param("bench --contestants eager triton", "contestant 'triton' cannot run", id="contestant"),
+        pytest.param("bench --contestants eager cuda", "contestant 'cuda' cannot run", id="contestant"),
         pytest.param("train --data nowhere", "argument --data: there is no folder nowhere", id="data"),
         pytest.param("train --model vgg16", "argument --model: invalid choice: 'vgg16'", id="model"),
         pytest.param("train --epochs few", "argument --epochs: 'few' was given", id="epochs"),
@@ -125,7 +125,7 @@ def test_demo(monkeypatch, tmp_path, capsys, needed, code):
 
 
 def test_demo_refuses_a_backend_that_does_not_run(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("GALA_BACKEND", "triton")
+    monkeypatch.setenv("GALA_BACKEND", "cuda")
     assert cli.main(["demo", "--output", str(tmp_path)]) == 1
-    assert "backend 'triton' cannot run" in capsys.readouterr().err
+    assert "backend 'cuda' cannot run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -244,6 +244,6 @@ def test_rows_of_the_table_are_chosen_by_architecture_and_width():
     def row(arch: int, hidden: int):
         return {"arch": arch, "bytes": 2, "channels_last": True, "hidden": hidden}, f"{arch}/{hidden}"
 
-    rows = [row(80, 64), row(80, 256), row(90, 64), row(90, 256)]
-    wanted = {(80, 10): "80/64", (89, 64): "80/64", (90, 65): "90/256", (120, 1000): "90/256"}
+    rows = [row(80, 64), row(80, 256), row(86, 64), row(90, 64), row(90, 256)]
+    wanted = {(80, 10): "80/64", (89, 64): "86/64", (90, 65): "90/256", (100, 999): "90/256", (120, 64): "86/64"}
     assert {key: config.choose(rows, key[0], 2, True, key[1]) for key in wanted} == wanted

@@ -69,10 +69,14 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def choose(rows: list[tuple[dict, Config]], arch: int, element: int, channels_last: bool, reduced: int) -> Config:
-    """Of the newest architecture not above ``arch``, the row of the least width that ``reduced`` fits in."""
+    """Of the newest architecture not above ``arch``, the row of the least width that ``reduced`` fits in.
+
+    Architectures from 120 on have no more shared memory than 86, so those between, whose rows need more, are left out.
+    """
     kind = {"bytes": element, "channels_last": channels_last}
-    fitting = [row for row in rows if row[0]["arch"] <= arch and kind.items() <= row[0].items()]
-    newest = max(where["arch"] for where, _ in fitting)
+    above = range(90, 120) if arch >= 120 else ()
+    fitting = [row for row in rows if kind.items() <= row[0].items() and row[0]["arch"] not in above]
+    newest = max(where["arch"] for where, _ in fitting if where["arch"] <= arch)
     fitting = sorted((row for row in fitting if row[0]["arch"] == newest), key=lambda row: row[0]["hidden"])
     return next((config for where, config in fitting if reduced <= where["hidden"]), fitting[-1][1])
 
