@@ -1,0 +1,91 @@
+"""The compile report over the shipped table, and that it finds what is wrong in a bad one.
+
+What a row of the table decides is compiled for all rows, in bfloat16 and in float32 with every operand; all other
+kernels, and those of float16 without the operands, for one row of each architecture. The command line takes all.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gala_cuda.backends.triton.config import TABLE
+
+REPORT = Path(__file__).resolve().parents[1] / "benchmarks" / "compile_report.py"
+OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products", "forward_tickets"}
+OF_ALL = {"prepare", "shrink", "expand", "finish_map", "grad_hidden", "grad_pool", "global_grads", "local_grads"}
+PRODUCTS = {"gather", "grad_x", "local_products", "forward_tickets"}
+GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def report(folder, *arguments):
+    """(what is printed, the exit code, report.json's kernels, report.md) of the command line."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, REPORT, "--jobs", "2", "--output", folder, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (folder / "report.json").exists(), done.stderr
+    kernels = json.loads((folder / "report.json").read_text())["kernels"]
+    return done.stdout, done.returncode, kernels, (folder / "report.md").read_text()
+
+
+def check(kernels):
+    """No spills, shared memory within the limit, tensor cores in the products; from the figures themselves."""
+    for kernel in kernels:
+        shared, units = GPUS[kernel["arch"]]
+        spilled = {name: kernel[name] for name in ("stack", "local", "spill_loads", "spill_stores") if kernel[name]}
+        assert not spilled, kernel
+        assert kernel["shared"] <= 1024 * shared, kernel
+        if kernel["kernel"] in PRODUCTS:
+            assert kernel["tensor_cores"].get(units, 0) > 0 if kernel["bits"] == [16] else kernel["tensor_cores"], (
+                kernel
+            )
+
+
+def test_kernels_of_all_rows(tmp_path):
+    variants = ("--variants", "bfloat16-full", "tf32x3-full")
+    printed, code, kernels, markdown = report(tmp_path, "--kernels", *OF_ROWS, *variants)
+    assert code == 0, printed
+    check(kernels)
+    rows = json.loads(TABLE.read_text())["rows"]
+    assert {row["for"]["arch"] for row in rows} == set(GPUS)
+    for name in OF_ROWS:
+        compiled_for = {row for kernel in kernels if kernel["kernel"] == name for row in kernel["rows"]}
+        assert len(compiled_for) == len(rows), name
+    assert all(f"## sm_{arch} " in markdown for arch in GPUS)
+
+
+def test_one_row_with_all_kernels(tmp_path):
+    variants = ("--variants", "bfloat16-full", "float16-plain")
+    printed, code, kernels, _ = report(tmp_path, "--rows", "*-16-channels_last-256", *variants)
+    assert code == 0, printed
+    check(kernels)
+    for arch in GPUS:
+        assert {kernel["kernel"] for kernel in kernels if kernel["arch"] == arch} == OF_ROWS | OF_ALL
+
+
+def test_bad_rows_are_found(tmp_path):
+    shipped = json.loads(TABLE.read_text())["rows"][0]
+    bad = (
+        (80, 512, {"ROWS": 128, "HIDDEN": 512, "DEPTH": 32, "warps": 4, "stages": 1}, "spills"),
+        (86, 64, {"ROWS": 128, "HIDDEN": 64, "DEPTH": 128, "warps": 8, "stages": 4}, "bytes of shared memory"),
+        (90, 128, {"ROWS": 32, "HIDDEN": 64, "DEPTH": 64, "warps": 4, "stages": 2}, "no HGMMA instruction"),
+    )
+    rows = [
+        {**shipped, "for": {"arch": arch, "bytes": 2, "hidden": hidden, "channels_last": True}, "gather": tile}
+        for arch, hidden, tile, _ in bad
+    ]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"rows": rows}))
+    variant = ("--variants", "bfloat16-plain")
+    printed, code, kernels, markdown = report(tmp_path, "--table", table, "--kernels", "gather", *variant)
+    assert code == 1
+    for (arch, *_, fault), kernel in zip(bad, kernels, strict=True):
+        assert kernel["arch"] == arch
+        assert any(fault in found for found in kernel["faults"])
+        assert all(found in printed and found in markdown for found in kernel["faults"])
