@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 import triton
-from compiled_kernels import GPUS, TENSOR_CORES, VARIANTS, collect, compiled, faults, read_table
+from compiled_kernels import GPUS, TENSOR_CORES, VARIANTS, collect, compiled, faults, read_rows
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gala_cuda.backends.triton.config import TABLE
+from gala_cuda.backends.triton.config import TABLE, TableError
 
 COLUMNS = (
     "x",  # bits of its elements
@@ -40,10 +40,15 @@ COLUMNS = (
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    rows = [row for row in read_table(options.table, options.rows) if not options.arch or row.arch in options.arch]
+    try:
+        rows = [row for row in read_rows(options.table, options.rows) if not options.arch or row.arch in options.arch]
+    except TableError as error:
+        sys.exit(f"compile_report: {error}")
+    if unknown := {row.arch for row in rows} - GPUS.keys():
+        sys.exit(f"compile_report: rows for architectures {sorted(unknown)}, expected some of {sorted(GPUS)}")
     uses = collect(rows, options.variants, options.kernels)
     if not uses:
-        sys.exit("compile_report: nothing in the table is of these rows, architectures, variants and kernels")
+        sys.exit("compile_report: the table has none of these rows, architectures, variants and kernels")
     records = []
     for (launch, used), code in zip(uses.items(), _compile_all(list(uses), options.jobs), strict=True):
         record = {

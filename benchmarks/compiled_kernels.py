@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 
 from gala_cuda.backends.contract import Weights, weight_shapes
 from gala_cuda.backends.triton import backward_plan, forward_plan
-from gala_cuda.backends.triton.config import Config, parse
+from gala_cuda.backends.triton.config import Config, read
 from gala_cuda.backends.triton.launch import Layout
 from gala_cuda.backends.triton.problem import Problem
 
@@ -149,12 +149,11 @@ VARIANTS = tuple(
 )
 
 
-def read_table(path: Path, patterns: list[str]) -> list[Row]:
-    """The rows of a table file whose names match one of ``patterns``, as file names do."""
+def read_rows(path: Path, patterns: list[str]) -> list[Row]:
+    """The rows of a table's file whose names match one of ``patterns``, as file names do."""
     rows = [
-        Row(entry["for"]["arch"], entry["for"]["bytes"], entry["for"]["channels_last"], entry["for"]["hidden"], config)
-        for entry in json.loads(path.read_text())["rows"]
-        for config in [parse(entry)]
+        Row(where["arch"], where["bytes"], where["channels_last"], where["hidden"], config)
+        for where, config in read(path).rows
     ]
     return [row for row in rows if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
 
@@ -218,10 +217,10 @@ def compiled(launch: Launch) -> Code | str:
         binary = kernel.preload(launch.specialization)
     except (triton.TritonError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
-    return read(binary.asm["cubin"], binary.metadata.shared, binary.metadata.tmem_size or 0)
+    return examine(binary.asm["cubin"], binary.metadata.shared, binary.metadata.tmem_size or 0)
 
 
-def read(cubin: bytes, shared: int, tensor_columns: int) -> Code:
+def examine(cubin: bytes, shared: int, tensor_columns: int) -> Code:
     """From a binary of one kernel, and the two sizes that Triton adds at the launch."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -246,7 +245,7 @@ def read(cubin: bytes, shared: int, tensor_columns: int) -> Code:
         spill_stores=count("STL"),
         tensor_cores={name: number for name, number in counts.items() if number},
         wide_loads=wide,
-        narrow_loads=count("LDG") - wide,
+        narrow_loads=count(r"LDG(STS)?\.") - wide,
         instructions=opcodes.total() - count("NOP"),
     )
 
