@@ -11,7 +11,7 @@ from gala_cuda.backends import triton as backend
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from gala_cuda.backends.triton import launch, tickets  # noqa: E402
+from gala_cuda.backends.triton import launch, tickets
 
 
 def random_tiles(generator: random.Random) -> list[tuple[int, int, int, int]]:

@@ -14,9 +14,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if DEVICE == "cuda":
     pytest.skip("bytes are counted in Triton's interpreter, which is off where there is a GPU", allow_module_level=True)
 
-from triton.runtime.interpreter import InterpreterBuilder  # noqa: E402
+from triton.runtime.interpreter import InterpreterBuilder
 
-from gala_cuda.backends.triton import config, launch  # noqa: E402
+from gala_cuda.backends.triton import config, launch
 
 SHAPE, REDUCED = (4, 256, 14, 14), 64
 

@@ -49,8 +49,6 @@ def table(tmp_path, monkeypatch):
     launch.forget()
 
 
-
-
 def representable(problem: Problem) -> Problem:
     """v_shrink rounded to x's dtype: the products take it so, and the tolerance is not about that."""
     v = problem.w.v_shrink

@@ -57,7 +57,10 @@ def fit(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.lr_share(progress(step)))
     log: list[Epoch] = []
-    with torch.backends.cudnn.flags(deterministic=True, benchmark=False), (output / "log.jsonl").open("w") as lines:
+    with (
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
+        (output / "log.jsonl").open("w") as lines,
+    ):
         while not log or progress(len(log) * len(data.train)) < 1:
             title = f"epoch {len(log) + 1}/{recipe.epochs}"
             began = time.perf_counter()

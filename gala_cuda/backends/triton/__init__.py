@@ -65,9 +65,7 @@ def backward(
 ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
     """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
     if not x.numel():
-        return reference.backward(
-            grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights
-        )
+        return reference.backward(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights)
     with _on_device_of(x):
         return _plans()[1].run(
             grad_out, map_factor, x, _contiguous(w), out, stats, bits, squash, need_input, need_weights, _precision(x)

@@ -118,14 +118,12 @@ class Backward:
         need_input: bool,
         need_weights: bool,
     ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
-        g, alpha, beta, alpha_parts, beta_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = (
-            self.workspace.allocate(x.device)
+        g, alpha, beta, alpha_parts, beta_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = self.workspace.allocate(
+            x.device
         )
         d_residual = None if out is None else torch.empty_like(x)
         self.expand(None, w.w_expand, None, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
-        self.scale(
-            grad_out, x, out, d_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds
-        )
+        self.scale(grad_out, x, out, d_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds)
         self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)
         self.grad_pool(dz_parts, w.w_shrink, stats, dz, dp)
         dx = dw = None

@@ -7,15 +7,31 @@ the environment variable GALA_TRITON_TABLE names a file to use instead.
 import functools
 import json
 import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-KERNELS = ("gather", "scale", "scale_backward", "grad_x", "local_products", "tickets")
+# the blocks' sizes of each kernel, all powers of two
+SIZES = {
+    "gather": ("ROWS", "DEPTH", "HIDDEN"),
+    "scale": ("PIXELS", "CHANNELS"),
+    "scale_backward": ("PIXELS", "CHANNELS"),
+    "grad_x": ("ROWS", "DEPTH", "CHANNELS"),
+    "local_products": ("ROWS", "HIDDEN", "CHANNELS"),
+    "tickets": ("ROWS", "DEPTH", "HIDDEN", "PIXELS", "CHANNELS"),
+}
+KERNELS = tuple(SIZES)
+KIND = ("arch", "bytes", "channels_last", "hidden")  # what a row is for
 OLDEST = 80  # the first architecture with bfloat16 tensor cores
 TABLE = Path(__file__).with_name("table.json")
+
+
+class TableError(ValueError):
+    """The table of tiles is missing or malformed; the message says which file, which row and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +45,13 @@ class Tile:
     def __getitem__(self, name: str) -> int:
         return dict(self.sizes)[name]
 
-    @classmethod
-    def parse(cls, entry: dict[str, int]) -> "Tile":
-        sizes = tuple((name, size) for name, size in entry.items() if name.isupper())
-        return cls(sizes, entry["warps"], entry["stages"])
+    def __str__(self) -> str:
+        return f"{'x'.join(str(size) for _, size in self.sizes)}, {self.warps} warps, {self.stages} stages"
+
+    @property
+    def entry(self) -> dict[str, int]:
+        """As the table's file has it."""
+        return {**dict(self.sizes), "warps": self.warps, "stages": self.stages}
 
 
 @dataclass(frozen=True)
@@ -48,11 +67,35 @@ class Config:
     tickets_from: int | None  # bytes of x from which the forward pass is one persistent launch of tickets; None: never
     chunk_bytes: int  # of x that the L2 cache holds from gather until scale reads it again
 
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As the table's file has it, but for what it is for."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value.entry if isinstance(value, Tile) else value for name, value in values.items()}
+
+
+Row = tuple[dict[str, Any], Config]  # what it is for, by KIND, and what it says
+
+
+class Table(NamedTuple):
+    """A table's file: its rows, and how those that were measured were."""
+
+    rows: list[Row]
+    measured: list[dict[str, Any]]
+
 
 def lookup(x: Tensor, channels_last: bool, reduced: int) -> Config:
     """The row for x's device, dtype and layout and R = ``reduced`` hidden units."""
-    path = os.environ.get("GALA_TRITON_TABLE", "") or str(TABLE)
-    return choose(_table(path), architecture(x.device), x.element_size(), channels_last, reduced)
+    path = in_use()
+    try:
+        return choose(read(path).rows, architecture(x.device), x.element_size(), channels_last, reduced)
+    except LookupError as error:
+        raise TableError(f"the table of tiles {path} {error}") from error
+
+
+def in_use() -> Path:
+    """The file that GALA_TRITON_TABLE names, else the shipped one."""
+    return Path(os.environ.get("GALA_TRITON_TABLE", "") or TABLE)
 
 
 def architecture(device: torch.device) -> int:
@@ -68,25 +111,103 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
-def choose(rows: list[tuple[dict, Config]], arch: int, element: int, channels_last: bool, reduced: int) -> Config:
-    """Of the newest architecture not above ``arch``, the row of the least width that ``reduced`` fits in.
+def choose(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Config:
+    """Of the newest architecture not above ``arch``, the row of the least width that ``reduced`` fits in."""
+    fitting = newest(rows, arch, element, channels_last)
+    return next((config for where, config in fitting if reduced <= where["hidden"]), fitting[-1][1])
+
+
+def newest(rows: list[Row], arch: int, element: int, channels_last: bool) -> list[Row]:
+    """The rows, by width, of the newest architecture not above ``arch``.
 
     Architectures from 120 on have no more shared memory than 86, so those between, whose rows need more, are left out.
+
+    Raises LookupError where there is no such row.
     """
     kind = {"bytes": element, "channels_last": channels_last}
     above = range(90, 120) if arch >= 120 else ()
     fitting = [row for row in rows if kind.items() <= row[0].items() and row[0]["arch"] not in above]
-    newest = max(where["arch"] for where, _ in fitting if where["arch"] <= arch)
-    fitting = sorted((row for row in fitting if row[0]["arch"] == newest), key=lambda row: row[0]["hidden"])
-    return next((config for where, config in fitting if reduced <= where["hidden"]), fitting[-1][1])
+    fitting = [row for row in fitting if row[0]["arch"] <= arch]
+    if not fitting:
+        raise LookupError(
+            f"has no row for architecture {arch} or older with bytes {element}, channels_last {channels_last}"
+        )
+    latest = max(where["arch"] for where, _ in fitting)
+    return sorted((row for row in fitting if row[0]["arch"] == latest), key=lambda row: row[0]["hidden"])
 
 
 @functools.cache
-def _table(path: str) -> list[tuple[dict, Config]]:
-    return [(row["for"], parse(row)) for row in json.loads(Path(path).read_text())["rows"]]
+def read(path: Path) -> Table:
+    """The table in a file, read once. Raises TableError."""
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise TableError(f"the table of tiles {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise TableError(f"the table of tiles {path} is not JSON: {error}") from error
+    rows, measured = (data.get("rows"), data.get("measured", [])) if isinstance(data, dict) else (None, [])
+    if not isinstance(rows, list) or not isinstance(measured, list):
+        raise TableError(f'the table of tiles {path} is malformed; expected {{"rows": [...], "measured": [...]}}')
+    found = []
+    for number, row in enumerate(rows):
+        try:
+            found.append((_kind(row), parse(row)))
+        except TableError as error:
+            raise TableError(f"the table of tiles {path} is malformed in row {number} (from 0): {error}") from error
+    return Table(found, measured)
 
 
-def parse(row: dict) -> Config:
-    """A row of the table file."""
-    tiles = {name: Tile.parse(row[name]) for name in KERNELS}
-    return Config(**tiles, tickets_from=row["tickets_from"], chunk_bytes=row["chunk_bytes"])
+def write(path: Path, rows: list[Row], measured: list[dict[str, Any]]) -> None:
+    """Writes a table, one kernel a line, all of it or nothing; its folder is made."""
+    entries = [{"for": where, **config.entry} for where, config in rows]
+    lists = {"rows": entries, "measured": measured}
+    text = ",\n".join(f'"{name}": [\n{_lines(entries)}\n]' for name, entries in lists.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        part = Path(folder) / path.name
+        part.write_text(f"{{\n{text}\n}}\n")
+        part.replace(path)
+    read.cache_clear()
+
+
+def parse(row: Any) -> Config:
+    """A row of the table's file. Raises TableError."""
+    tiles = {name: _tile(row, name) for name in KERNELS}
+    never = isinstance(row, dict) and "tickets_from" in row and row["tickets_from"] is None
+    tickets_from = None if never else _whole(row, "tickets_from", least=0)
+    return Config(**tiles, tickets_from=tickets_from, chunk_bytes=_whole(row, "chunk_bytes"))
+
+
+def _tile(row: Any, kernel: str) -> Tile:
+    entry, names = row.get(kernel) if isinstance(row, dict) else None, (*SIZES[kernel], "warps", "stages")
+    if not isinstance(entry, dict) or set(entry) != set(names):
+        raise TableError(f"{kernel} is {entry!r}; expected {', '.join(names)}")
+    for name in names[:-1]:
+        size = _whole(entry, name, of=kernel)
+        if size & (size - 1):
+            raise TableError(f"{kernel} {name} is {size}; expected a power of two")
+    sizes = tuple((name, entry[name]) for name in SIZES[kernel])
+    return Tile(sizes, entry["warps"], _whole(entry, "stages", of=kernel))
+
+
+def _kind(row: Any) -> dict[str, Any]:
+    where = row.get("for") if isinstance(row, dict) else None
+    if not isinstance(where, dict) or set(where) != set(KIND) or type(where["channels_last"]) is not bool:
+        raise TableError(f"for is {where!r}; expected {', '.join(KIND)}, channels_last true or false")
+    for name in ("arch", "bytes", "hidden"):
+        _whole(where, name, of="for")
+    return {name: where[name] for name in KIND}
+
+
+def _whole(entry: Any, name: str, of: str = "", least: int = 1) -> int:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if type(value) is not int or value < least:
+        raise TableError(f"{of} {name} is {value!r}; expected a whole number of at least {least}".lstrip())
+    return value
+
+
+def _lines(entries: list[dict[str, Any]]) -> str:
+    def lines(entry: dict[str, Any]) -> str:
+        return ",\n  ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in entry.items())
+
+    return ",\n".join(f" {{{lines(entry)}}}" for entry in entries)

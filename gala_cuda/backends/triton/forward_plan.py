@@ -71,7 +71,7 @@ class Forward:
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
         s, config, constants = Stages(p, n, p.config.gather, p.config.scale), p.config, self.constants
         constants = constants | s.rows.constants | {"IMAGES": GATE_IMAGES}
-        numbers = (n, hw, c, r, p.width)
+        numbers: tuple[int, ...] = (n, hw, c, r, p.width)
         gather_tiles, shrink_tiles, _, scale_tiles = s.tiles
         self.workspace.add(s.rows.tiles, s.rows.segments, c)
         self.workspace.add(s.splits, n, r)
@@ -88,12 +88,12 @@ class Forward:
         """Fills out and amap; returns (stats, bits)."""
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
         bits = torch.empty(self.bits, dtype=torch.int32, device=x.device)
-        *sums, map_parts = self.workspace.allocate(x.device)
+        pool, z_parts, alpha, beta, map_parts = self.workspace.allocate(x.device)
         if self.prepare is not None:
             v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
             self.prepare(w.v_shrink, None, v_shrink)
             w = w._replace(v_shrink=v_shrink)
-        self._stages(x, w, residual, out, stats, bits, *sums, map_parts)
+        self._stages(x, w, residual, out, stats, bits, pool, z_parts, alpha, beta, map_parts)
         if self.finish_map is not None:
             self.finish_map(map_parts, amap)
         return stats, bits

@@ -4,7 +4,7 @@ A launch through a plan skips Triton's inspection of the arguments: the plan's k
 their types, strides and alignment.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -23,12 +23,12 @@ class Step:
 
     __slots__ = ("compiled", "constants", "grid", "kernel", "numbers", "options")
 
-    def __init__(self, kernel, programs: int, numbers: tuple[int, ...], constants: dict[str, object], tile: Tile):
+    def __init__(self, kernel, programs: int, numbers: tuple[int, ...], constants: Mapping[str, object], tile: Tile):
         self.kernel, self.grid = kernel, (programs, 1, 1)
         self.numbers = numbers
         self.constants = tuple(constants[name] for name in kernel.arg_names if name.isupper())
         self.options = {"num_warps": tile.warps, "num_stages": tile.stages}
-        self.compiled = None
+        self.compiled: Any = None
 
     def __call__(self, *tensors: Tensor | None) -> None:
         if self.compiled is None:  # compiles and launches; the interpreter compiles nothing
