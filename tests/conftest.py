@@ -8,7 +8,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported: they run on the CPU then
 
-from gala_cuda import backends  # noqa: E402
+from gala_cuda import backends
 
 RUNNABLE = ("reference", "cpu")
 

@@ -70,12 +70,11 @@ def meter(monkeypatch) -> Meter:
 @pytest.mark.parametrize("form", ["launches", "tickets"])
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter, monkeypatch, capsys):
-    if form == "tickets":
-        shipped = config.lookup
-        monkeypatch.setattr("gala_cuda.backends.triton.problem.lookup", lambda *a: in_tickets(shipped(*a)))
-        launch.forget()
+    shipped = config.lookup
+    monkeypatch.setattr("gala_cuda.backends.triton.problem.lookup", lambda *a: in_chunks(shipped(*a)))
     problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual), kinks=True)
-    out, _, stats, bits = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
+    with config.form(form):
+        out, _, stats, bits = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
     launch.forget()
     tensors = {"x": problem.x, "out": out, "stats": stats, "bits": bits}
     if residual:
@@ -90,8 +89,9 @@ def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter
         assert meter.times("loaded", problem.residual) == 1
 
 
-def in_tickets(found: config.Config) -> config.Config:
-    return dataclasses.replace(found, tickets_from=0, chunk_bytes=2 * SHAPE[1] * SHAPE[2] * SHAPE[3] * 2)
+def in_chunks(found: config.Config) -> config.Config:
+    """Of two images each."""
+    return dataclasses.replace(found, chunk_bytes=2 * SHAPE[1] * SHAPE[2] * SHAPE[3] * 2)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])

@@ -235,7 +235,10 @@ def test_the_form_follows_the_table(table):
     problem = to_device(draw(Case((2, 8, 3, 3), 2)))
     for images in (1, 2):
         operator("triton")(problem.x[:images], problem.w, None, "tanh", False)
-    assert [type(made) for made in launch._plans.values()] == [forward_plan.Forward, forward_plan.TicketForward]
+    with config.form("tickets"):
+        operator("triton")(problem.x[:1], problem.w, None, "tanh", False)
+    kinds = [type(made) for made in launch._plans.values()]
+    assert kinds == [forward_plan.Forward, forward_plan.TicketForward, forward_plan.TicketForward]
 
 
 def test_rows_of_the_table_are_chosen_by_architecture_and_width():

@@ -19,7 +19,7 @@ from gala_cuda.backends.contract import Weights
 
 from .environment import ROOT
 from .records import Failed, Step, Unavailable
-from .settings import DTYPES, GPU_BACKENDS, Context
+from .settings import DTYPES, GPU_BACKENDS, TICKETS, Context, running
 
 sys.path.append(str(ROOT / "tests"))
 import oracle
@@ -40,7 +40,7 @@ SMALL = 100_000  # elements of x
 
 def steps(context: Context) -> list[Step]:
     """One for each backend, dtype and layout; the backends for GPUs and 16-bit types first."""
-    names = sorted(NAMES, key=lambda name: name not in GPU_BACKENDS)
+    names = sorted((*NAMES, TICKETS), key=lambda name: name not in GPU_BACKENDS)
     kinds = [(name, dtype, layout) for dtype in DTYPES for layout in LAYOUTS for name in names]
     kinds.sort(key=lambda kind: kind[0] not in GPU_BACKENDS)
     return [
@@ -59,8 +59,8 @@ def _check(context: Context, number: int, backend: str, dtype: str, layout: str)
     cases = list(_cases(context, number, DTYPES[dtype], LAYOUTS[layout]))
     for i, case in enumerate(cases):
         problem = draw(case, context.seed + 1000 * number + i, context.device)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            got = oracle.results(oracle.operator(backend), problem)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), running(backend) as name:
+            got = oracle.results(oracle.operator(name), problem)
             found = errors(got, problem, case)
         for name, error in found.items():
             limit = tolerance(backend, got[name].dtype, case)

@@ -18,7 +18,7 @@ from gala_cuda.backends import NAMES
 
 from .environment import ROOT
 from .records import Failed, Step, Unavailable
-from .settings import DTYPES, GPU_BACKENDS, Context
+from .settings import DTYPES, GPU_BACKENDS, Context, running
 
 LOAD = 4096  # rows and columns of the matrices that keep the GPU busy
 LOADS_PER_CALL = 4  # products, together longer than a call
@@ -66,7 +66,7 @@ def steps(context: Context) -> list[Step]:
         ("compile", _compile, 10),
     )
     found = [
-        Step(f"{title} {name}", partial(check, context, name), seconds)
+        Step(f"{title} {name}", partial(_in_form, check, context, name), seconds)
         for name in names
         for title, check, seconds in checks
     ]
@@ -76,6 +76,11 @@ def steps(context: Context) -> list[Step]:
         for tool in SANITIZERS
     ]
     return found
+
+
+def _in_form(check: Callable[[Context, str], dict[str, Any]], context: Context, contestant: str) -> dict[str, Any]:
+    with running(contestant) as backend:
+        return check(context, backend)
 
 
 def _repeats(context: Context, backend: str) -> dict[str, Any]:
@@ -144,7 +149,8 @@ def _compile(context: Context, backend: str) -> dict[str, Any]:
 
 def _sanitize(context: Context, tool: str, backend: str) -> dict[str, Any]:
     """compute-sanitizer over a process of its own that runs small problems."""
-    _on_gpu(context, backend)
+    with running(backend) as name:
+        _on_gpu(context, name)
     program = _sanitizer()
     # without the caching allocator every tensor is an allocation, whose bounds memcheck knows
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}

@@ -9,6 +9,8 @@ import torch
 
 from gala_cuda import GALA
 
+from .settings import running
+
 SHAPES = ((3, 40, 5, 7), (2, 96, 7, 7))
 
 
@@ -27,4 +29,5 @@ def main(backend: str, device: str = "cuda") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with running(sys.argv[1]) as name:
+        main(name, *sys.argv[2:])

@@ -1,7 +1,9 @@
 """What is measured, how large and how long: on a GPU, or as a dry run on the CPU."""
 
+import contextlib
 import gc
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,20 @@ PARTS = {  # in order of importance; the share of the time that a part may take,
     "shapes": 1.0,
 }
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
-GPU_BACKENDS = ("triton", "cuda")
+TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
+GPU_BACKENDS = ("triton", TICKETS, "cuda")
+
+
+@contextlib.contextmanager
+def running(contestant: str) -> Iterator[str]:
+    """The backend behind a contestant's name, inside in that contestant's form."""
+    if contestant != TICKETS:
+        yield contestant
+        return
+    from gala_cuda.backends.triton import config
+
+    with config.form("tickets"):
+        yield "triton"
 
 
 @dataclass(frozen=True)
@@ -106,11 +121,13 @@ class Context:
         return self.device.type == "cuda"
 
     def usable(self, dtype: torch.dtype = torch.float32) -> list[str]:
-        """The fused backends that run on a tensor of ``dtype`` here."""
-        return [name for name in backends.NAMES if name != "reference" and self.why_not(name, dtype) is None]
+        """The fused backends that run on a tensor of ``dtype`` here, and triton's other form."""
+        names = [name for name in (*backends.NAMES, TICKETS) if name != "reference"]
+        return [name for name in names if self.why_not(name, dtype) is None]
 
     def why_not(self, backend: str, dtype: torch.dtype) -> str | None:
-        return backends.why_not(backend, torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device))
+        name = "triton" if backend == TICKETS else backend
+        return backends.why_not(name, torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device))
 
     def start_afresh(self) -> None:
         """Forgets what torch.compile made, and gives memory back that nobody uses."""

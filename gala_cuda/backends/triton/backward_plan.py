@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..contract import Weights
 from . import gate, gather, scale
-from .forward_plan import expand_step, prepare_step
+from .forward_plan import expand_step, prepare_step, sum_step
 from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
 from .problem import (
     GATE,
@@ -16,13 +16,14 @@ from .problem import (
     GATE_GRADS,
     GATE_IMAGES,
     NO_TUNING,
-    PROGRAMS,
     SPLITS,
     Problem,
     Rows,
     shares,
     spans,
 )
+
+PRODUCTS, MOST_SPLITS = 2, 32  # programs of local_products for each multiprocessor, and parts of its sum at most
 
 
 class Strides(NamedTuple):
@@ -36,75 +37,68 @@ class Strides(NamedTuple):
 class Backward:
     """Steps and sizes of one kind of backward pass."""
 
-    def __init__(self, problem: Problem, strides: Strides, with_map: bool):
-        p, config = problem, problem.config
+    def __init__(self, p: Problem, strides: Strides, with_map: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
-        pixels = fit(config.scale_backward["PIXELS"], hw, 4)
-        channels = fit(config.scale_backward["CHANNELS"], c)
-        c_blocks = cdiv(c, channels)
-        span, n_shares = shares(p, pixels, c_blocks)
-        depth, hidden = fit(GATE_DEPTH, c), fit(GATE_BLOCK, r)
-        gate_span, splits = spans(c, depth, SPLITS)
-        n_blocks = cdiv(n, GATE_IMAGES)
-        products = Products(p, c_blocks)
-
-        workspace = Workspace()
-        for extents in (
-            (n, c), (n, c), (n, c),  # g, alpha, beta
-            (n_shares, n, c), (n_shares, n, c), (c_blocks, n, hw),  # d alpha, d beta, ds, in parts
-            (n, c), (splits, n, r), (n, r), (n, c),  # dg, dz in parts, dz, dp
-            (products.splits, r, c), (products.splits, r), (products.splits,),  # T, counts, sums of ds
-        ):  # fmt: skip
-            workspace.add(*extents)
-        self.workspace, self.problem, self.products = workspace, p, products
-        common = p.constants | {
-            "DS_PARTS": c_blocks,
-            "PARTS": n_shares,
-            "SPLITS": splits,
-            "IMAGES": GATE_IMAGES,
-            "DEPTH": depth,
-            "HIDDEN": hidden,
-        }
-        gate_channels, gate_depth = fit(GATE_BLOCK, c), fit(GATE_DEPTH, r)
+        tile = p.config.scale_backward
+        sizes = {"PIXELS": fit(tile["PIXELS"], hw), "CHANNELS": fit(tile["CHANNELS"], c)}
+        c_blocks = cdiv(c, sizes["CHANNELS"])
+        span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
+        gate_span, gate_splits = spans(c, fit(GATE_DEPTH, c), SPLITS)
+        self.numbers = (n, hw, c, r, p.width)
         self.expand = expand_step(p, 1, saved=True)
         self.scale = Step(
             scale.scale_backward,
             n * c_blocks * n_shares,
             (n, hw, c, p.width, span, *strides.grad_out, *p.x, *strides.out, *p.out),
-            {**common, "RESIDUAL": strides.residual, "MAP": with_map, "PIXELS": pixels, "CHANNELS": channels},
-            config.scale_backward,
+            p.constants | sizes | {"RESIDUAL": strides.residual, "MAP": with_map},
+            tile,
         )
-        self.grad_hidden = Step(
-            gate.grad_hidden, splits * cdiv(r, hidden) * n_blocks, (n, c, r, gate_span), common, GATE
-        )
-        self.grad_pool = Step(
-            gate.grad_pool,
-            n_blocks * cdiv(c, gate_channels),
-            (n, hw, c, r, p.width),
-            {**common, "DEPTH": gate_depth, "CHANNELS": gate_channels},
-            GATE,
-        )
-        self.global_grads = Step(
-            gate.global_grads,
-            cdiv(c, gate_channels) * cdiv(r, hidden),
-            (n, hw, c, r, p.width),
-            {**common, "CHANNELS": gate_channels},
-            GATE_GRADS,
-        )
-        self.local_grads = Step(
-            gather.local_grads, r, (c, r, products.splits), {**common, "CHANNELS": fit(1024, c)}, NO_TUNING
-        )
+        self.sum_ds = sum_step(n * hw, c_blocks, root=False)
         self.prepare = prepare_step(p, scaled=True)
-        rows, depth = Rows.of(p, config.grad_x["ROWS"]), fit(config.grad_x["DEPTH"], r, 32)
-        channels = fit(config.grad_x["CHANNELS"], c)
-        self.grad_x = Step(
-            gather.grad_x,
-            rows.tiles * cdiv(c, channels),
-            (n, hw, c, r, p.width, *(p.out if strides.residual else strides.grad_out), *p.out),
-            {**common, **rows.constants, "DEPTH": depth, "CHANNELS": channels},
-            config.grad_x,
-        )
-        self.local_products = products.step(common)
+        self.grad_x = self._grad_x(p, p.out if strides.residual else strides.grad_out)
+        self._gate_steps(p, gate_span, gate_splits, n_shares)
+        self.local_products, splits = self._local_products(p)
+        sizes = {"CHANNELS": fit(1024, c)}
+        self.local_grads = Step(gather.local_grads, r, (c, r, splits), p.constants | sizes, NO_TUNING)
+        self.workspace = Workspace()
+        for extents in (
+            (n, c), (n, c), (n, c),  # g, alpha, beta
+            (n_shares, n, c), (n_shares, n, c), (c_blocks, n, hw), (n, hw),  # d alpha, d beta and ds in parts, ds
+            (n, c), (gate_splits, n, r), (n, r), (n, c),  # dg, dz in parts, dz, dp
+            (splits, r, c), (splits, r), (splits,),  # T, counts, sums of ds
+        ):  # fmt: skip
+            self.workspace.add(*extents)
+
+    def _grad_x(self, p: Problem, direct: Layout) -> Step:
+        tile = p.config.grad_x
+        rows = Rows.of(p, tile["ROWS"])
+        sizes = {"DEPTH": fit(tile["DEPTH"], p.reduced, 32), "CHANNELS": fit(tile["CHANNELS"], p.channels)}
+        programs = rows.tiles * cdiv(p.channels, sizes["CHANNELS"])
+        constants = p.constants | rows.constants | sizes
+        return Step(gather.grad_x, programs, (*self.numbers, *direct, *p.out), constants, tile)
+
+    def _gate_steps(self, p: Problem, span: int, splits: int, parts: int) -> None:
+        n, c, r = p.images, p.channels, p.reduced
+        hidden, channels, n_blocks = fit(GATE_BLOCK, r), fit(GATE_BLOCK, c), cdiv(n, GATE_IMAGES)
+        constants = p.constants | {"PARTS": parts, "SPLITS": splits, "IMAGES": GATE_IMAGES}
+        over_c = constants | {"DEPTH": fit(GATE_DEPTH, c), "HIDDEN": hidden}
+        over_r = constants | {"DEPTH": fit(GATE_DEPTH, r), "CHANNELS": channels}
+        over_n = constants | {"HIDDEN": hidden, "CHANNELS": channels}
+        r_blocks, c_blocks = cdiv(r, hidden), cdiv(c, channels)
+        self.grad_hidden = Step(gate.grad_hidden, splits * r_blocks * n_blocks, (n, c, r, span), over_c, GATE)
+        self.grad_pool = Step(gate.grad_pool, n_blocks * c_blocks, self.numbers, over_r, GATE)
+        self.global_grads = Step(gate.global_grads, c_blocks * r_blocks, self.numbers, over_n, GATE_GRADS)
+
+    def _local_products(self, p: Problem) -> tuple[Step, int]:
+        """The step, and between how many programs it splits the rows of one block of T."""
+        tile = p.config.local_products
+        rows = Rows.of(p, tile["ROWS"])
+        sizes = {"HIDDEN": fit(tile["HIDDEN"], p.reduced, 32), "CHANNELS": fit(tile["CHANNELS"], p.channels)}
+        blocks = cdiv(p.channels, sizes["CHANNELS"]) * cdiv(p.reduced, sizes["HIDDEN"])
+        splits = min(cdiv(PRODUCTS * p.multiprocessors, blocks), rows.tiles, MOST_SPLITS)
+        numbers = (*self.numbers[:4], rows.tiles, splits, *p.x)
+        constants = p.constants | rows.constants | sizes
+        return Step(gather.local_products, blocks * splits, numbers, constants, tile), splits
 
     def run(
         self,
@@ -118,12 +112,12 @@ class Backward:
         need_input: bool,
         need_weights: bool,
     ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
-        g, alpha, beta, alpha_parts, beta_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = self.workspace.allocate(
-            x.device
-        )
+        arrays = self.workspace.allocate(x.device)
+        g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = arrays
         d_residual = None if out is None else torch.empty_like(x)
         self.expand(None, w.w_expand, None, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
-        self.scale(grad_out, x, out, d_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds)
+        self.scale(grad_out, x, out, d_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds_parts)
+        self.sum_ds(ds_parts, ds)
         self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)
         self.grad_pool(dz_parts, w.w_shrink, stats, dz, dp)
         dx = dw = None
@@ -145,28 +139,6 @@ class Backward:
                 dw.v_shrink, dw.v_collapse, dw.b_v_shrink, dw.b_v_collapse,
             )  # fmt: skip
         return dx, dw, d_residual
-
-
-class Products:
-    """The product T = (ds . bits)^T x, whose rows are split between programs."""
-
-    def __init__(self, problem: Problem, ds_parts: int):
-        p, tile = problem, problem.config.local_products
-        self.problem, self.tile = p, tile
-        self.rows = Rows.of(p, tile["ROWS"])
-        self.hidden, self.channels = fit(tile["HIDDEN"], p.reduced, 32), fit(tile["CHANNELS"], p.channels)
-        self.blocks = cdiv(p.channels, self.channels) * cdiv(p.reduced, self.hidden)
-        self.splits = max(1, min(cdiv(PROGRAMS * p.multiprocessors, 2 * self.blocks), self.rows.tiles, 4 * SPLITS))
-
-    def step(self, common: dict[str, object]) -> Step:
-        p = self.problem
-        return Step(
-            gather.local_products,
-            self.blocks * self.splits,
-            (p.images, p.pixels, p.channels, p.reduced, self.rows.tiles, self.splits, *p.x),
-            {**common, **self.rows.constants, "HIDDEN": self.hidden, "CHANNELS": self.channels},
-            self.tile,
-        )
 
 
 def run(

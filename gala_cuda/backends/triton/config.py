@@ -4,10 +4,12 @@ There is no tuning at run time. ``table.json`` is the shipped table; ``gala-cuda
 the environment variable GALA_TRITON_TABLE names a file to use instead.
 """
 
+import contextlib
 import functools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,8 @@ KERNELS = tuple(SIZES)
 KIND = ("arch", "bytes", "channels_last", "hidden")  # what a row is for
 OLDEST = 80  # the first architecture with bfloat16 tensor cores
 TABLE = Path(__file__).with_name("table.json")
+FORMS = ("launches", "tickets")
+_form: str | None = None
 
 
 class TableError(ValueError):
@@ -96,6 +100,22 @@ def lookup(x: Tensor, channels_last: bool, reduced: int) -> Config:
 def in_use() -> Path:
     """The file that GALA_TRITON_TABLE names, else the shipped one."""
     return Path(os.environ.get("GALA_TRITON_TABLE", "") or TABLE)
+
+
+@contextlib.contextmanager
+def form(name: str) -> Iterator[None]:
+    """Inside, every forward pass takes the form ``name``, one of FORMS, whatever the table says."""
+    global _form
+    before, _form = _form, name
+    try:
+        yield
+    finally:
+        _form = before
+
+
+def forced_form() -> str | None:
+    """The form that ``form`` asks for, or None."""
+    return _form
 
 
 def architecture(device: torch.device) -> int:

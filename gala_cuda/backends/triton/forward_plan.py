@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..contract import Weights, bit_words
 from . import gate, gather, scale, tickets
-from .config import Tile
+from .config import Tile, forced_form
 from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
 from .problem import (
     GATE,
@@ -20,7 +20,7 @@ from .problem import (
     spans,
 )
 
-_PREPARE_COLS, _MAP_ROWS = 1024, 256
+_PREPARE_COLS, _SUM_ROWS = 1024, 256
 
 
 class Stages:
@@ -60,8 +60,7 @@ class Forward:
             self.prepare = prepare_step(p, scaled=False)
         c_blocks = self._plan(p)
         if return_map:
-            numbers = (n * hw, c_blocks)
-            self.finish_map = Step(scale.finish_map, cdiv(n * hw, _MAP_ROWS), numbers, {"ROWS": _MAP_ROWS}, NO_TUNING)
+            self.finish_map = sum_step(n * hw, c_blocks, root=True)
         self.workspace.add(n, c)  # alpha
         self.workspace.add(n, c)  # beta
         self.workspace.add(c_blocks if return_map else 0, n, hw)  # map parts
@@ -155,6 +154,12 @@ def prepare_step(p: Problem, scaled: bool) -> Step:
     return Step(gather.prepare, programs, (p.reduced, p.channels), constants, NO_TUNING)
 
 
+def sum_step(rows: int, parts: int, root: bool) -> Step:
+    """The sum over parts [parts, rows], or its square root."""
+    constants = {"ROOT": root, "ROWS": _SUM_ROWS}
+    return Step(scale.sum_parts, cdiv(rows, _SUM_ROWS), (rows, parts), constants, NO_TUNING)
+
+
 def expand_step(p: Problem, splits: int, saved: bool) -> Step:
     """z -> alpha and beta; with ``saved``, from stats, and g too."""
     channels, depth = fit(GATE_BLOCK, p.channels), fit(GATE_DEPTH, p.reduced)
@@ -175,15 +180,15 @@ def run(
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
         None if residual is None else residual.stride(), squash, return_map, save, precision,
-        alignment(x, residual, *w),
+        alignment(x, residual, *w), forced_form(),
     )  # fmt: skip
 
     def make() -> Forward:
         problem = Problem.of(x, w, squash, precision)
         layout = None if residual is None else Layout.of(residual, problem.channels_last)
         least = problem.config.tickets_from
-        form = TicketForward if least is not None and x.nbytes >= least else Forward
-        return form(problem, w, layout, return_map, save)
+        name = forced_form() or ("tickets" if least is not None and x.nbytes >= least else "launches")
+        return {"launches": Forward, "tickets": TicketForward}[name](problem, w, layout, return_map, save)
 
     made = plan(key, make)
     out = torch.empty_like(x)

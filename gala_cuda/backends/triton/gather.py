@@ -125,15 +125,6 @@ def on_bits(bits, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl.cons
     return tl.reshape((pattern[:, :, None] >> tl.arange(0, WORD)[None, None, :]) & 1, [ROWS, HIDDEN])
 
 
-@triton.jit
-def sum_parts(parts, row, inside, rows, PARTS: tl.constexpr, ROWS: tl.constexpr):
-    """The sum over the parts of parts [PARTS, rows], in order, for some rows."""
-    total = tl.zeros([ROWS], tl.float32)
-    for part in tl.static_range(PARTS):
-        total += tl.load(parts + part * tl.cast(rows, tl.int64) + row, mask=inside, other=0.0)
-    return total
-
-
 @triton.jit(do_not_specialize=["images"])
 def grad_x(
     d,  # the gradient of x A: grad_out, or the residual's gradient
@@ -141,7 +132,7 @@ def grad_x(
     shrink,  # v_collapse times the rows of v_shrink, [R, C] in x's dtype
     stats,
     bits,
-    ds,  # [DS_PARTS, N HW]
+    ds,  # [N HW]
     alpha,
     beta,
     dp,  # over HW: [N, C] each
@@ -159,7 +150,6 @@ def grad_x(
     SEGMENTS: tl.constexpr,
     TANH: tl.constexpr,
     PRECISION: tl.constexpr,
-    DS_PARTS: tl.constexpr,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -181,7 +171,7 @@ def grad_x(
             other=0.0,
         )
         acc = dot(on, v, acc, PRECISION)
-    total_ds = sum_parts(ds, row, inside, images * pixels, DS_PARTS, ROWS)
+    row_ds = tl.load(ds + row, mask=inside, other=0.0)
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
     a = of_images(alpha, image, first, images, c, channels, ROWS, SEGMENTS)
     b = of_images(beta, image, first, images, c, channels, ROWS, SEGMENTS)
@@ -189,7 +179,7 @@ def grad_x(
     mask = inside[:, None] & (c < channels)[None, :]
     start = (image.to(tl.int64) * d_image)[:, None] if FLAT else first.to(tl.int64) * d_image
     direct = tl.load(d + spots(start, pixel, c, d_step, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
-    value = acc * total_ds[:, None] + of_images(dp, image, first, images, c, channels, ROWS, SEGMENTS)
+    value = acc * row_ds[:, None] + of_images(dp, image, first, images, c, channels, ROWS, SEGMENTS)
     value += direct * attention
     start = (image.to(tl.int64) * grad_image)[:, None] if FLAT else first.to(tl.int64) * grad_image
     at = spots(start, pixel, c, grad_step, CHANNELS_LAST)
@@ -200,7 +190,7 @@ def grad_x(
 def local_products(
     x,
     bits,
-    ds,  # [DS_PARTS, N HW]
+    ds,  # [N HW]
     t,  # [splits, R, C]
     counts,  # [splits, R] sum of ds where a unit was on; with BIAS only
     ds_sums,  # [splits]; with BIAS only
@@ -216,7 +206,6 @@ def local_products(
     FLAT: tl.constexpr,
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
-    DS_PARTS: tl.constexpr,
     ROWS: tl.constexpr,
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -236,16 +225,16 @@ def local_products(
     for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
         image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
         row = image.to(tl.int64) * pixels + pixel
-        total_ds = sum_parts(ds, row, inside, images * pixels, DS_PARTS, ROWS)
+        row_ds = tl.load(ds + row, mask=inside, other=0.0)
         on = on_bits(bits, row, inside, r_block * HIDDEN, words, ROWS, HIDDEN)
-        weighted = tl.where(on != 0, total_ds[:, None], 0.0)
+        weighted = tl.where(on != 0, row_ds[:, None], 0.0)
         start = (image.to(tl.int64) * x_image)[:, None] if FLAT else first.to(tl.int64) * x_image
         at = spots(start, pixel, c, x_step, CHANNELS_LAST)
         rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
         acc = dot(tl.trans(narrow(weighted, x.dtype.element_ty)), rows, acc, PRECISION)
         if BIAS:
             count += tl.sum(weighted, 0)
-            ds_sum += total_ds
+            ds_sum += row_ds
     to = t + (split.to(tl.int64) * reduced + r)[:, None] * channels + c[None, :]
     tl.store(to, acc, mask=(r < reduced)[:, None] & (c < channels)[None, :])
     if BIAS:

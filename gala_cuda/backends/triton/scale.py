@@ -78,14 +78,14 @@ def scale(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "parts"])
-def finish_map(map_parts, amap, rows, parts, ROWS: tl.constexpr):
-    """amap [N HW] = the square root of the sum over the parts."""
+@triton.jit(do_not_specialize=["rows", "count"])
+def sum_parts(parts, out, rows, count, ROOT: tl.constexpr, ROWS: tl.constexpr):
+    """out [rows] = the sum over parts [count, rows], in order, with ROOT its square root."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS], tl.float32)
-    for part in range(parts):
-        total += tl.load(map_parts + part * tl.cast(rows, tl.int64) + row, mask=row < rows, other=0.0)
-    tl.store(amap + row, tl.sqrt_rn(total), mask=row < rows)
+    for part in range(count):
+        total += tl.load(parts + part * tl.cast(rows, tl.int64) + row, mask=row < rows, other=0.0)
+    tl.store(out + row, tl.sqrt_rn(total) if ROOT else total, mask=row < rows)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -100,7 +100,7 @@ def scale_backward(
     beta,  # [N, C]
     alpha_parts,
     beta_parts,  # [shares, N, C]: d alpha, d beta
-    ds,  # [blocks of channels, N HW]
+    ds_parts,  # [blocks of channels, N HW]
     images,
     pixels,
     channels,
@@ -152,7 +152,7 @@ def scale_backward(
         e = tl.where(mask, e * derivative(attention, TANH), 0.0)
         alpha_acc += e
         beta_acc += e * s
-        to = ds + (block.to(tl.int64) * images + image) * pixels + pixel
+        to = ds_parts + (block.to(tl.int64) * images + image) * pixels + pixel
         tl.store(to, tl.sum(e * b, 1), mask=inside)
     to = (share.to(tl.int64) * images + image) * channels + c
     tl.store(alpha_parts + to, tl.sum(alpha_acc, 0), mask=c < channels)
