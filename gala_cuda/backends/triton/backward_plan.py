@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Weights
-from . import gate, gather, scale
+from . import gate_backward, gather_backward, scale
 from .forward_plan import expand_step, prepare_step, sum_step
 from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
 from .problem import (
@@ -59,7 +59,7 @@ class Backward:
         self._gate_steps(p, gate_span, gate_splits, n_shares)
         self.local_products, splits = self._local_products(p)
         sizes = {"CHANNELS": fit(1024, c)}
-        self.local_grads = Step(gather.local_grads, r, (c, r, splits), p.constants | sizes, NO_TUNING)
+        self.local_grads = Step(gather_backward.local_grads, r, (c, r, splits), p.constants | sizes, NO_TUNING)
         self.workspace = Workspace()
         for extents in (
             (n, c), (n, c), (n, c),  # g, alpha, beta
@@ -75,7 +75,7 @@ class Backward:
         sizes = {"DEPTH": fit(tile["DEPTH"], p.reduced, 32), "CHANNELS": fit(tile["CHANNELS"], p.channels)}
         programs = rows.tiles * cdiv(p.channels, sizes["CHANNELS"])
         constants = p.constants | rows.constants | sizes
-        return Step(gather.grad_x, programs, (*self.numbers, *direct, *p.out), constants, tile)
+        return Step(gather_backward.grad_x, programs, (*self.numbers, *direct, *p.out), constants, tile)
 
     def _gate_steps(self, p: Problem, span: int, splits: int, parts: int) -> None:
         n, c, r = p.images, p.channels, p.reduced
@@ -85,9 +85,9 @@ class Backward:
         over_r = constants | {"DEPTH": fit(GATE_DEPTH, r), "CHANNELS": channels}
         over_n = constants | {"HIDDEN": hidden, "CHANNELS": channels}
         r_blocks, c_blocks = cdiv(r, hidden), cdiv(c, channels)
-        self.grad_hidden = Step(gate.grad_hidden, splits * r_blocks * n_blocks, (n, c, r, span), over_c, GATE)
-        self.grad_pool = Step(gate.grad_pool, n_blocks * c_blocks, self.numbers, over_r, GATE)
-        self.global_grads = Step(gate.global_grads, c_blocks * r_blocks, self.numbers, over_n, GATE_GRADS)
+        self.grad_hidden = Step(gate_backward.grad_hidden, splits * r_blocks * n_blocks, (n, c, r, span), over_c, GATE)
+        self.grad_pool = Step(gate_backward.grad_pool, n_blocks * c_blocks, self.numbers, over_r, GATE)
+        self.global_grads = Step(gate_backward.global_grads, c_blocks * r_blocks, self.numbers, over_n, GATE_GRADS)
 
     def _local_products(self, p: Problem) -> tuple[Step, int]:
         """The step, and between how many programs it splits the rows of one block of T."""
@@ -98,7 +98,7 @@ class Backward:
         splits = min(cdiv(PRODUCTS * p.multiprocessors, blocks), rows.tiles, MOST_SPLITS)
         numbers = (*self.numbers[:4], rows.tiles, splits, *p.x)
         constants = p.constants | rows.constants | sizes
-        return Step(gather.local_products, blocks * splits, numbers, constants, tile), splits
+        return Step(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
 
     def run(
         self,

@@ -132,9 +132,14 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def choose(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Config:
+    """What ``row_of`` says."""
+    return row_of(rows, arch, element, channels_last, reduced)[1]
+
+
+def row_of(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Row:
     """Of the newest architecture not above ``arch``, the row of the least width that ``reduced`` fits in."""
     fitting = newest(rows, arch, element, channels_last)
-    return next((config for where, config in fitting if reduced <= where["hidden"]), fitting[-1][1])
+    return next((row for row in fitting if reduced <= row[0]["hidden"]), fitting[-1])
 
 
 def newest(rows: list[Row], arch: int, element: int, channels_last: bool) -> list[Row]:

@@ -1,0 +1,170 @@
+"""The backward of gate: d alpha, d beta -> dg -> dz -> dp, and the global weights' gradients, in float32."""
+
+import triton
+import triton.language as tl
+
+from .gate import add_parts
+from .numerics import dot, narrow, relu
+
+
+@triton.jit(do_not_specialize=["images"])
+def grad_hidden(
+    alpha_parts,
+    beta_parts,  # [PARTS, N, C]: d alpha and d beta
+    a,
+    m,
+    w_expand,  # [C, R]
+    dg,  # [N, C]
+    dz_parts,  # [splits, N, R]
+    images,
+    channels,
+    reduced,
+    span,
+    PARTS: tl.constexpr,
+    GATE_PRECISION: tl.constexpr,
+    IMAGES: tl.constexpr,
+    DEPTH: tl.constexpr,
+    HIDDEN: tl.constexpr,
+):
+    """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as ``shrink``."""
+    splits = tl.cdiv(channels, span)
+    r_blocks = tl.cdiv(reduced, HIDDEN)
+    split = tl.program_id(0) % splits
+    r_block = tl.program_id(0) // splits % r_blocks
+    n = tl.program_id(0) // (splits * r_blocks) * IMAGES + tl.arange(0, IMAGES)
+    r = r_block * HIDDEN + tl.arange(0, HIDDEN)
+    here = n < images
+    acc = tl.zeros([IMAGES, HIDDEN], tl.float32)
+    for k in range(split * span, tl.minimum(split * span + span, channels), DEPTH):
+        c = k + tl.arange(0, DEPTH)
+        mask = here[:, None] & (c < channels)[None, :]
+        at = n.to(tl.int64)[:, None] * channels + c[None, :]
+        stride = tl.cast(images, tl.int64) * channels
+        d_alpha = add_parts(alpha_parts, at, mask, stride, PARTS)
+        d_beta = add_parts(beta_parts, at, mask, stride, PARTS)
+        weight_a = tl.load(a + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
+        weight_m = tl.load(m + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
+        d = weight_a * d_alpha + weight_m * d_beta
+        tl.store(dg + at, d, mask=mask & (r_block == 0))
+        w = tl.load(
+            w_expand + c[:, None] * reduced + r[None, :],
+            mask=(c < channels)[:, None] & (r < reduced)[None, :],
+            other=0.0,
+        )
+        acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
+    to = dz_parts + (split * images + n)[:, None] * reduced + r[None, :]
+    tl.store(to, acc, mask=here[:, None] & (r < reduced)[None, :])
+
+
+@triton.jit(do_not_specialize=["images"])
+def grad_pool(
+    dz_parts,  # [SPLITS, N, R]
+    w_shrink,  # [R, C]
+    stats,
+    dz,  # [N, R]
+    dp,  # [N, C], over HW
+    images,
+    pixels,
+    channels,
+    reduced,
+    width,
+    SPLITS: tl.constexpr,
+    GATE_PRECISION: tl.constexpr,
+    IMAGES: tl.constexpr,
+    DEPTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """dz where the hidden unit was on, and dp = dz . w_shrink over HW; programs as ``expand``."""
+    blocks = tl.cdiv(channels, CHANNELS)
+    block = tl.program_id(0) % blocks
+    n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)
+    c = block * CHANNELS + tl.arange(0, CHANNELS)
+    here = n < images
+    acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
+    for k in range(0, reduced, DEPTH):
+        r = k + tl.arange(0, DEPTH)
+        mask = here[:, None] & (r < reduced)[None, :]
+        at = n[:, None] * reduced + r[None, :]
+        z = tl.load(stats + (n.to(tl.int64) * width + pixels + channels)[:, None] + r[None, :], mask=mask, other=0.0)
+        d = tl.where(z <= 0, 0.0, add_parts(dz_parts, at, mask, images * reduced, SPLITS))
+        tl.store(dz + at, d, mask=mask & (block == 0))
+        w = tl.load(
+            w_shrink + r[:, None] * channels + c[None, :],
+            mask=(r < reduced)[:, None] & (c < channels)[None, :],
+            other=0.0,
+        )
+        acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
+    to = dp + n.to(tl.int64)[:, None] * channels + c[None, :]
+    tl.store(to, acc * (1.0 / tl.cast(pixels, tl.float32)), mask=here[:, None] & (c < channels)[None, :])
+
+
+@triton.jit(do_not_specialize=["images"])
+def global_grads(
+    alpha_parts,
+    beta_parts,  # [PARTS, N, C]
+    g,
+    dg,  # [N, C]
+    dz,  # [N, R]
+    stats,
+    d_w_shrink,
+    d_w_expand,
+    d_a,
+    d_m,
+    d_b_w_shrink,
+    d_b_w_expand,  # with BIAS
+    images,
+    pixels,
+    channels,
+    reduced,
+    width,
+    BIAS: tl.constexpr,
+    PARTS: tl.constexpr,
+    GATE_PRECISION: tl.constexpr,
+    IMAGES: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """The gradients of the global path's weights; one program a block of hidden units and a block of channels."""
+    r_blocks = tl.cdiv(reduced, HIDDEN)
+    c_block = tl.program_id(0) // r_blocks
+    r_block = tl.program_id(0) % r_blocks
+    c = c_block * CHANNELS + tl.arange(0, CHANNELS)
+    r = r_block * HIDDEN + tl.arange(0, HIDDEN)
+    expand_acc = tl.zeros([CHANNELS, HIDDEN], tl.float32)
+    shrink_acc = tl.zeros([CHANNELS, HIDDEN], tl.float32)
+    a_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
+    m_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
+    dg_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
+    dz_acc = tl.zeros([IMAGES, HIDDEN], tl.float32)
+    for first in range(0, images, IMAGES):
+        n = first + tl.arange(0, IMAGES)
+        across = (n < images)[None, :] & (c < channels)[:, None]  # [CHANNELS, IMAGES]
+        along = (n < images)[:, None] & (r < reduced)[None, :]  # [IMAGES, HIDDEN]
+        at = n.to(tl.int64)[None, :] * channels + c[:, None]
+        row = stats + n.to(tl.int64) * width + pixels
+        d = tl.load(dg + at, mask=across, other=0.0)
+        p = tl.load(row[None, :] + c[:, None], mask=across, other=0.0)
+        z = tl.load((row + channels)[:, None] + r[None, :], mask=along, other=0.0)
+        d_hidden = tl.load(dz + n[:, None] * reduced + r[None, :], mask=along, other=0.0)
+        expand_acc = dot(d, relu(z), expand_acc, GATE_PRECISION)
+        shrink_acc = dot(p, d_hidden, shrink_acc, GATE_PRECISION)
+        stride = tl.cast(images, tl.int64) * channels
+        d_alpha = add_parts(alpha_parts, at, across, stride, PARTS)
+        d_beta = add_parts(beta_parts, at, across, stride, PARTS)
+        gate = tl.load(g + at, mask=across, other=0.0)
+        a_acc += gate * d_alpha + d_beta
+        m_acc += gate * d_beta
+        dg_acc += d
+        dz_acc += d_hidden
+    mask = (c < channels)[:, None] & (r < reduced)[None, :]
+    to = d_w_expand + c[:, None] * reduced + r[None, :]
+    tl.store(to, narrow(expand_acc, d_w_expand.dtype.element_ty), mask=mask)
+    to = d_w_shrink + r[None, :] * channels + c[:, None]
+    tl.store(to, narrow(shrink_acc, d_w_shrink.dtype.element_ty), mask=mask)
+    mask = (c < channels) & (r_block == 0)
+    tl.store(d_a + c, narrow(tl.sum(a_acc, 1), d_a.dtype.element_ty), mask=mask)
+    tl.store(d_m + c, narrow(tl.sum(m_acc, 1), d_m.dtype.element_ty), mask=mask)
+    if BIAS:
+        tl.store(d_b_w_expand + c, narrow(tl.sum(dg_acc, 1), d_b_w_expand.dtype.element_ty), mask=mask)
+        mask = (r < reduced) & (c_block == 0)
+        tl.store(d_b_w_shrink + r, narrow(tl.sum(dz_acc, 0), d_b_w_shrink.dtype.element_ty), mask=mask)

@@ -1,0 +1,179 @@
+"""gather's backward: the gradient of x, and T = (ds . bits)^T x, of which the local weights' gradients are made.
+
+The matrix products take their operands in x's dtype and add in float32.
+"""
+
+import triton
+import triton.language as tl
+
+from .numerics import WORD, dot, narrow, of_images, spots, squash, tile_rows
+
+
+@triton.jit
+def on_bits(bits, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl.constexpr):
+    """The hidden units from ``start`` on that were on in each row: [ROWS, HIDDEN] of 0 and 1."""
+    word = start // WORD + tl.arange(0, HIDDEN // WORD)
+    at = bits + (row * words)[:, None] + word[None, :]
+    pattern = tl.load(at, mask=inside[:, None] & (word < words)[None, :], other=0)
+    return tl.reshape((pattern[:, :, None] >> tl.arange(0, WORD)[None, None, :]) & 1, [ROWS, HIDDEN])
+
+
+@triton.jit(do_not_specialize=["images"])
+def grad_x(
+    d,  # the gradient of x A: grad_out, or the residual's gradient
+    grad,  # of x
+    shrink,  # v_collapse times the rows of v_shrink, [R, C] in x's dtype
+    stats,
+    bits,
+    ds,  # [N HW]
+    alpha,
+    beta,
+    dp,  # over HW: [N, C] each
+    images,
+    pixels,
+    channels,
+    reduced,
+    width,
+    d_image,
+    d_step,
+    grad_image,
+    grad_step,
+    CHANNELS_LAST: tl.constexpr,
+    FLAT: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    TANH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """d x = d A + dp / HW + ds (bits . shrink); one program a tile of rows and channels."""
+    blocks = tl.cdiv(channels, CHANNELS)
+    tile = tl.program_id(0) // blocks
+    c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
+    row = image.to(tl.int64) * pixels + pixel
+    words = tl.cdiv(reduced, WORD)
+    acc = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for k in range(0, reduced, DEPTH):
+        r = k + tl.arange(0, DEPTH)
+        on = narrow(on_bits(bits, row, inside, k, words, ROWS, DEPTH).to(tl.float32), shrink.dtype.element_ty)
+        v = tl.load(
+            shrink + r[:, None] * channels + c[None, :],
+            mask=(r < reduced)[:, None] & (c < channels)[None, :],
+            other=0.0,
+        )
+        acc = dot(on, v, acc, PRECISION)
+    row_ds = tl.load(ds + row, mask=inside, other=0.0)
+    s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
+    a = of_images(alpha, image, first, images, c, channels, ROWS, SEGMENTS)
+    b = of_images(beta, image, first, images, c, channels, ROWS, SEGMENTS)
+    attention = squash(a + b * s[:, None], TANH, d.dtype.element_ty)
+    mask = inside[:, None] & (c < channels)[None, :]
+    start = (image.to(tl.int64) * d_image)[:, None] if FLAT else first.to(tl.int64) * d_image
+    direct = tl.load(d + spots(start, pixel, c, d_step, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
+    value = acc * row_ds[:, None] + of_images(dp, image, first, images, c, channels, ROWS, SEGMENTS)
+    value += direct * attention
+    start = (image.to(tl.int64) * grad_image)[:, None] if FLAT else first.to(tl.int64) * grad_image
+    at = spots(start, pixel, c, grad_step, CHANNELS_LAST)
+    tl.store(grad + at, narrow(value, grad.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["images", "tiles", "splits"])
+def local_products(
+    x,
+    bits,
+    ds,  # [N HW]
+    t,  # [splits, R, C]
+    counts,  # [splits, R] sum of ds where a unit was on; with BIAS only
+    ds_sums,  # [splits]; with BIAS only
+    images,
+    pixels,
+    channels,
+    reduced,
+    tiles,
+    splits,
+    x_image,
+    x_step,
+    CHANNELS_LAST: tl.constexpr,
+    FLAT: tl.constexpr,
+    BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """T = (ds . bits)^T x; one program a block of T and a share of the tiles of rows."""
+    c_blocks = tl.cdiv(channels, CHANNELS)
+    r_blocks = tl.cdiv(reduced, HIDDEN)
+    c_block = tl.program_id(0) % c_blocks
+    r_block = tl.program_id(0) // c_blocks % r_blocks
+    split = tl.program_id(0) // (c_blocks * r_blocks)
+    c = c_block * CHANNELS + tl.arange(0, CHANNELS)
+    r = r_block * HIDDEN + tl.arange(0, HIDDEN)
+    words = tl.cdiv(reduced, WORD)
+    acc = tl.zeros([HIDDEN, CHANNELS], tl.float32)
+    count = tl.zeros([HIDDEN], tl.float32)
+    ds_sum = tl.zeros([ROWS], tl.float32)
+    for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
+        image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
+        row = image.to(tl.int64) * pixels + pixel
+        row_ds = tl.load(ds + row, mask=inside, other=0.0)
+        on = on_bits(bits, row, inside, r_block * HIDDEN, words, ROWS, HIDDEN)
+        weighted = tl.where(on != 0, row_ds[:, None], 0.0)
+        start = (image.to(tl.int64) * x_image)[:, None] if FLAT else first.to(tl.int64) * x_image
+        at = spots(start, pixel, c, x_step, CHANNELS_LAST)
+        rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
+        acc = dot(tl.trans(narrow(weighted, x.dtype.element_ty)), rows, acc, PRECISION)
+        if BIAS:
+            count += tl.sum(weighted, 0)
+            ds_sum += row_ds
+    to = t + (split.to(tl.int64) * reduced + r)[:, None] * channels + c[None, :]
+    tl.store(to, acc, mask=(r < reduced)[:, None] & (c < channels)[None, :])
+    if BIAS:
+        tl.store(counts + split * reduced + r, count, mask=(r < reduced) & (c_block == 0))
+        tl.store(ds_sums + split, tl.sum(ds_sum, 0), mask=(c_block == 0) & (r_block == 0))
+
+
+@triton.jit(do_not_specialize=["splits"])
+def local_grads(
+    t,
+    counts,
+    ds_sums,
+    v_shrink,  # in its own dtype, as its gradient
+    v_collapse,
+    b_v_shrink,
+    d_v_shrink,
+    d_v_collapse,
+    d_b_v_shrink,
+    d_b_v_collapse,
+    channels,
+    reduced,
+    splits,
+    BIAS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """The gradients of the local path's weights from T; one program a hidden unit."""
+    r = tl.program_id(0)
+    v = tl.load(v_collapse + r).to(tl.float32)
+    collapse = tl.zeros([CHANNELS], tl.float32)
+    for k in range(0, channels, CHANNELS):
+        c = k + tl.arange(0, CHANNELS)
+        total = tl.zeros([CHANNELS], tl.float32)
+        for split in range(splits):
+            at = t + (split * reduced + r).to(tl.int64) * channels + c
+            total += tl.load(at, mask=c < channels, other=0.0)
+        at = r.to(tl.int64) * channels + c
+        tl.store(d_v_shrink + at, narrow(v * total, d_v_shrink.dtype.element_ty), mask=c < channels)
+        collapse += tl.load(v_shrink + at, mask=c < channels, other=0.0).to(tl.float32) * total
+    value = tl.sum(collapse, 0)
+    if BIAS:
+        count = 0.0
+        total_ds = 0.0
+        for split in range(splits):
+            count += tl.load(counts + split * reduced + r)
+            total_ds += tl.load(ds_sums + split)
+        value += tl.load(b_v_shrink + r).to(tl.float32) * count
+        tl.store(d_b_v_shrink + r, narrow(v * count, d_b_v_shrink.dtype.element_ty))
+        tl.store(d_b_v_collapse, narrow(total_ds, d_b_v_collapse.dtype.element_ty), mask=r == 0)
+    tl.store(d_v_collapse + r, narrow(value, d_v_collapse.dtype.element_ty))
