@@ -1,0 +1,88 @@
+"""CPU time of a call on the triton backend: ``python benchmarks/launch_cost.py``.
+
+On a GPU, of real calls. Without one launches are stood in for by empty functions, so that what is measured is the way
+to them: checks, autograd, the plan's key, allocations, arguments; not Triton's launcher and the driver. Give them some
+microseconds a launch.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from gala_cuda import GALA  # noqa: E402
+from gala_cuda.backends import triton  # noqa: E402
+from gala_cuda.backends.triton import launch  # noqa: E402
+
+SHAPE = (2, 64, 14, 14)
+CALLS, ROUNDS = 200, 15
+
+
+class Nothing:
+    """A compiled kernel that does nothing, and how often."""
+
+    launches = 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self._launch
+
+    def _launch(self, *arguments: object) -> None:
+        Nothing.launches += 1
+
+
+class EmptyStep(launch.Step):
+    """A step whose kernel is already compiled, to nothing."""
+
+    __slots__ = ()
+
+    def __init__(self, *arguments: object):
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.compiled = Nothing()
+
+
+def microseconds(call: Callable[[], object]) -> float:
+    """CPU time of this thread for a call, the least of some rounds."""
+    fastest = float("inf")
+    for _ in range(ROUNDS):
+        if CUDA:
+            torch.cuda.synchronize()
+        start = time.thread_time()
+        for _ in range(CALLS):
+            call()
+        fastest = min(fastest, (time.thread_time() - start) / CALLS)
+    return 1e6 * fastest
+
+
+def main() -> None:
+    if not CUDA:
+        from gala_cuda.backends.triton import backward_plan, forward_plan
+
+        forward_plan.Step = backward_plan.Step = EmptyStep  # type: ignore[misc]
+    device = "cuda" if CUDA else "cpu"
+    layer = GALA(SHAPE[1], backend="triton", device=device)
+    x, grad = (torch.randn(SHAPE, device=device).bfloat16().to(memory_format=torch.channels_last) for _ in range(2))
+    leaf = x.clone().requires_grad_()
+    w = layer.weights
+    _, _, stats, bits = triton.forward(x, w, None, "tanh", False, True)
+    calls = {
+        "backend, forward": lambda: triton.forward(x, w, None, "tanh", False, False),
+        "backend, backward": lambda: triton.backward(grad, None, x, w, None, stats, bits, "tanh", True, True),
+        "layer, no grad": torch.no_grad()(lambda: layer(x)),
+        "layer, forward": lambda: layer(leaf),
+        "layer, forward and backward": lambda: layer(leaf).backward(grad),
+    }
+    print(f"{'us of CPU time':28}     {'' if CUDA else 'launches, which are not included'}")
+    for name, call in calls.items():
+        time_of_call = microseconds(call)
+        Nothing.launches = 0
+        call()
+        print(f"{name:28} {time_of_call:6.1f}" + ("" if CUDA else f"  {Nothing.launches}"))
+
+
+if __name__ == "__main__":
+    main()
