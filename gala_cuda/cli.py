@@ -1,4 +1,4 @@
-"""The command ``gala-cuda``: doctor, bench, train, demo."""
+"""The command ``gala-cuda``: doctor, bench, tune, train, demo."""
 
 import argparse
 import importlib
@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 
 from . import __version__, models
+from .backends import triton
 from .backends.contract import DTYPES
 from .diagnostics import doctor
 
@@ -64,6 +65,35 @@ def _bench(args: argparse.Namespace) -> int:
     report.print_tables(result, console)
     for path in report.write(result, args.output):
         console.print(f"written: {path.resolve()}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _tune(args: argparse.Namespace) -> int:
+    tune = _load("benchmark.tune", "bench")
+    chosen = {
+        "batches": args.batch and tuple(args.batch),
+        "shapes": args.shape and tuple(args.shape),
+        "dtypes": args.dtype and tuple(getattr(torch, name) for name in args.dtype),
+        "layouts": args.layout and tuple(args.layout),
+        "seconds": args.seconds,
+        "device": args.device and str(args.device),
+    }
+    settings = tune.Settings(**{name: value for name, value in chosen.items() if value is not None})
+    output, console = (args.output or tune.default_output()).resolve(), _console()
+    with console.status("") as status:
+
+        def say(text: str, lasting: bool) -> None:
+            if lasting:
+                console.print(text, highlight=False)
+            else:
+                status.update(text)
+
+        try:
+            found = tune.tune(settings, output, say)
+        except (tune.Refused, tune.table.TableError) as error:
+            raise Failure(str(error)) from error
+    tune.print_results(found, console)
+    console.print(f"written: {output}; to use it: export GALA_TRITON_TABLE={output}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -133,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("doctor", _doctor, "Versions, build, devices, and which backend runs where.")
     sub.add_argument("--json", action="store_true", help="as JSON")
     _add_bench_arguments(command("bench", _bench, "Time GALA's backends against eager PyTorch and torch.compile."))
+    _add_tune_arguments(command("tune", _tune, "Measure on a GPU which tiles the Triton kernels are fastest with."))
     _add_train_arguments(command("train", _train, "Train a network on digits or on a folder of pictures."))
     sub = command("demo", _demo, "Doctor, a training on real digits, attention maps and a short benchmark, in minutes.")
     sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
@@ -158,6 +189,19 @@ def _add_bench_arguments(sub: argparse.ArgumentParser) -> None:
         default=Path("runs/bench"),
         help="folder of bench.json and bench.png (default: %(default)s)",
     )
+
+
+def _add_tune_arguments(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in triton.DTYPES]
+    add("--batch", type=_count, nargs="+", metavar="N", help="batch sizes (default: 32 256)")
+    add("--shape", type=_shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
+    add("--dtype", choices=dtypes, nargs="+", help="of x (default: bfloat16 float32)")
+    add("--layout", choices=("channels_last", "nchw"), nargs="+", help="of x in memory (default: channels_last)")
+    add("--seconds", type=_positive, metavar="S", help="of timing for each comparison (default: 0.5)")
+    add("--device", type=_device, help="cuda, cuda:1 (default: cuda)")
+    add("--output", type=Path, metavar="FILE", help="table to write (default: gala_cuda/triton-table.json in "
+        "$XDG_CACHE_HOME or ~/.cache)")  # fmt: skip
 
 
 def _add_train_arguments(sub: argparse.ArgumentParser) -> None:

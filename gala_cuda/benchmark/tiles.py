@@ -1,0 +1,264 @@
+"""What ``tune`` tries and measures: candidate tiles, example problems, and passes over them with a row's tiles."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..backends import reference
+from ..backends.contract import Weights, weight_shapes
+from ..backends.triton.backward_plan import Backward, Strides
+from ..backends.triton.config import Config, Tile
+from ..backends.triton.forward_plan import Forward, TicketForward
+from ..backends.triton.launch import Layout, Step, fit
+from ..backends.triton.problem import Problem
+from .correctness import LIMITS, avoid_ties
+from .suite import LAYOUTS
+
+# the kind of pass that each kernel is part of, and its step in that pass's plan
+PARTS = {
+    "gather": ("launches", "gather"),
+    "scale": ("launches", "scale"),
+    "scale_backward": ("backward", "scale"),
+    "grad_x": ("backward", "grad_x"),
+    "local_products": ("backward", "local_products"),
+    "tickets": ("tickets", "all"),
+}
+# what a program keeps in registers: blocks by the names of their two sizes
+KEPT = {
+    "gather": (("ROWS", "HIDDEN"),),
+    "scale": (("PIXELS", "CHANNELS"),),
+    "scale_backward": (("PIXELS", "CHANNELS"),),
+    "grad_x": (("ROWS", "CHANNELS"),),
+    "local_products": (("HIDDEN", "CHANNELS"),),
+    "tickets": (("ROWS", "HIDDEN"), ("PIXELS", "CHANNELS")),
+}
+PIPELINED = ("gather", "grad_x", "local_products", "tickets")  # loops around a product: stages matter
+WARPS, STAGES = (2, 16), (1, 5)
+REGISTERS = 255 * 32  # of a warp
+CHUNKS = (1 / 4, 1 / 2, 1, 2)  # of the row's chunk_bytes
+CHECKED_IMAGES = 16  # at most, in float64
+
+
+class Unfit(Exception):
+    """A candidate cannot be used; the message says why."""
+
+
+class Shape(NamedTuple):
+    """A feature map and its block's hidden width."""
+
+    images: int
+    channels: int
+    height: int
+    width: int
+    reduced: int
+
+
+def limits(kernel: str, shapes: list[Shape]) -> dict[str, tuple[int, int]]:
+    """The least and the largest useful value of each of a kernel's sizes: beyond, ``launch.fit`` cuts it down."""
+    channels, reduced = max(s.channels for s in shapes), max(s.reduced for s in shapes)
+    pixels = max(s.height * s.width for s in shapes)
+    extents = {"ROWS": pixels, "PIXELS": pixels, "HIDDEN": reduced, "CHANNELS": channels, "DEPTH": channels}
+    least = dict.fromkeys(extents, 16) | {"HIDDEN": 32}  # a word of the sign pattern
+    if kernel == "grad_x":
+        extents["DEPTH"], least["DEPTH"] = reduced, 32
+    if kernel == "scale_backward":
+        least["PIXELS"] = 4
+    return {name: (least[name], fit(1 << 30, extent, least[name])) for name, extent in extents.items()}
+
+
+def candidates(kernel: str, tile: Tile, shapes: list[Shape]) -> list[Tile]:
+    """The tiles one step from ``tile``: one size, or the warps, halved or doubled, or a stage more or less.
+
+    Left out are sizes beyond ``limits``, and tiles that keep more numbers than the registers of their warps.
+    """
+    found, useful = [], limits(kernel, shapes)
+    for name, size in tile.sizes:
+        least, most = useful[name]
+        for other in (min(size, most) // 2, min(size, most) * 2):
+            if least <= other <= most:
+                found.append(replace(tile, sizes=tuple((n, other if n == name else s) for n, s in tile.sizes)))
+    found += [replace(tile, warps=w) for w in (tile.warps // 2, tile.warps * 2) if WARPS[0] <= w <= WARPS[1]]
+    if kernel in PIPELINED:
+        found += [replace(tile, stages=s) for s in (tile.stages - 1, tile.stages + 1) if STAGES[0] <= s <= STAGES[1]]
+
+    def kept(tile: Tile) -> int:
+        sizes = {name: min(size, useful[name][1]) for name, size in tile.sizes}
+        return max(sizes[rows] * sizes[columns] for rows, columns in KEPT[kernel])
+
+    return [other for other in found if kept(other) <= REGISTERS * other.warps]
+
+
+class Example:
+    """A random problem on the device: x and the incoming gradients in ``dtype``, weights as in mixed precision.
+
+    ``full`` adds biases, a residual and the map. Values are such that float64 has one right answer, which no sum loses
+    to cancellation: no hidden unit and no output within rounding of its ReLU, a gradient that leans towards x.
+    """
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, layout: str, device: torch.device, full: bool = False):
+        generator = torch.Generator(device).manual_seed(0)
+
+        def normal(*sizes: int) -> Tensor:
+            return torch.randn(sizes, generator=generator, device=device)
+
+        n, c, height, width, reduced = shape
+        memory_format = LAYOUTS[layout]
+        wide = torch.promote_types(dtype, torch.float32)
+        self.w = Weights(
+            *(  # type: ignore[arg-type]
+                (normal(*sizes) / math.sqrt(sizes[-1] if len(sizes) == 2 or name == "v_collapse" else 1))
+                .to(dtype)  # the products take it so
+                .to(wide)
+                if full or not name.startswith("b_")
+                else None
+                for name, sizes in weight_shapes(c, reduced)._asdict().items()
+            )
+        )
+        self.shape, self.full = shape, full
+        self.x = normal(n, c, height, width).to(dtype).to(memory_format=memory_format)
+        self.grad = (self.x + normal(n, c, height, width)).to(dtype).to(memory_format=memory_format)
+        self.residual = self.grad_map = None
+        if full:
+            self._make_unambiguous()
+            product = self.x.double() * reference.attention(self.x.double(), self._doubled(), "tanh")
+            shortcut = normal(n, c, height, width)
+            near = (shortcut + product).abs() < 4 * torch.finfo(dtype).eps
+            self.residual = torch.where(near, shortcut + 1, shortcut).to(dtype).to(memory_format=memory_format)
+            self.grad_map = normal(n, height, width)
+        precision = "tf32x3" if dtype == torch.float32 else "tf32"  # torch's default
+        self.problem = Problem.of(self.x, self.w, "tanh", precision)
+
+    def _make_unambiguous(self) -> None:
+        biases = self.w.b_v_shrink
+        assert biases is not None
+        ones = torch.ones_like(self.x[:, :1])
+        extended = torch.cat([self.x, ones], 1)
+        avoid_ties(extended, torch.cat([self.w.v_shrink, biases[:, None]], 1))
+        self.x.copy_(extended[:, :-1])
+
+    def _doubled(self) -> Weights:
+        return Weights._make(None if t is None else t.double() for t in self.w)
+
+    def plan(self, kind: str, config: Config) -> Forward | Backward:
+        problem = replace(self.problem, config=config)
+        residual = None if self.residual is None else Layout.of(self.residual, problem.channels_last)
+        if kind == "backward":
+            grad = Layout.of(self.grad, problem.channels_last)
+            return Backward(problem, Strides(grad, residual or grad, self.full), self.full)
+        form = TicketForward if kind == "tickets" else Forward
+        return form(problem, self.w, residual, self.full, True)
+
+    def forward(self, plan: Forward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(out, map or empty, stats, bits)."""
+        n, _, height, width, _ = self.shape
+        out = torch.empty_like(self.x)
+        amap = self.x.new_empty((n, height, width) if self.full else 0, dtype=torch.float32)
+        return out, amap, *plan.run(self.x, self.w, self.residual, out, amap)
+
+    def backward(
+        self, plan: Backward, out: Tensor | None, amap: Tensor, stats: Tensor, bits: Tensor
+    ) -> dict[str, Tensor]:
+        """The gradients by name, from what ``forward`` returned; ``out`` with ``full`` only."""
+        factor = None if self.grad_map is None else torch.where(amap == 0, 0.0, self.grad_map / amap)
+        return _named(*plan.run(self.grad, factor, self.x, self.w, out, stats, bits, True, True))
+
+    def exact(self) -> dict[str, Tensor]:
+        """out, map and the gradients in float64, by name; with ``full`` only."""
+        assert self.residual is not None
+        assert self.grad_map is not None
+        x, w = self.x.double(), self._doubled()
+        out, amap, stats, bits = reference.forward(x, w, self.residual.double(), "tanh", True, True)
+        factor = torch.where(amap == 0, 0.0, self.grad_map / amap)
+        grads = reference.backward(self.grad.double(), factor, x, w, out, stats, bits, "tanh", True, True)
+        return {"out": out, "map": amap, **_named(*grads)}
+
+
+def _named(dx: Tensor | None, dw: Weights | None, d_residual: Tensor | None) -> dict[str, Tensor]:
+    assert dw is not None
+    named = {"d x": dx, **{f"d {name}": t for name, t in dw._asdict().items()}, "d residual": d_residual}
+    return {name: t for name, t in named.items() if t is not None}
+
+
+class Pass:
+    """A forward ("launches" or "tickets") or "backward" pass over an example with a row's tiles, to be repeated.
+
+    On a GPU a call replays a CUDA graph: timed is the GPU's work, not Python's, which runs ahead of it in a network.
+    """
+
+    def __init__(self, example: Example, config: Config, kind: str):
+        self.example, self.config, self.kind = example, config, kind
+        self.plan = example.plan(kind, config)
+        run = self._runner()
+        run()  # compiles
+        self.call = _captured(run, example.x.device)
+
+    def __call__(self) -> None:
+        self.call()
+
+    def _runner(self) -> Callable[[], object]:
+        example, plan = self.example, self.plan
+        if isinstance(plan, Forward):
+            return lambda: example.forward(plan)
+        before = example.plan("launches", self.config)
+        assert isinstance(before, Forward)
+        saved = example.forward(before)[1:]
+        return lambda: example.backward(plan, None, *saved)
+
+
+def _captured(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    if device.type != "cuda":
+        return run
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Config) -> Forward | Backward:
+    """Runs both passes with ``config``, tickets in several chunks; the plan that ``kernel`` is part of.
+
+    Raises Unfit where a result is off float64.
+    """
+    form = "tickets" if kernel == "tickets" else "launches"
+    config = replace(config, chunk_bytes=max(1, min(config.chunk_bytes, example.x.nbytes // 4)))
+    forward, backward = example.plan(form, config), example.plan("backward", config)
+    assert isinstance(forward, Forward)
+    assert isinstance(backward, Backward)
+    saved = example.forward(forward)
+    got = {"out": saved[0], "map": saved[1], **example.backward(backward, *saved)}
+    limit = LIMITS[example.x.dtype][0]
+    for name, want in exact.items():
+        norm = torch.linalg.vector_norm(want).item()
+        error = torch.linalg.vector_norm(got[name].double() - want).item()
+        if not error <= limit * norm:
+            dtype = str(example.x.dtype).removeprefix("torch.")
+            raise Unfit(
+                f"wrong: {name} at {tuple(example.x.shape)}, {dtype}, is off float64 by {error:.1e} in a norm of "
+                f"{norm:.1e}; expected at most {limit:.0e} of it"
+            )
+    return backward if PARTS[kernel][0] == "backward" else forward
+
+
+def refuse_spills(plan: Forward | Backward, kernel: str) -> None:
+    """Raises Unfit where ``kernel``, compiled in a plan that ran, uses local memory."""
+    step: Step = getattr(plan, PARTS[kernel][1])
+    words = getattr(step.compiled, "n_spills", None)  # the interpreter compiles nothing
+    if words:
+        raise Unfit(f"uses {4 * words} bytes of local memory a thread")
+
+
+def attempt(run: Callable[[], object], device: torch.device) -> None:
+    """Calls ``run``; Unfit where Triton cannot compile or launch what it needs. Other failures pass through."""
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        raise
+    except (triton.errors.TritonError, RuntimeError) as error:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # raises where the GPU itself failed: nothing can run on it any more
+        raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error

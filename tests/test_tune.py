@@ -1,0 +1,381 @@
+"""``gala-cuda tune`` in Triton's interpreter, with made-up clocks: what it tries, refuses, chooses and writes."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from triton.runtime.errors import OutOfResources
+
+from gala_cuda import cli
+from gala_cuda.backends.triton import config as table
+from gala_cuda.backends.triton import forward_plan, launch
+from gala_cuda.backends.triton.config import Config, TableError, Tile
+from gala_cuda.benchmark import search, tiles, tune
+from gala_cuda.benchmark.timing import Timing
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SETTINGS = tune.Settings(((32, 2, 2),), (1, 2), (torch.float32,), ("channels_last",), device=str(DEVICE))
+IMAGE = 32 * 2 * 2 * 4  # bytes
+
+
+def tile(kernel: str, *sizes: int, warps: int = 4, stages: int = 2) -> Tile:
+    return Tile(tuple(zip(table.SIZES[kernel], sizes, strict=True)), warps, stages)
+
+
+START = Config(
+    gather=tile("gather", 16, 16, 32),
+    scale=tile("scale", 16, 32),
+    scale_backward=tile("scale_backward", 16, 32),
+    grad_x=tile("grad_x", 16, 32, 16),
+    local_products=tile("local_products", 16, 32, 16),
+    tickets=tile("tickets", 16, 16, 32, 16, 16),
+    tickets_from=None,
+    chunk_bytes=4 * IMAGE,
+)
+
+
+@pytest.fixture(autouse=True)
+def start(tmp_path, monkeypatch):
+    """The table in use: two widths of each kind, for the oldest architecture."""
+    kinds = [(size, lanes, hidden) for size in (2, 4) for lanes in (True, False) for hidden in (16, 64)]
+    rows = [(dict(zip(table.KIND, (80, *kind), strict=True)), START) for kind in kinds]
+    path = tmp_path / "start.json"
+    table.write(path, rows, [])
+    monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
+    launch.forget()
+    yield path
+    launch.forget()
+
+
+def clock(seconds, spread: float = 0.0):
+    """A clock for which a pass takes ``seconds(pass)``."""
+
+    def time(calls, _seconds, _device):
+        taken = {name: seconds(call) for name, call in calls.items()}
+        return {name: Timing(t, t * (1 - spread), t * (1 + spread), 7, 1) for name, t in taken.items()}
+
+    return time
+
+
+def prefer(kernel: str, wanted: Tile, spread: float = 0.0):
+    """A clock that runs the faster the nearer ``kernel``'s tile is to ``wanted``."""
+
+    def seconds(call) -> float:
+        found, best = getattr(call.config, kernel).entry, wanted.entry
+        return 1.0 + sum(abs(found[name] / best[name] - 1) for name in best)
+
+    return clock(seconds, spread)
+
+
+def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> search.Tuned:
+    """The only row of ``settings``, tuned for one kernel."""
+    monkeypatch.setattr(search, "KERNELS", (kernel,))
+    monkeypatch.setattr(search, "CHUNKS", (1 / 4, 1))
+    (found,) = tune.tune(settings, tmp_path / "found.json", time=time)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wanted"),
+    [
+        ("gather", tile("gather", 16, 32, 32, stages=4)),
+        ("scale", tile("scale", 16, 16, warps=8)),
+        ("scale_backward", tile("scale_backward", 16, 16, warps=8)),
+        ("grad_x", tile("grad_x", 16, 32, 32, stages=1)),
+        ("local_products", tile("local_products", 16, 32, 32)),
+        ("tickets", tile("tickets", 16, 32, 32, 16, 32)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_fastest_tile_is_found(monkeypatch, tmp_path, kernel, wanted):
+    """Also where it is several steps away, each of them faster. Another test checks the results, which takes longer."""
+    monkeypatch.setattr(search, "check", lambda example, _, kernel, row: example.plan(tiles.PARTS[kernel][0], row))
+    found = find(monkeypatch, tmp_path, kernel, prefer(kernel, wanted), replace(SETTINGS, batches=(1,)))
+    assert found.after == replace(START, **{kernel: wanted})
+    assert found.gains[kernel] > 1
+    assert not found.dropped
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "map"), (torch.bfloat16, "d v_shrink")])
+def test_every_kernel_is_checked(dtype, name):
+    """Right results pass; of a kernel's own plan, the step with its name is looked at for spills."""
+    example = tiles.Example(tiles.Shape(2, 32, 2, 2, 8), dtype, "channels_last", DEVICE, full=True)
+    exact = example.exact()
+    found = {
+        kernel: getattr(tiles.check(example, exact, kernel, START), tiles.PARTS[kernel][1]) for kernel in tiles.PARTS
+    }
+    assert {kernel: step.kernel.__name__ for kernel, step in found.items()} == {
+        **{kernel: kernel for kernel in table.KERNELS},
+        "tickets": "forward_tickets",
+    }
+    with pytest.raises(tiles.Unfit, match=f"wrong: {name} at"):
+        tiles.check(example, exact | {name: 1.1 * exact[name]}, "gather", START)
+
+
+def test_what_is_faster_by_less_than_the_spread_is_not_taken(monkeypatch, tmp_path):
+    wanted = tile("scale", 16, 32, warps=8)  # 1.5 times faster
+    settings = replace(SETTINGS, batches=(1,))
+    assert find(monkeypatch, tmp_path, "scale", prefer("scale", wanted, spread=0.6), settings).after == START
+
+
+@pytest.fixture
+def fault(monkeypatch):
+    """Makes passes with a tile of scale fail: ``fault(tile, error)`` raises ``error``, or without it spoils ``out``."""
+
+    def arrange(bad: Tile, error: Exception | None = None) -> None:
+        planned, run = tiles.Example.plan, tiles.Example.forward
+        bad_plans = []
+
+        def plan(self, kind, config):
+            made = planned(self, kind, config)
+            if config.scale == bad:
+                bad_plans.append(made)
+            return made
+
+        def forward(self, plan):
+            out, *rest = run(self, plan)
+            if any(plan is each for each in bad_plans):
+                if error is not None:
+                    raise error
+                out[-1, -1] += 1
+            return out, *rest
+
+        monkeypatch.setattr(tiles.Example, "plan", plan)
+        monkeypatch.setattr(tiles.Example, "forward", forward)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(None, "wrong: out at (1, 32, 2, 2), float32, is off float64 by", id="wrong"),
+        pytest.param(OutOfResources(300, 200, "shared memory"), "OutOfResources: out of resource: shared", id="memory"),
+        pytest.param(RuntimeError("PassManager::run failed"), "RuntimeError: PassManager::run failed", id="compiler"),
+    ],
+)
+def test_a_tile_that_cannot_be_used_is_named_and_never_chosen(monkeypatch, tmp_path, fault, error, reason):
+    wanted = tile("scale", 16, 32, warps=8)
+    fault(wanted, error)
+    found = find(monkeypatch, tmp_path, "scale", prefer("scale", wanted))
+    assert found.after == START
+    ((kernel, name, why),) = found.dropped
+    assert (kernel, name) == ("scale", "16x32, 8 warps, 2 stages")
+    assert why.startswith(reason)
+
+
+def test_a_tile_in_use_that_does_not_run_gives_way(monkeypatch, tmp_path, fault):
+    """To the first that does."""
+    fault(START.scale, OutOfResources(300, 200, "shared memory"))
+    found = find(monkeypatch, tmp_path, "scale", clock(lambda call: 1.0))
+    assert found.after.scale == tile("scale", 16, 16)
+    assert found.speedup == {"forward": None, "backward": None}
+
+
+def test_a_row_none_of_whose_tiles_runs_is_refused(monkeypatch, tmp_path):
+    def fail(self, plan):
+        raise OutOfResources(300, 200, "shared memory")
+
+    monkeypatch.setattr(tiles.Example, "forward", fail)
+    with pytest.raises(tune.Refused, match=r"gather runs with no tile that was tried; OutOfResources"):
+        find(monkeypatch, tmp_path, "gather", clock(lambda call: 1.0))
+    assert not (tmp_path / "found.json").exists()
+
+
+def test_local_memory_is_refused():
+    """As Triton counts it: 32-bit words; the interpreter compiles nothing."""
+    for compiled in (None, SimpleNamespace(n_spills=0)):
+        tiles.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=compiled)), "scale")
+    with pytest.raises(tiles.Unfit, match="uses 8 bytes of local memory"):
+        tiles.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=SimpleNamespace(n_spills=2))), "scale")
+
+
+@pytest.mark.parametrize(
+    ("faster", "wanted"),
+    [
+        ({1: True, 2: True}, 1),
+        ({1: True, 4: True, 2: False}, 4),
+        ({1: False, 2: True, 4: False}, None),
+        ({}, None),
+    ],
+    ids=["always", "beyond", "not-at-the-largest", "nothing"],
+)
+def test_tickets_from(faster, wanted):
+    assert search.tickets_from(faster) == wanted
+
+
+@pytest.mark.parametrize(
+    ("times", "form"),
+    [
+        ({"launches": 1.0}, (None, 4 * IMAGE)),
+        ({4 * IMAGE: 0.9}, (2 * IMAGE, 4 * IMAGE)),
+        ({4 * IMAGE: 0.9, IMAGE: 0.8}, (2 * IMAGE, IMAGE)),
+    ],
+    ids=["launches", "tickets", "tickets-in-smaller-chunks"],
+)
+def test_the_faster_form_is_chosen(monkeypatch, tmp_path, times, form):
+    """Tickets are made faster for two images only: from their size on."""
+
+    def seconds(call) -> float:
+        if call.kind != "tickets" or call.example.shape.images == 1:
+            return 1.0
+        return times.get(call.config.chunk_bytes, 1.0)
+
+    monkeypatch.setattr(search, "candidates", lambda *_: [])
+    found = find(monkeypatch, tmp_path, "tickets", clock(seconds))
+    assert (found.after.tickets_from, found.after.chunk_bytes) == form
+    assert found.speedup["forward"] == pytest.approx(min(times.values()) ** -0.5)
+
+
+def test_the_written_table_is_used(monkeypatch, tmp_path, start):
+    """Through GALA_TRITON_TABLE: the tuned row and its form; the other rows are as they were."""
+    wanted = replace(START, scale=tile("scale", 16, 16), tickets_from=2 * IMAGE, chunk_bytes=IMAGE)
+
+    def seconds(call) -> float:
+        return 1.0 + call.config.scale["CHANNELS"] - 0.5 * (call.kind == "tickets" and call.example.shape.images == 2)
+
+    found = find(monkeypatch, tmp_path, "scale", clock(seconds))
+    before, path = table.read(start).rows, tmp_path / "found.json"
+    written = table.read(path)
+    arch = table.architecture(DEVICE)
+    row = {"arch": arch, "bytes": 4, "channels_last": True, "hidden": 16}
+    assert found.where == row
+    assert [each for each in written.rows if each[0]["arch"] == 80 and each[0] != row] == [
+        each for each in before if each[0] != row
+    ]
+    assert [config for where, config in written.rows if where == row] == [wanted]
+    (entry,) = written.measured
+    assert entry["for"] == row
+    assert entry["shapes"] == ["1x32x2x2", "2x32x2x2"]
+    assert entry["speedup"] == {
+        "forward": round(found.speedup["forward"], 3),
+        "backward": pytest.approx(33 / 17, abs=1e-3),
+    }
+
+    monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
+    example = tiles.Example(tiles.Shape(2, 32, 2, 2, 8), torch.float32, "channels_last", DEVICE)
+    torch.ops.gala_cuda.gala(example.x, *example.w, None, "tanh", False, False, "triton")
+    (plan,) = launch._plans.values()
+    assert isinstance(plan, forward_plan.TicketForward)
+    again = tune.tune(replace(SETTINGS, batches=(1,)), path, time=clock(lambda call: 1.0))
+    assert again[0].before == wanted
+    assert [entry["shapes"] for entry in table.read(path).measured] == [["1x32x2x2"]]
+
+
+def test_rows_of_a_new_architecture_are_added_at_all_widths(start):
+    rows = list(table.read(start).rows)
+    old = len(rows)
+    settings = tune.Settings(((32, 4, 4), (128, 2, 2), (48, 2, 2)), (1,), (torch.bfloat16, torch.float16))
+    work = tune._work(settings, rows, 90)
+    assert [where for where, _ in rows[old:]] == [
+        {"arch": 90, "bytes": 2, "channels_last": True, "hidden": hidden} for hidden in (16, 64)
+    ]
+    shapes = {
+        rows[index][0]["hidden"]: [shape.channels for shape, _ in problems] for (index, _), problems in work.items()
+    }
+    assert shapes == {16: [32, 48, 32, 48], 64: [128, 128]}
+
+
+def test_candidates():
+    """One step each; none that the problem or the registers have no room for."""
+    shapes = [tiles.Shape(2, 256, 8, 8, 64)]
+    found = {str(each) for each in tiles.candidates("gather", tile("gather", 64, 64, 512, warps=4, stages=5), shapes)}
+    assert found == {
+        "32x64x512, 4 warps, 5 stages",
+        "64x32x512, 4 warps, 5 stages",
+        "64x128x512, 4 warps, 5 stages",
+        "64x64x32, 4 warps, 5 stages",
+        "64x64x512, 2 warps, 5 stages",
+        "64x64x512, 8 warps, 5 stages",
+        "64x64x512, 4 warps, 4 stages",
+    }
+    found = {str(each) for each in tiles.candidates("scale_backward", tile("scale_backward", 16, 16), [shapes[0]])}
+    assert found == {
+        "8x16, 4 warps, 2 stages",
+        "32x16, 4 warps, 2 stages",
+        "16x32, 4 warps, 2 stages",
+        "16x16, 2 warps, 2 stages",
+        "16x16, 8 warps, 2 stages",
+    }
+    wide = [tiles.Shape(2, 1024, 32, 32, 64)]
+    found = {str(each) for each in tiles.candidates("scale", tile("scale", 64, 256), wide)}
+    assert found == {"32x256, 4 warps, 2 stages", "64x128, 4 warps, 2 stages", "64x256, 8 warps, 2 stages"}
+
+
+def test_a_table_that_would_be_lost_is_refused(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text("precious")
+    with pytest.raises(tune.Refused, match=r"other.json exists and is not the table in use"):
+        tune.tune(SETTINGS, path, time=clock(lambda call: 1.0))
+    assert path.read_text() == "precious"
+
+
+def test_no_gpu_is_an_error(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cli.main(["tune"]) == 1
+    assert "tune measures on a GPU; device is cuda, and torch sees" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_command(monkeypatch, tmp_path, capsys):
+    """Its arguments, what it prints, and where it writes by default."""
+    given = []
+
+    def stand_in(settings, output, say):
+        given.append((settings, output))
+        say("gather: 16x16x32", False)
+        where = dict(zip(table.KIND, (90, 4, True, 16), strict=True))
+        after = replace(START, scale=tile("scale", 16, 16), tickets_from=1 << 20)
+        gains = dict.fromkeys((*table.KERNELS, "form"), 1.0) | {"scale": 1.25}
+        return [search.Tuned(where, START, after, gains, {"forward": 1.5, "backward": None}, [("scale", "t", "why")])]
+
+    monkeypatch.setattr(tune, "tune", stand_in)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    chosen = "tune --shape 32x4x4 --batch 1 2 --dtype float32 --layout channels_last nchw --seconds 2"
+    assert cli.main(chosen.split()) == 0
+    path = tmp_path / "gala_cuda" / "triton-table.json"
+    wanted = tune.Settings(((32, 4, 4),), (1, 2), (torch.float32,), ("channels_last", "nchw"), 2.0)
+    assert given == [(wanted, path)]
+    printed = capsys.readouterr().out
+    for text in ("16x16, 4 warps, 2 stages", "1.250x", "1.500x", "not known", "not timed: sm_90", "scale t: why"):
+        assert text in printed
+    assert f"export GALA_TRITON_TABLE={path}" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.pop("rows"), 'malformed; expected {"rows"'),
+        (lambda data: data["rows"][3].pop("for"), "row 3 (from 0): for is None; expected arch, bytes, channels_last"),
+        (lambda data: data["rows"][1].pop("scale"), "row 1 (from 0): scale is None; expected PIXELS, CHANNELS, warps"),
+        (lambda data: data["rows"][1]["scale"].update(PIXELS=24), "scale PIXELS is 24; expected a power of two"),
+        (lambda data: data["rows"][0].update(chunk_bytes="1"), "chunk_bytes is '1'; expected a whole number"),
+        (lambda data: data["rows"].clear(), "has no row for architecture"),
+    ],
+    ids=["rows", "for", "kernel", "size", "chunk", "empty"],
+)
+def test_a_malformed_table_is_named(start, change, message):
+    data = json.loads(start.read_text())
+    change(data)
+    start.write_text(json.dumps(data))
+    table.read.cache_clear()
+    with pytest.raises(TableError) as raised:
+        table.lookup(torch.empty(1, 8, 2, 2, device=DEVICE), True, 2)
+    assert f"the table of tiles {start} " in str(raised.value)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read: No such file"), ("{", "is not JSON")])
+def test_a_missing_table_is_named(start, tmp_path, text, message):
+    start.unlink()
+    if text is not None:
+        start.write_text(text)
+    table.read.cache_clear()
+    with pytest.raises(TableError, match=message):
+        tune.tune(SETTINGS, tmp_path / "found.json", time=clock(lambda call: 1.0))
