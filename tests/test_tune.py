@@ -15,11 +15,11 @@ from gala_cuda import cli
 from gala_cuda.backends.triton import config as table
 from gala_cuda.backends.triton import forward_plan, launch
 from gala_cuda.backends.triton.config import Config, TableError, Tile
-from gala_cuda.benchmark import search, tiles, tune
-from gala_cuda.benchmark.timing import Timing
+from gala_cuda.benchmark import search, tiles, timing, tune
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SETTINGS = tune.Settings(((32, 2, 2),), (1, 2), (torch.float32,), ("channels_last",), device=str(DEVICE))
+SETTINGS = tune.Settings(((32, 2, 2),), (1,), (torch.float32,), ("channels_last",), device=str(DEVICE))
+TWO_SIZES = replace(SETTINGS, batches=(1, 2))
 IMAGE = 32 * 2 * 2 * 4  # bytes
 
 
@@ -57,7 +57,7 @@ def clock(seconds, spread: float = 0.0):
 
     def time(calls, _seconds, _device):
         taken = {name: seconds(call) for name, call in calls.items()}
-        return {name: Timing(t, t * (1 - spread), t * (1 + spread), 7, 1) for name, t in taken.items()}
+        return {name: timing.Timing(t, t * (1 - spread), t * (1 + spread), 7, 1) for name, t in taken.items()}
 
     return time
 
@@ -70,6 +70,12 @@ def prefer(kernel: str, wanted: Tile, spread: float = 0.0):
         return 1.0 + sum(abs(found[name] / best[name] - 1) for name in best)
 
     return clock(seconds, spread)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without the comparison with float64, which takes longest; other tests have it."""
+    monkeypatch.setattr(search, "check", lambda example, _, kernel, row: example.plan(tiles.PARTS[kernel][0], row))
 
 
 def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> search.Tuned:
@@ -92,10 +98,9 @@ def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> search.Tuned
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_fastest_tile_is_found(monkeypatch, tmp_path, kernel, wanted):
-    """Also where it is several steps away, each of them faster. Another test checks the results, which takes longer."""
-    monkeypatch.setattr(search, "check", lambda example, _, kernel, row: example.plan(tiles.PARTS[kernel][0], row))
-    found = find(monkeypatch, tmp_path, kernel, prefer(kernel, wanted), replace(SETTINGS, batches=(1,)))
+def test_the_fastest_tile_is_found(monkeypatch, tmp_path, unchecked, kernel, wanted):
+    """Also where it is several steps away, each of them faster."""
+    found = find(monkeypatch, tmp_path, kernel, prefer(kernel, wanted))
     assert found.after == replace(START, **{kernel: wanted})
     assert found.gains[kernel] > 1
     assert not found.dropped
@@ -119,8 +124,7 @@ def test_every_kernel_is_checked(dtype, name):
 
 def test_what_is_faster_by_less_than_the_spread_is_not_taken(monkeypatch, tmp_path):
     wanted = tile("scale", 16, 32, warps=8)  # 1.5 times faster
-    settings = replace(SETTINGS, batches=(1,))
-    assert find(monkeypatch, tmp_path, "scale", prefer("scale", wanted, spread=0.6), settings).after == START
+    assert find(monkeypatch, tmp_path, "scale", prefer("scale", wanted, spread=0.6)).after == START
 
 
 @pytest.fixture
@@ -187,6 +191,12 @@ def test_a_row_none_of_whose_tiles_runs_is_refused(monkeypatch, tmp_path):
     assert not (tmp_path / "found.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["launches", "tickets", "backward"])
+def test_a_pass_is_a_call_to_time(kind):
+    example = tiles.Example(tiles.Shape(1, 16, 2, 2, 4), torch.float32, "nchw", DEVICE)
+    assert timing.alternate({kind: tiles.Pass(example, START, kind)}, 1e-3, DEVICE)[kind].median > 0
+
+
 def test_local_memory_is_refused():
     """As Triton counts it: 32-bit words; the interpreter compiles nothing."""
     for compiled in (None, SimpleNamespace(n_spills=0)):
@@ -218,7 +228,7 @@ def test_tickets_from(faster, wanted):
     ],
     ids=["launches", "tickets", "tickets-in-smaller-chunks"],
 )
-def test_the_faster_form_is_chosen(monkeypatch, tmp_path, times, form):
+def test_the_faster_form_is_chosen(monkeypatch, tmp_path, unchecked, times, form):
     """Tickets are made faster for two images only: from their size on."""
 
     def seconds(call) -> float:
@@ -227,7 +237,7 @@ def test_the_faster_form_is_chosen(monkeypatch, tmp_path, times, form):
         return times.get(call.config.chunk_bytes, 1.0)
 
     monkeypatch.setattr(search, "candidates", lambda *_: [])
-    found = find(monkeypatch, tmp_path, "tickets", clock(seconds))
+    found = find(monkeypatch, tmp_path, "tickets", clock(seconds), TWO_SIZES)
     assert (found.after.tickets_from, found.after.chunk_bytes) == form
     assert found.speedup["forward"] == pytest.approx(min(times.values()) ** -0.5)
 
@@ -239,7 +249,7 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     def seconds(call) -> float:
         return 1.0 + call.config.scale["CHANNELS"] - 0.5 * (call.kind == "tickets" and call.example.shape.images == 2)
 
-    found = find(monkeypatch, tmp_path, "scale", clock(seconds))
+    found = find(monkeypatch, tmp_path, "scale", clock(seconds), TWO_SIZES)
     before, path = table.read(start).rows, tmp_path / "found.json"
     written = table.read(path)
     arch = table.architecture(DEVICE)
@@ -262,7 +272,8 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     torch.ops.gala_cuda.gala(example.x, *example.w, None, "tanh", False, False, "triton")
     (plan,) = launch._plans.values()
     assert isinstance(plan, forward_plan.TicketForward)
-    again = tune.tune(replace(SETTINGS, batches=(1,)), path, time=clock(lambda call: 1.0))
+    monkeypatch.setattr(search, "candidates", lambda *_: [])
+    again = tune.tune(SETTINGS, path, time=clock(lambda call: 1.0))
     assert again[0].before == wanted
     assert [entry["shapes"] for entry in table.read(path).measured] == [["1x32x2x2"]]
 

@@ -176,7 +176,9 @@ class Search:
         self.say(f"  form: {form(found)}, {best:.3f}x", True)
 
     def _overall(self, name: str) -> float | None:
-        """The speed-up of whole passes from the row before to the row found; None where that before does not run."""
+        """The speed-up of whole passes from the row before to the row found; None where the former does not run."""
+        if self.tuned.before == self.tuned.after:
+            return 1.0
         gains: list[float] = []
 
         def compare() -> None:

@@ -258,7 +258,7 @@ def attempt(run: Callable[[], object], device: torch.device) -> None:
         run()
     except torch.OutOfMemoryError:
         raise
-    except (triton.errors.TritonError, RuntimeError) as error:
+    except (triton.TritonError, RuntimeError) as error:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # raises where the GPU itself failed: nothing can run on it any more
         raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
