@@ -131,7 +131,12 @@ def _refuse_weight(weights: tuple[Tensor, ...], x: Tensor) -> None:
 
 
 def _overlaps(x: Tensor) -> bool:
-    """Whether two elements may share memory: some stride does not step over all that the smaller ones reach."""
+    """Whether two elements may share memory: some stride does not step over all that the smaller ones reach.
+
+    Under torch.compile sizes may be symbols, which do not sort: there only expanded dimensions count.
+    """
+    if torch.compiler.is_compiling():
+        return any(stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape, strict=True))
     reach = 0
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size > 1:

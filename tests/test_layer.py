@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from oracle import laid_out
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
@@ -200,6 +201,21 @@ def test_compiled_by_inductor(cpu_backend):
         found.append((out, *torch.autograd.grad(out, list(layer.parameters()), torch.ones_like(out))))
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "channels_last/slice_c"])
+def test_compiled_for_several_batch_sizes(backend, layout):
+    """From the second size on torch.compile makes the sizes symbols."""
+    layer, x = layer_and_input(backend=backend)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for images in (2, 3, 5):
+        batch = laid_out(x.detach()[:1].expand(images, -1, -1, -1), layout).requires_grad_()
+        out, want = compiled(batch), layer(batch)
+        torch.testing.assert_close(out, want)
+        assert out.stride() == want.stride()
+        grads = (torch.autograd.grad(result, batch, torch.ones_like(want))[0] for result in (out, want))
+        torch.testing.assert_close(*grads)
 
 
 class WithMap(nn.Module):
