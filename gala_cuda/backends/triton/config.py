@@ -67,7 +67,7 @@ class Config:
     scale_backward: Tile
     grad_x: Tile
     local_products: Tile
-    tickets: Tile  # of its gather and its scale
+    tickets: Tile | None  # of its gather and its scale; None: no tiles are known to do without spilling
     tickets_from: int | None  # bytes of x from which the forward pass is one persistent launch of tickets; None: never
     chunk_bytes: int  # of x that the L2 cache holds from gather until scale reads it again
 
@@ -197,9 +197,11 @@ def write(path: Path, rows: list[Row], measured: list[dict[str, Any]]) -> None:
 
 def parse(row: Any) -> Config:
     """A row of the table's file. Raises TableError."""
-    tiles = {name: _tile(row, name) for name in KERNELS}
+    no_tickets = isinstance(row, dict) and "tickets" in row and row["tickets"] is None
+    tiles: dict[str, Any] = {name: _tile(row, name) for name in KERNELS if not (no_tickets and name == "tickets")}
     never = isinstance(row, dict) and "tickets_from" in row and row["tickets_from"] is None
     tickets_from = None if never else _whole(row, "tickets_from", least=0)
+    tiles.setdefault("tickets", None)
     return Config(**tiles, tickets_from=tickets_from, chunk_bytes=_whole(row, "chunk_bytes"))
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..contract import Weights, bit_words
 from . import gate, gather, scale, tickets
-from .config import Tile, forced_form
+from .config import Config, Tile, forced_form
 from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
 from .problem import (
     GATE,
@@ -113,6 +113,7 @@ class TicketForward(Forward):
         chunk = max(1, min(n, p.config.chunk_bytes // bytes_of_image))
         firsts = range(0, n, chunk)
         tile = p.config.tickets
+        assert tile is not None
         cut = [Stages(p, min(chunk, n - first), tile, tile) for first in firsts]
         s = cut[0]  # the largest, all alike but for their images
         order = tickets.schedule([stages.tiles for stages in cut])
@@ -186,12 +187,19 @@ def run(
     def make() -> Forward:
         problem = Problem.of(x, w, squash, precision)
         layout = None if residual is None else Layout.of(residual, problem.channels_last)
-        least = problem.config.tickets_from
-        name = forced_form() or ("tickets" if least is not None and x.nbytes >= least else "launches")
-        return {"launches": Forward, "tickets": TicketForward}[name](problem, w, layout, return_map, save)
+        form = TicketForward if _takes_tickets(problem.config, x) else Forward
+        return form(problem, w, layout, return_map, save)
 
     made = plan(key, make)
     out = torch.empty_like(x)
     amap = torch.empty((x.shape[0], *x.shape[2:]) if return_map else 0, dtype=torch.float32, device=x.device)
     stats, bits = made.run(x, w, residual, out, amap)
     return out, amap, stats if save else stats.new_empty(0), bits
+
+
+def _takes_tickets(config: Config, x: Tensor) -> bool:
+    if config.tickets is None:
+        return False
+    if forced_form() is not None:
+        return forced_form() == "tickets"
+    return config.tickets_from is not None and x.nbytes >= config.tickets_from
