@@ -99,7 +99,7 @@ def test_bad_arguments_are_named(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("command", "extra"), [("bench", "bench"), ("train", "train"), ("demo", "train")])
+@pytest.mark.parametrize(("command", "extra"), [("bench", "bench"), ("train", "train"), ("demo", "train"), ("tune", "bench")])
 def test_a_missing_extra_is_named(monkeypatch, capsys, command, extra):
     def missing(name):
         raise ModuleNotFoundError("No module named 'rich'", name="rich")
