@@ -40,9 +40,9 @@ def run(output: Path, console: Console) -> None:
     model, data = build(seed=0)
     log = training.fit(model, data, RECIPE, torch.device("cpu"), output, console)
     reached = log[-1].test_accuracy
-    held_out = len(data.test.dataset)  # type: ignore[arg-type]
     console.print(
-        f"test accuracy {reached:.1%} on {held_out} images never trained on, {time.perf_counter() - start:.0f} s"
+        f"test accuracy {reached:.1%} on {data.test.images} images never trained on, "
+        f"{time.perf_counter() - start:.0f} s"
     )
     picture = draw(model, data, output)
     console.rule("benchmark")
@@ -66,7 +66,7 @@ def build(seed: int) -> tuple[nn.Module, training.Data]:
 
 def draw(model: nn.Module, data: training.Data, output: Path) -> Path:
     """Writes attention.png: the first test image of each of ``SAMPLES`` classes under every attention map."""
-    images, labels = next(iter(data.test))
+    images, labels = next(data.test.epoch())
     chosen = [int((labels == label).nonzero()[0]) for label in labels.unique()[:SAMPLES]]
     images, labels = images[chosen], labels[chosen]
     logits, maps = inspection.attention_maps(model, images)

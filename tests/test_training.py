@@ -36,8 +36,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def tensors(loader):
-    images, labels = zip(*loader, strict=True)
+def tensors(batches):
+    images, labels = zip(*batches.epoch(), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -45,12 +45,12 @@ def test_digits_are_split_once_and_by_class():
     data, other = load("digits", 64, seed=0, size=8), load("digits", 64, seed=1, size=8)
     held_out, labels = tensors(data.test)
     assert torch.equal(held_out, tensors(other.test)[0])
-    assert (len(data.train.dataset), len(data.test.dataset)) == (1347, 450)
+    assert (data.train.images, data.test.images) == (1344, 450)
     assert labels.bincount().min() >= 43  # of 45 expected
     order, again = tensors(load("digits", 64, seed=0, size=8).train)[1], tensors(data.train)[1]
     assert torch.equal(order, again)
     assert not torch.equal(order, tensors(other.train)[1])
-    trained = {tuple(image.flatten().tolist()) for image in data.train.dataset.tensors[0]}
+    trained = {tuple(image.flatten().tolist()) for image in tensors(load("digits", 1347, 0, size=8).train)[0]}
     assert not any(tuple(image.flatten().tolist()) in trained for image in held_out)
 
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .data import Data
 from .recipe import Recipe
+from .sampling import Batches
 
 
 class Diverged(RuntimeError):
@@ -64,7 +64,9 @@ def fit(
         while not log or progress(len(log) * len(data.train)) < 1:
             title = f"epoch {len(log) + 1}/{recipe.epochs}"
             began = time.perf_counter()
-            loss, train_accuracy, images = _epoch(model, data.train, optimizer, schedule, progress, title, console)
+            loss, train_accuracy, images = _epoch(
+                model, data.train, len(log), optimizer, schedule, progress, title, console
+            )
             rate = images / (time.perf_counter() - began)
             tested = accuracy(model, data.test, device)
             log.append(Epoch(len(log) + 1, loss, train_accuracy, tested, rate, time.perf_counter() - start))
@@ -75,26 +77,26 @@ def fit(
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: DataLoader, device: torch.device) -> float:
+def accuracy(model: nn.Module, batches: Batches, device: torch.device) -> float:
     """The share of images whose class gets the largest logit, in evaluation mode; the mode is restored."""
     training = model.training
     model.eval()
     right = total = 0
-    for images, labels in _on(batches, device):
+    for images, labels in _on(batches.epoch(), device):
         right += int((model(images).argmax(1) == labels).sum())
         total += len(labels)
     model.train(training)
     return right / total
 
 
-def _epoch(model, batches, optimizer, schedule, progress, title, console) -> tuple[float, float, int]:
+def _epoch(model, batches, epoch, optimizer, schedule, progress, title, console) -> tuple[float, float, int]:
     """(mean loss, accuracy, images seen); stops early at the recipe's time limit."""
     device = next(model.parameters()).device
     model.train()
     total_loss, right, seen, began = 0.0, 0, 0, time.perf_counter()
     with _bar(console) as bar:
         task = bar.add_task(title, total=len(batches), rate=0.0, loss=0.0, accuracy=0.0)
-        for images, labels in _on(batches, device):
+        for images, labels in _on(batches.epoch(epoch), device):
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
             if not torch.isfinite(loss):
@@ -116,7 +118,7 @@ def _epoch(model, batches, optimizer, schedule, progress, title, console) -> tup
     return total_loss / seen, right / seen, seen
 
 
-def _on(batches: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _on(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     for images, labels in batches:
         yield images.to(device, memory_format=torch.channels_last), labels.to(device)
 
