@@ -191,7 +191,7 @@ def _launched(row: Row, variant: Variant) -> list[Launch]:
 
 
 def _run_plans(row: Row, variant: Variant) -> None:
-    """Forward, in both its forms, and backward, at the width and size of map that go together in a ResNet-50."""
+    """Forward, in the forms that the row has, and backward, at the width and size of map that go together in a ResNet-50."""
     channels, side, full = 4 * row.hidden, 7 if row.hidden >= 512 else 14, variant.full
     memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
     x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
@@ -202,7 +202,8 @@ def _run_plans(row: Row, variant: Variant) -> None:
     residual = torch.empty_like(x) if full else None
     amap = torch.empty(IMAGES, side, side, device="meta") if full else None
     layout = Layout.of(x, row.channels_last)
-    for form in (forward_plan.Forward, forward_plan.TicketForward):
+    forms = [forward_plan.Forward, *([forward_plan.TicketForward] if row.config.tickets else [])]
+    for form in forms:
         plan = form(problem, w, layout if full else None, full, True)
         stats, bits = plan.run(x, w, residual, torch.empty_like(x), amap)
     backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, full), full)
