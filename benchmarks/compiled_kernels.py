@@ -191,7 +191,7 @@ def _launched(row: Row, variant: Variant) -> list[Launch]:
 
 
 def _run_plans(row: Row, variant: Variant) -> None:
-    """Forward, in the forms that the row has, and backward, at the width and size of map that go together in a ResNet-50."""
+    """Forward, in the forms that the row has, and backward, at a width and size of map as ResNet-50 has them."""
     channels, side, full = 4 * row.hidden, 7 if row.hidden >= 512 else 14, variant.full
     memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
     x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
