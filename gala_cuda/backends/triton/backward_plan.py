@@ -23,6 +23,7 @@ from .problem import (
     spans,
 )
 
+GRADS_BLOCK = 32  # of the global weights' gradients
 PRODUCTS, MOST_SPLITS = 2, 32  # programs of local_products for each multiprocessor, and parts of its sum at most
 
 
@@ -81,13 +82,14 @@ class Backward:
         n, c, r = p.images, p.channels, p.reduced
         hidden, channels, n_blocks = fit(GATE_BLOCK, r), fit(GATE_BLOCK, c), cdiv(n, GATE_IMAGES)
         constants = p.constants | {"PARTS": parts, "SPLITS": splits, "IMAGES": GATE_IMAGES}
-        over_c = constants | {"DEPTH": fit(GATE_DEPTH, c), "HIDDEN": hidden}
+        over_c = constants | {"DEPTH": fit(GATE_DEPTH // 2, c), "HIDDEN": hidden}
         over_r = constants | {"DEPTH": fit(GATE_DEPTH, r), "CHANNELS": channels}
-        over_n = constants | {"HIDDEN": hidden, "CHANNELS": channels}
-        r_blocks, c_blocks = cdiv(r, hidden), cdiv(c, channels)
-        self.grad_hidden = Step(gate_backward.grad_hidden, splits * r_blocks * n_blocks, (n, c, r, span), over_c, GATE)
-        self.grad_pool = Step(gate_backward.grad_pool, n_blocks * c_blocks, self.numbers, over_r, GATE)
-        self.global_grads = Step(gate_backward.global_grads, c_blocks * r_blocks, self.numbers, over_n, GATE_GRADS)
+        programs = splits * cdiv(r, hidden) * n_blocks
+        self.grad_hidden = Step(gate_backward.grad_hidden, programs, (n, c, r, span), over_c, GATE_GRADS)
+        self.grad_pool = Step(gate_backward.grad_pool, n_blocks * cdiv(c, channels), self.numbers, over_r, GATE)
+        over_n = constants | {"HIDDEN": fit(GRADS_BLOCK, r), "CHANNELS": fit(GRADS_BLOCK, c)}
+        programs = cdiv(c, over_n["CHANNELS"]) * cdiv(r, over_n["HIDDEN"])
+        self.global_grads = Step(gate_backward.global_grads, programs, self.numbers, over_n, GATE_GRADS)
 
     def _local_products(self, p: Problem) -> tuple[Step, int]:
         """The step, and between how many programs it splits the rows of one block of T."""
