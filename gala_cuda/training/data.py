@@ -1,28 +1,26 @@
-"""The images to train on: scikit-learn's handwritten digits, random ones, or a folder of pictures."""
+"""What to train on: scikit-learn's handwritten digits, random images, a folder of pictures, or tar shards."""
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
-from .sampling import Batches, Images, Unreadable
+from . import shards
+from .pictures import Folder, Pictures, augmentation, centre_crop
+from .sampling import Batches, Images
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.25  # of the digits
-BROKEN = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)  # what Pillow raises
+SYNTHETIC, SYNTHETIC_CLASSES, DISTINCT = 12_800, 1000, 64
+Source = tuple[Images, Images, tuple[str, ...]]  # to train on, held out, classes
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images to train on and held out, in batches."""
+    """Images to train on and held out, in batches; ``channels`` and ``size`` in pixels are those of every image."""
 
     train: Batches
     test: Batches
@@ -40,22 +38,39 @@ def load(
     *,
     rank: int = 0,
     world: int = 1,
+    augment: str = "paper",
+    pin_memory: bool = False,
 ) -> Data:
-    """``source`` is "digits" or the path of a folder, as :func:`digits` and :func:`image_folder` take them."""
+    """The batches of one of ``world`` processes, ``batch_size`` images each, read by ``workers`` processes more.
+
+    ``source`` is "digits"; "synthetic", or "synthetic:N" for N images; a folder of pictures; a folder of tar shards; or
+    the http(s) address of shards with an index. See :func:`digits`, :func:`synthetic`, :func:`image_folder` and
+    :func:`tar_shards`. ``size`` is 224 unless given, of digits 32. ``augment`` is for pictures:
+    :func:`pictures.augmentation` has the choices. Other images are taken as they are, and need no workers.
+
+    Raises:
+        FileNotFoundError, ValueError: as those functions say, or a number is out of range.
+    """
+    kind, _, count = source.partition(":")
     if source == "digits":
-        size, workers = size or 32, 0
-        train, test, classes = digits(size)
+        train, test, classes = digits(size or 32)
+    elif kind == "synthetic":
+        train, test, classes = synthetic(size or 224, _count(count) if ":" in source else SYNTHETIC)
+    elif shards.is_address(source) or shards.are_in(Path(source)):
+        train, test, classes = tar_shards(source, size or 224, augment)
     else:
-        size = size or 224
-        train, test, classes = image_folder(Path(source), size)
+        train, test, classes = image_folder(Path(source), size or 224, augment)
+    if isinstance(train, InMemory):
+        workers = 0
 
     def batches(images: Images, train: bool) -> Batches:
-        return Batches(images, batch_size, seed, workers, train=train, rank=rank, world=world)
+        return Batches(images, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)
 
-    return Data(batches(train, True), batches(test, False), classes, train.shape[0], size)
+    channels, _, side = train.shape
+    return Data(batches(train, True), batches(test, False), classes, channels, side)
 
 
-def digits(size: int = 32) -> tuple[Images, Images, tuple[str, ...]]:
+def digits(size: int = 32) -> Source:
     """The 1,797 real handwritten digits of 8x8 pixels that ship with scikit-learn, scaled up to ``size``.
 
     A quarter of each class is held out for testing; the split is always the same.
@@ -73,28 +88,46 @@ def digits(size: int = 32) -> tuple[Images, Images, tuple[str, ...]]:
     return train, InMemory(scaled(test_images), test_labels.long()), tuple("0123456789")
 
 
-def image_folder(path: Path, size: int = 224) -> tuple[Images, Images, tuple[str, ...]]:
-    """Pictures below ``path``/train/CLASS and ``path``/val/CLASS: random crops and flips of ``size``, centre crops.
+def synthetic(size: int = 224, count: int = SYNTHETIC) -> Source:
+    """``count`` normal random images of 1,000 classes, and a tenth as many to test: for timing, not for learning.
+
+    They repeat ``DISTINCT`` images, so that neither memory nor time goes into making them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(DISTINCT, 3, size, size, generator=generator)
+    train, test = (torch.randint(SYNTHETIC_CLASSES, (n,), generator=generator) for n in (count, -(-count // 10)))
+    return InMemory(images, train), InMemory(images, test), tuple(map(str, range(SYNTHETIC_CLASSES)))
+
+
+def image_folder(path: Path, size: int = 224, augment: str = "paper") -> Source:
+    """The pictures ``path``/train/CLASS/* and ``path``/val/CLASS/*, as ImageNet is laid out.
 
     Raises:
         FileNotFoundError: a folder or its pictures are missing.
-        ValueError: train and val have different classes.
+        ValueError: train and val have different classes, or there is no such ``augment``.
     """
     for folder in (path, path / "train", path / "val"):
         if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}; expected train/CLASS/* and val/CLASS/* in {path}")
-    finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    augment = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *finish])
-    centre = v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *finish])
-    train, test = ImageFolder(path / "train"), ImageFolder(path / "val")
+            raise FileNotFoundError(
+                f"there is no folder {folder}; expected train/CLASS/* and val/CLASS/*, or tar shards, in {path}"
+            )
+    train, test = Folder(path / "train"), Folder(path / "val")
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{path}/train and {path}/val have different classes; only in one: {', '.join(odd)}")
-    return Pictures(train, augment, size), Pictures(test, centre, size), tuple(train.classes)
+    transform = augmentation(augment, size)
+    return Pictures(train, transform, size), Pictures(test, centre_crop(size), size), tuple(train.classes)
+
+
+def tar_shards(source: str, size: int = 224, augment: str = "paper") -> Source:
+    """The pictures in WebDataset's shards; ``source`` and errors as of :func:`shards.open_shards`."""
+    transform = augmentation(augment, size)
+    train, test, classes = shards.open_shards(source)
+    return Pictures(train, transform, size), Pictures(test, centre_crop(size), size), classes
 
 
 class InMemory:
-    """Images that are tensors [n, channels, size, size] already; they are not augmented."""
+    """Images [distinct, channels, size, size] that are normalised already; they repeat where there are more labels."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -104,26 +137,14 @@ class InMemory:
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def read(self, index: int, seed: int) -> Tensor:
-        return self.images[index]
-
-
-class Pictures:
-    """Files, decoded and transformed as they are read."""
-
-    def __init__(self, folder: ImageFolder, transform: v2.Transform, size: int) -> None:
-        self.labels = torch.tensor(folder.targets)
-        self.files = [name for name, _ in folder.samples]
-        self.transform, self.shape = transform, (3, size, size)
-
-    def name(self, index: int) -> str:
-        return self.files[index]
+    def prepare(self, indices: list[int]) -> None:
+        pass
 
     def read(self, index: int, seed: int) -> Tensor:
-        try:
-            picture = Image.open(self.files[index]).convert("RGB")
-        except BROKEN as error:
-            raise Unreadable(f"{type(error).__name__}: {error}") from error
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return self.transform(picture)
+        return self.images[index % len(self.images)]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"synthetic:{text} was given; expected synthetic:N with a whole number N of at least 1")
+    return int(text)

@@ -31,6 +31,9 @@ class Images(Protocol):
 
     def name(self, index: int) -> str: ...
 
+    def prepare(self, indices: list[int]) -> None:
+        """Says which are read next."""
+
     def read(self, index: int, seed: int) -> Tensor:
         """The image, float32 and normalised; ``seed`` decides its augmentation. Raises Unreadable."""
 
@@ -168,6 +171,7 @@ class _Reader(Dataset):
         order = shuffled(len(self), self.seed, epoch) if self.train else torch.arange(len(self))
         places = range(batch * self.together, min((batch + 1) * self.together, len(self)))[self.rank :: self.world]
         images, indices, failed = [], [], dict[int, str]()
+        self.source.prepare([int(order[place]) for place in places])
         for place in places:
             seed = seed_of(self.seed, epoch, int(order[place]))
             for index, image in self._readable(order, place, seed, failed):

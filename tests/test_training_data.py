@@ -1,0 +1,404 @@
+"""The trainer's data: what every batch holds, whatever the workers, ranks, interruptions and damaged files."""
+
+import io
+import json
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from gala_cuda.training import pictures, sampling, shards
+from gala_cuda.training.data import load
+from gala_cuda.training.sampling import TooManyUnreadable
+
+TRAIN, VAL = 101, 7  # of each class: 2 of 202 unreadable are not more than 1 %
+SIZE, BATCH, SEED = 16, 8, 5
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory):
+    """An ImageFolder of crops from scikit-learn's two photographs, as JPEG and PNG."""
+    place, place_at = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, photograph in zip(("china", "flower"), load_sample_images().images, strict=True):
+        for split, count in (("train", TRAIN), ("val", VAL)):
+            folder = place / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                y, x = place_at.integers(0, 380), place_at.integers(0, 580)
+                crop = Image.fromarray(photograph[y : y + 40, x : x + 52])
+                crop.save(folder / f"{i:03}.{'png' if i % 4 == 0 else 'jpg'}")
+    return place
+
+
+@pytest.fixture
+def folder(pristine, tmp_path):
+    """A copy to damage."""
+    for file in pristine.rglob("*.*"):
+        copy = tmp_path / file.relative_to(pristine)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def sharded(pristine, tmp_path_factory):
+    """The same pictures in the same order in shards of 50."""
+    place = tmp_path_factory.mktemp("shards")
+    for split in ("train", "val"):
+        files = sorted((pristine / split).rglob("*.*"))
+        for first in range(0, len(files), 50):
+            members = {}
+            for file in files[first : first + 50]:
+                key = f"{file.parent.name}-{file.stem}"
+                members[key + file.suffix] = file.read_bytes()
+                members[f"{key}.cls"] = str(("china", "flower").index(file.parent.name)).encode()
+            write_shard(place / f"set-{split}-{first // 50:03}.tar", members)
+    (place / shards.CLASSES).write_text("china\nflower\n")
+    return place
+
+
+def write_shard(file, members):
+    with tarfile.open(file, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def shard(sharded, tmp_path):
+    """(one shard of a copy, its members)."""
+    for file in sharded.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    file = tmp_path / "set-train-001.tar"
+    with tarfile.open(file) as tar:
+        return file, {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def read(source, workers=0, batch_size=BATCH, **options):
+    return load(str(source), batch_size, SEED, SIZE, workers, **options)
+
+
+def equal(these, those):
+    these, those = list(these), list(those)
+    return len(these) == len(those) and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(these, those, strict=True)
+    )
+
+
+def fingerprints(batches):
+    """Each image as bytes, batch by batch."""
+    return [[image.numpy().tobytes() for image in images] for images, _ in batches]
+
+
+def flat(batches):
+    return list(chain.from_iterable(fingerprints(batches)))
+
+
+@pytest.mark.parametrize(
+    ("source", "augment"),
+    [
+        pytest.param("digits", "paper", id="digits"),
+        pytest.param("pristine", "paper", id="folder-paper"),
+        pytest.param("pristine", "modern", id="folder-modern"),
+        pytest.param("sharded", "randaugment", id="shards-randaugment"),
+    ],
+)
+def test_an_epoch_is_the_same_with_workers_and_when_resumed(request, source, augment):
+    source = source if source == "digits" else request.getfixturevalue(source)
+    whole = list(read(source, augment=augment).train.epoch(1))
+    start = len(whole) - 3
+    for workers in (0, 2):
+        again = read(source, workers, augment=augment).train
+        assert equal(again.epoch(1, start), whole[start:])
+        interrupted = again.epoch(1)
+        assert equal([next(interrupted)], whole[:1])
+        assert equal(again.epoch(1), whole)
+    assert not equal(read(source, augment=augment).train.epoch(2), whole)
+
+
+def test_augmentation_draws_from_no_global_generator(pristine):
+    before = torch.random.get_rng_state()
+    for workers in (0, 2):
+        for images, labels in read(pristine, workers, augment="modern").train.epoch():
+            assert (images.shape, images.dtype, labels.dtype) == ((BATCH, 3, SIZE, SIZE), torch.float32, torch.int64)
+            break
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_each_augmentation_does_more(pristine):
+    def epoch(augment, number=0):
+        return torch.cat([images for images, _ in read(pristine, batch_size=2, augment=augment).train.epoch(number)])
+
+    epochs = {augment: epoch(augment) for augment in pictures.AUGMENTS}
+    again = {tuple(image.flatten().tolist()) for image in epoch("none", 1)}
+    assert {tuple(image.flatten().tolist()) for image in epochs["none"]} == again
+    erased = {name: int((images == 0).all(1).flatten(1).sum(1).gt(4).sum()) for name, images in epochs.items()}
+    assert erased["paper"] == erased["none"] == 0
+    assert min(erased["modern"], erased["randaugment"]) > 5  # of 200, a tenth
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_batch_of_one_process(pristine, world):
+    one = read(pristine, batch_size=2 * world).train
+    ranks = [read(pristine, batch_size=2, rank=rank, world=world).train for rank in range(world)]
+    assert {len(rank) for rank in ranks} == {len(one)}
+    assert {rank.images for rank in ranks} == {one.images}
+    seen = []
+    for whole, *parts in zip(fingerprints(one.epoch(3)), *(fingerprints(r.epoch(3)) for r in ranks), strict=True):
+        assert [len(part) for part in parts] == [2] * world
+        assert sorted(chain.from_iterable(parts)) == sorted(whole)
+        seen += whole
+    assert len(set(seen)) == len(seen) == one.images
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 4), (2, 4), (4, 3)])
+def test_every_test_image_is_counted_once(pristine, world, batch_size):
+    expected = sorted(flat(read(pristine).test.epoch()))
+    assert len(expected) == 2 * VAL
+    ranks = [read(pristine, batch_size=batch_size, rank=rank, world=world).test for rank in range(world)]
+    batches = [fingerprints(rank.epoch()) for rank in ranks]
+    assert sorted(image for rank in batches for batch in rank for image in batch) == expected
+    assert {len(rank) for rank in batches} == {len(ranks[0])}
+    assert {rank.images for rank in ranks} == {2 * VAL}
+
+
+def test_too_few_images_for_a_batch_make_one(pristine):
+    data = read(pristine, batch_size=500)
+    assert (len(data.train), data.train.images) == (1, 2 * TRAIN)
+    half = read(pristine, batch_size=500, rank=1, world=2).train
+    assert [len(labels) for _, labels in half.epoch()] == [TRAIN]
+
+
+def damage(file, how):
+    data = file.read_bytes()
+    file.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"no picture at all " * 9}[how])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_skipped_named_and_replaced(folder, workers):
+    clean = list(read(folder).train.epoch())
+    bad = {folder / "train/china/001.jpg": "truncated", folder / "train/flower/004.png": "text"}
+    for file, how in bad.items():
+        damage(file, how)
+    train = read(folder, workers).train
+    batches = list(train.epoch())
+    assert [len(labels) for _, labels in batches] == [BATCH] * len(train)
+    assert {name for name, _ in train.skipped} == set(map(str, bad))
+    reasons = dict(train.skipped)
+    assert "truncated" in reasons[str(folder / "train/china/001.jpg")]
+    assert reasons[str(folder / "train/flower/004.png")] == "no image of a known format"
+    pairs = zip(flat(batches), flat(clean), strict=True)
+    assert sum(a != b for a, b in pairs) == 2
+    assert equal(read(folder, 2 - workers).train.epoch(0, 7), batches[7:])
+    for epoch in range(1, 4):  # the same files again are no more
+        assert len(list(train.epoch(epoch))) == len(train)
+    assert len(train.skipped) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_than_one_percent_unreadable_stop(folder, workers):
+    for i, how in zip((2, 3, 5), ("truncated", "empty", "text"), strict=True):
+        damage(folder / f"train/china/{i:03}.jpg", how)
+    train = read(folder, workers, batch_size=2 * TRAIN).train
+    with pytest.raises(TooManyUnreadable, match=r"^3 of \d+ images seen, of 202 there are.* 1%.*china/00\d.jpg \("):
+        list(train.epoch())
+
+
+def test_unreadable_test_images_are_left_out(folder, monkeypatch):
+    damage(folder / "val/china/003.jpg", "truncated")
+    with pytest.raises(TooManyUnreadable, match="1 of 8 images seen, of 14 there are"):
+        list(read(folder).test.epoch())
+    monkeypatch.setattr(sampling, "LIMIT", 0.1)
+    test = read(folder).test
+    assert [len(labels) for _, labels in test.epoch()] == [7, 6]
+    assert [name for name, _ in test.skipped] == [str(folder / "val/china/003.jpg")]
+
+
+def test_the_share_is_judged_within_the_epoch_once_enough_were_seen(folder, monkeypatch):
+    for i in (2, 3, 5):
+        damage(folder / f"train/china/{i:03}.jpg", "truncated")
+    monkeypatch.setattr(sampling, "ENOUGH", 10)
+    with pytest.raises(TooManyUnreadable, match=r"^\d of \d\d images seen, of 202 there are"):
+        list(read(folder).train.epoch())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on TIFF's tags
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
+def test_damaged_bytes_raise_what_is_expected(form):
+    picture, rng = io.BytesIO(), np.random.default_rng(0)
+    Image.fromarray(load_sample_images().images[0][200:260, 200:280]).save(picture, form)
+    failures = 0
+    for _ in range(100):
+        data = np.frombuffer(picture.getvalue(), np.uint8).copy()
+        data[rng.integers(0, 200, 4)] = rng.choice([0, 127, 255], 4)
+        try:
+            pictures.decode(data.tobytes())
+        except pictures.BROKEN:
+            failures += 1
+    assert failures > 10
+
+
+def test_sixteen_bits_keep_their_upper_eight():
+    grey, file = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32), io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG")
+    rgb = np.asarray(pictures.decode(file.getvalue()))
+    assert np.array_equal(rgb, np.repeat((grey >> 8)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["headers", "index"])
+def test_shards_are_the_folder(pristine, shard, indexed):
+    source = shard[0].parent
+    if indexed:
+        assert shards.write_index(source) == source / "index.json"
+    ours, theirs = read(source, 2, augment="modern"), read(pristine, augment="modern")
+    assert (ours.classes, ours.train.images, ours.test.images) == (theirs.classes, 200, 14)
+    assert equal(ours.train.epoch(), theirs.train.epoch())
+    assert equal(ours.test.epoch(), theirs.test.epoch())
+
+
+def test_an_unreadable_image_of_a_shard_is_named(shard):
+    file, members = shard
+    write_shard(file, members | {"china-051.jpg": b"no picture"})
+    train = read(file.parent, 2).train
+    list(train.epoch())
+    assert train.skipped == [("set-train-001.tar/china-051.jpg", "no image of a known format")]
+
+
+def test_a_damaged_shard_is_named(shard):
+    file, members = shard
+    whole = file.read_bytes()
+    header = whole.index(b"china-060")
+    cut, end = rf"{file.name} is no whole tar file .*", rf"damaged or cut off at byte {header}$"
+    for data, message in (
+        (whole[: header - 300], "unexpected end of data"),
+        (whole[: header + 100], end),
+        (whole[:header] + b"x" + whole[header + 1 :], end),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=cut + message):
+            read(file.parent)
+    for wrong, message in (
+        (members | {"more.jpg": b""}, "more has no image or no class; expected KEY.jpg and KEY.cls"),
+        (members | {"china-051.cls": b"one"}, "is no whole tar file of images and classes: invalid literal"),
+        (members | {"china-051.cls": b"2"}, "china-051.jpg is of class 2; expected 0 to 1"),
+    ):
+        write_shard(file, wrong)
+        with pytest.raises(ValueError, match=f"{file.name}.*{message}"):
+            read(file.parent)
+
+
+def test_a_wrong_index_is_named(shard):
+    file, _ = shard
+    folder, index = file.parent, file.parent / shards.INDEX
+    shards.write_index(folder)
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(ValueError, match=r"set-train-001.tar has \d+ bytes, and \d+ in index.json; write"):
+        read(folder)
+    index.write_text('{"classes": []}')
+    with pytest.raises(ValueError, match=r"index.json is no index of shards: 'train'"):
+        read(folder)
+    index.unlink()
+    for file in folder.glob("*val*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="no images in shards to val"):
+        read(folder)
+
+
+@pytest.fixture
+def server(sharded, tmp_path):
+    """Serves the shards and their index; ``server.answers`` are statuses to give first."""
+    index = json.dumps(shards.asdict(shards.scan(sharded))).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        wbufsize = -1
+
+        def do_GET(self):
+            if self.server.answers and self.path.endswith(".tar"):
+                return self.send_error(self.server.answers.pop())
+            if not self.path.startswith("/set/"):
+                return self.send_error(404)
+            data = index if self.path == "/set/index.json" else (sharded / Path(self.path).name).read_bytes()
+            asked = self.headers.get("Range")
+            self.send_response(206 if asked else 200)
+            if asked:
+                first, last = map(int, asked.removeprefix("bytes=").split("-"))
+                data = data[first : last + 1]
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 100  # or connections wait a second to be tried again
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.answers = []
+        server.address = f"http://127.0.0.1:{server.server_port}/set"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_over_http_are_those_on_disk(sharded, server, monkeypatch, workers):
+    monkeypatch.setattr(shards, "PAUSE", 0.01)
+    streamed = read(server.address, workers).train
+    server.answers = [503, 503]
+    assert equal(islice(streamed.epoch(), 4), islice(read(sharded).train.epoch(), 4))
+    assert not server.answers
+    assert streamed.skipped == []
+
+
+def test_a_server_that_fails_stops_and_skips_nothing(server, monkeypatch):
+    monkeypatch.setattr(shards, "PAUSE", 0.01)
+    train = read(server.address).train
+    for answers, message in (([503] * 1000, "503"), ([404] * 1000, "404"), ([], "")):
+        server.answers = answers
+        if answers:
+            with pytest.raises(shards.Unreachable, match=rf"set-train-00\d.tar answered {message}"):
+                next(train.epoch())
+        else:
+            next(train.epoch())
+    assert train.skipped == []
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/index.json answered 404"):
+        read(server.address.replace("/set", "/nowhere"))
+
+
+def test_synthetic():
+    data = read("synthetic:40")
+    assert (data.channels, data.size, len(data.classes), data.train.images, data.test.images) == (3, SIZE, 1000, 40, 4)
+    images = torch.cat([images for images, _ in data.train.epoch()])
+    assert images.unique(dim=0).shape == (40, 3, SIZE, SIZE)
+    assert equal(read("synthetic:40").train.epoch(1, 2), list(data.train.epoch(1))[2:])
+    with pytest.raises(ValueError, match=r"synthetic:0 was given; expected synthetic:N"):
+        read("synthetic:0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": "cutout"}, "augment is 'cutout'; expected one of paper, modern"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"rank": 2, "world": 2}, "rank is 2 and world is 2"),
+        ({"rank": 0, "world": 300}, "202 images to train on; expected at least 1 for each of 300 processes"),
+    ],
+)
+def test_numbers_out_of_range_are_named(pristine, options, message):
+    with pytest.raises(ValueError, match=message):
+        read(pristine, **options)
+
+
+def test_a_start_beyond_the_epoch_is_named(pristine):
+    with pytest.raises(ValueError, match="start is 26; expected 0 <= start <= 25"):
+        read(pristine).train.epoch(0, 26)
+    assert list(read(pristine).train.epoch(0, 25)) == []
