@@ -1,4 +1,4 @@
-"""The command ``gala-cuda``: doctor, bench, tune, train, demo."""
+"""The command ``gala-cuda``: doctor, bench, tune, train, eval, demo."""
 
 import argparse
 import importlib
@@ -12,13 +12,11 @@ from types import ModuleType
 
 import torch
 
-from . import __version__, models
+from . import __version__
 from .backends import triton
 from .backends.contract import DTYPES
 from .diagnostics import doctor
-
-MODELS = {name: getattr(models, name) for name in models.__all__ if "resnet" in name}
-SMALL_IMAGE = 64  # pixels; below, the stem keeps the resolution
+from .training import recipe
 
 
 class Failure(Exception):
@@ -97,32 +95,15 @@ def _tune(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace) -> int:
-    training = _load("training", "train")
-    if args.layers and not args.model.startswith("gala_"):
-        raise argparse.ArgumentError(
-            None, f"argument --layers: {args.model} has no GALA; expected --model gala_resnet..."
-        )
+def _training(args: argparse.Namespace) -> int:
+    """train, eval or export."""
+    commands = _load("training.commands", "train")
     try:
-        data = training.load(args.data, args.batch_size, args.seed, args.image_size, args.workers)
-    except (FileNotFoundError, ValueError) as error:
-        raise argparse.ArgumentError(None, f"argument --data: {error}") from error
-    torch.manual_seed(args.seed)
-    options = {"in_channels": data.channels, "width": args.width}
-    options["stem"] = "small" if data.size < SMALL_IMAGE else "imagenet"
-    if args.layers:
-        options["layers"] = args.layers
-    try:
-        model = MODELS[args.model](len(data.classes), **options)
-    except ValueError as error:
-        raise argparse.ArgumentError(None, f"argument --layers: {error}") from error
-    recipe = training.Recipe(epochs=args.epochs, lr=args.lr, weight_decay=args.weight_decay)
-    console = _console()
-    try:
-        training.fit(model, data, recipe, args.device, args.output, console)
-    except training.Diverged as error:
-        raise Failure(f"{error}; try a smaller --lr than {args.lr:g}") from error
-    console.print(f"weights and log are in {args.output.resolve()}", highlight=False, soft_wrap=True)
+        getattr(commands, args.does)(args, _console())
+    except commands.FAILURES as error:
+        raise Failure(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise Failure(f"{error.name} is not installed; pip install {error.name}") from error
     return 0
 
 
@@ -130,7 +111,7 @@ def _demo(args: argparse.Namespace) -> int:
     demo = _load("demo", "train")
     try:
         demo.run(args.output, _console())
-    except (demo.Failed, demo.training.Diverged, demo.benchmark.WrongResult) as error:
+    except (demo.Failed, *demo.FAILURES, demo.benchmark.WrongResult) as error:
         raise Failure(str(error)) from error
     return 0
 
@@ -164,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="as JSON")
     _add_bench_arguments(command("bench", _bench, "Time GALA's backends against eager PyTorch and torch.compile."))
     _add_tune_arguments(command("tune", _tune, "Measure on a GPU which tiles the Triton kernels are fastest with."))
-    _add_train_arguments(command("train", _train, "Train a network on digits or on a folder of pictures."))
+    _add_train_arguments(command("train", _training, "Train a network on digits or on pictures of your own."))
+    _add_eval_arguments(command("eval", _training, "Test weights: accuracy, confusion, image/s."))
     sub = command("demo", _demo, "Doctor, a training on real digits, attention maps and a short benchmark, in minutes.")
     sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
     return parser
@@ -205,35 +187,32 @@ def _add_tune_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_train_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(does="train")
     add = sub.add_argument
-    add(
-        "--data", default="digits", help="digits, or a folder with train/CLASS/* and val/CLASS/* (default: %(default)s)"
-    )
-    add("--model", choices=MODELS, default="gala_resnet18", metavar="NAME",
-        help=f"{', '.join(MODELS)} (default: %(default)s)")  # fmt: skip
-    add("--layers", nargs="+", metavar="NAME", help="stages or blocks with GALA (default: layer3)")
-    add("--width", type=_count, default=64, help="channels of the first stage (default: %(default)s)")
-    add("--image-size", type=_count, metavar="PIXELS", help="(default: 32 for digits, 224 for a folder)")
-    add("--epochs", type=_count, default=20, help="(default: %(default)s)")
-    add("--batch-size", type=_count, default=64, metavar="N", help="(default: %(default)s)")
-    add("--lr", type=_positive, default=0.1, help="the highest learning rate (default: %(default)s)")
-    add("--weight-decay", type=_not_negative, default=5e-4, help="(default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the weights and of the order (default: %(default)s)")
-    add("--device", type=_device, default=torch.device("cpu"), help="cpu, cuda, cuda:1 (default: %(default)s)")
-    add("--workers", type=_workers, default=2, metavar="N", help="processes that read pictures (default: %(default)s)")
+    add("--recipe", metavar="NAME", help=f"{', '.join(recipe.PRESETS)}, or a YAML file; flags below replace its values")
     add("--output", type=Path, default=Path("runs/train"), help="folder to write to (default: %(default)s)")
+    add("--resume", action="store_true", help="continue where the output folder stands, or start if it is empty")
+    add("--device", type=_device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    add("--checkpoint-every", type=_count, metavar="STEPS", help="beside the checkpoint after each epoch")
+    add("--keep", type=_count, default=2, metavar="N", help="newest checkpoints that stay (default: %(default)s)")
+    add("--tensorboard", action="store_true", help="also log for TensorBoard")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    recipe.add_flags(sub.add_argument_group("recipe"))
+
+
+def _add_eval_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(does="evaluation")
+    add = sub.add_argument
+    add("weights_file", type=Path, metavar="WEIGHTS", help="safetensors or torch.save file of this package, of "
+        "torchvision or of timm; or the folder of a training")  # fmt: skip
+    add("--json", action="store_true", help="as JSON")
+    add("--device", type=_device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    names = ("data", "model", "layers", "width", "keep_output", "image_size", "batch_size", "precision", "workers")
+    recipe.add_flags(sub, names)
 
 
 def _count(text: str) -> int:
     return _number(text, int, 1, "a whole number of at least 1")
-
-
-def _workers(text: str) -> int:
-    return _number(text, int, 0, "a whole number of at least 0")
-
-
-def _not_negative(text: str) -> float:
-    return _number(text, float, 0, "a number of at least 0")
 
 
 def _positive(text: str) -> float:

@@ -17,6 +17,7 @@ RECIPE = training.Recipe(epochs=20, lr=0.1, time_limit=150)
 BENCH = benchmark.Settings(batches=(8,), shapes=((1024, 14, 14), (512, 28, 28)), seconds=4)
 NEEDED = 0.95  # of the test images
 SAMPLES = 6  # images in the picture
+FAILURES = (training.CheckpointError, training.Diverged)
 
 
 class Failed(RuntimeError):
@@ -38,7 +39,7 @@ def run(output: Path, console: Console) -> None:
     console.rule(f"training a GALA-ResNet-18 on handwritten digits; GALA runs on: {cpu.automatic}")
     start = time.perf_counter()
     model, data = build(seed=0)
-    log = training.fit(model, data, RECIPE, torch.device("cpu"), output, console)
+    log = training.fit(model, data, RECIPE, training.Run(output, torch.device("cpu"), console))
     reached = log[-1].test_accuracy
     console.print(
         f"test accuracy {reached:.1%} on {data.test.images} images never trained on, "
@@ -48,7 +49,7 @@ def run(output: Path, console: Console) -> None:
     console.rule("benchmark")
     result = benchmark.run(BENCH, lambda step: console.print(step, style="dim", highlight=False))
     report.print_tables(result, console)
-    written = [output / "weights.pt", output / "log.jsonl", picture, *report.write(result, output)]
+    written = [output / "last.safetensors", output / "log.jsonl", picture, *report.write(result, output)]
     console.rule("done")
     for path, what in zip(written, ("weights", "log of the training", "attention maps", "times", "chart"), strict=True):
         console.print(f"{what:<20} {path.resolve()}", highlight=False, soft_wrap=True)

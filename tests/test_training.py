@@ -1,27 +1,45 @@
-"""The small trainer: its data, its recipe, its loop."""
+"""The loop: what it learns, writes, averages, counts, and where it stops."""
 
 import json
-import math
+from dataclasses import asdict
 
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gala_cuda import gala_resnet18
-from gala_cuda.training import Diverged, Recipe, accuracy, fit, load
+from gala_cuda import GALA, gala_resnet18, resnet18
+from gala_cuda.training import Diverged, Recipe, Run, fit, load
+from gala_cuda.training.checkpoint import Checkpoints
+from gala_cuda.training.evaluate import evaluate
+from gala_cuda.training.loop import images_per_part
+from gala_cuda.training.meters import training_flops
+from gala_cuda.training.optimize import mix, optimizer
+from gala_cuda.training.recipe import resolve
 
 CPU = torch.device("cpu")
 
 
-def quiet():
-    return Console(quiet=True)
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def small_network(channels=1, classes=10):
     torch.manual_seed(0)
     return gala_resnet18(classes, in_channels=channels, stem="small", width=4)
+
+
+def tiny_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), GALA(8), nn.Flatten(), nn.Linear(72, 10))
 
 
 @pytest.fixture
@@ -36,73 +54,64 @@ def folder(tmp_path):
     return tmp_path
 
 
-def tensors(batches):
-    images, labels = zip(*batches.epoch(), strict=True)
-    return torch.cat(images), torch.cat(labels)
+def train(output, recipe, data=None, model=None, **options):
+    """The log and the network of a training on the digits."""
+    data = data or load("digits", images_per_part(recipe), seed=recipe.seed, size=8)
+    model = model or small_network(data.channels, len(data.classes))
+    return fit(model, data, recipe, Run(output, CPU, Console(quiet=True), **options)), model
 
 
-def test_digits_are_split_once_and_by_class():
-    data, other = load("digits", 64, seed=0, size=8), load("digits", 64, seed=1, size=8)
-    held_out, labels = tensors(data.test)
-    assert torch.equal(held_out, tensors(other.test)[0])
-    assert (data.train.images, data.test.images) == (1344, 450)
-    assert labels.bincount().min() >= 43  # of 45 expected
-    order, again = tensors(load("digits", 64, seed=0, size=8).train)[1], tensors(data.train)[1]
-    assert torch.equal(order, again)
-    assert not torch.equal(order, tensors(other.train)[1])
-    trained = {tuple(image.flatten().tolist()) for image in tensors(load("digits", 1347, 0, size=8).train)[0]}
-    assert not any(tuple(image.flatten().tolist()) in trained for image in held_out)
+def vector(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_a_short_training_learns_and_writes(tmp_path):
-    data, model = load("digits", 64, seed=0, size=8), small_network()
-    log = fit(model, data, Recipe(epochs=2), CPU, tmp_path, quiet())
+    log, model = train(tmp_path, Recipe(epochs=2), tensorboard=True, metadata={"a": "b"})
     assert log[1].loss < 0.5 * log[0].loss
-    assert log[1].test_accuracy > 0.5
-    assert log[1].test_accuracy == accuracy(model, data.test, CPU)
+    assert 0.5 < log[1].test_accuracy < log[1].test_top5
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
-    assert lines[1]["loss"] == log[1].loss
-    assert json.loads((tmp_path / "recipe.json").read_text())["epochs"] == 2
-    restored = small_network()
-    restored.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    assert accuracy(restored, data.test, CPU) == log[1].test_accuracy
-
-
-def test_the_same_seed_gives_the_same_weights(tmp_path):
-    weights = []
-    for _ in range(2):
-        model = small_network()
-        fit(model, load("digits", 256, seed=3, size=8), Recipe(epochs=1), CPU, tmp_path, quiet())
-        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    assert torch.equal(*weights)
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 21), (2, 42)]
+    assert lines[1] == asdict(log[1])
+    assert resolve(str(tmp_path / "recipe.yaml"), {}) == Recipe(epochs=2, lr=0.1)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "tensorboard").iterdir())
+    restored, data = small_network(), load("digits", 64, seed=0, size=8)
+    for name, epoch in (("last", log[1]), ("best", max(log, key=lambda epoch: epoch.test_accuracy))):
+        restored.load_state_dict(load_file(tmp_path / f"{name}.safetensors"))
+        assert evaluate(restored, data.test, CPU).top1 == epoch.test_accuracy
+    assert torch.equal(vector(small_network().to(CPU)) != vector(model), torch.ones_like(vector(model), dtype=bool))
 
 
 def test_image_folder(folder, tmp_path):
-    data = load(str(folder), 6, seed=0, size=16)
-    assert (data.classes, data.channels, data.size) == (("blue", "red"), 3, 16)
-    images, labels = tensors(data.test)
-    assert images.shape == (4, 3, 16, 16)
-    assert (images[labels == 1, 0] > images[labels == 0, 0]).all()
-    model = small_network(3, 2)
-    log = fit(model, data, Recipe(epochs=8), CPU, tmp_path / "run", quiet())
+    recipe = Recipe(epochs=4, batch_size=6)
+    log, _ = train(tmp_path / "run", recipe, load(str(folder), 6, seed=0, size=16))
     assert log[-1].train_accuracy == 1
 
 
-def test_image_folder_names_what_is_missing(folder):
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
-        load(str(folder / "nowhere"), 4, seed=0)
-    with pytest.raises(FileNotFoundError, match=r"no folder .*train.train.*expected train/CLASS"):
-        load(str(folder / "train"), 4, seed=0)
-    (folder / "val" / "red").rename(folder / "val" / "green")
-    with pytest.raises(ValueError, match="only in one: green, red"):
-        load(str(folder), 4, seed=0)
-
-
 def test_a_loss_that_is_no_number_stops(tmp_path):
-    data = load("digits", 64, seed=0, size=8)
-    with pytest.raises(Diverged, match=r"the loss is (nan|inf) in epoch 1/1, step \d+, at lr"):
-        fit(small_network(), data, Recipe(epochs=1, lr=1e30), CPU, tmp_path, quiet())
+    with pytest.raises(
+        Diverged, match=r"the loss is (nan|inf) in epoch 1/2, step \d+, at lr .*; there is no checkpoint"
+    ):
+        train(tmp_path, Recipe(epochs=2, lr=1e30, warm_up=0), model=tiny_network())
+
+
+def test_a_late_loss_that_is_no_number_names_the_last_checkpoint(tmp_path):
+    data, steps, model = load("digits", 64, seed=0, size=8), [], tiny_network()
+
+    def spoil(*_):
+        steps.extend([1] * model.training)
+        if len(steps) == 26:
+            model[-1].bias.data.fill_(torch.nan)
+
+    model.register_forward_pre_hook(spoil)
+    with pytest.raises(Diverged) as stopped:
+        train(tmp_path, Recipe(epochs=2), data, model)
+    last = tmp_path / "checkpoints" / "step-00000021"
+    lr = 0.1 * Recipe(epochs=2).lr_share(25 / 42)
+    assert str(stopped.value) == (
+        f"the loss is nan in epoch 2/2, step 26, at lr {lr:.3g}; the last good checkpoint is {last}"
+    )
+    assert last.is_dir()
 
 
 def test_the_time_limit_ends_a_training_within_an_epoch(tmp_path):
@@ -116,25 +125,109 @@ def test_the_time_limit_ends_a_training_within_an_epoch(tmp_path):
             return self.fc(x.flatten(1))
 
     model = Counting()
-    log = fit(model, load("digits", 64, seed=0, size=8), Recipe(epochs=5, time_limit=1e-6), CPU, tmp_path, quiet())
+    log, _ = train(tmp_path, Recipe(epochs=5, time_limit=1e-6), model=model)
     assert len(log) == 1
     assert model.steps == 1
 
 
-def test_schedule():
-    recipe = Recipe(warm_up=0.2)
-    assert recipe.lr_share(0) == 0.01
-    assert recipe.lr_share(0.1) == 0.5
-    assert recipe.lr_share(0.2) == 1
-    assert recipe.lr_share(0.6) == pytest.approx(0.5)
-    assert recipe.lr_share(1) == 0
-    assert recipe.lr_share(1.5) == 0
+def test_accumulated_parts_are_one_batch(tmp_path):
+    """Without BatchNorm, which sees the parts, the losses and weights are those of whole batches."""
+    results = []
+    for accumulate in (1, 4):
+        log, model = train(tmp_path, Recipe(epochs=2, accumulate=accumulate), model=tiny_network())
+        results.append((torch.tensor([epoch.loss for epoch in log]), vector(model)))
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_averaged_weights_are_those_of_their_formula(tmp_path):
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)), []
+    expected = model[1].weight.detach().double().clone()
+    hook = register_optimizer_step_post_hook(lambda *_: seen.append(model[1].weight.detach().double().clone()))
+    train(tmp_path, Recipe(epochs=1, ema=0.5), model=model)
+    hook.remove()
+    for n, weight in enumerate(seen):
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * weight
+    last = load_file(tmp_path / "last.safetensors")
+    torch.testing.assert_close(last["1.weight"].double(), expected, rtol=1e-5, atol=1e-7)
+    assert last["2.num_batches_tracked"] == 21
+    assert torch.equal(model[1].weight.double(), seen[-1])  # testing gave the weights back
+
+
+def test_clipping_bounds_the_gradient(tmp_path):
+    model, norms = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
+    hook = register_optimizer_step_pre_hook(
+        lambda *_: norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm())
+    )
+    train(tmp_path, Recipe(epochs=1, clip=1e-3), model=model)
+    hook.remove()
+    torch.testing.assert_close(torch.stack(norms), torch.full((21,), 1e-3))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_learns(tmp_path, precision):
+    dtypes, model = set(), tiny_network()
+    model[2].register_forward_hook(lambda layer, _, out: dtypes.add((layer.training, out.dtype)))
+    log, _ = train(tmp_path, Recipe(epochs=3, precision=precision), model=model)
+    assert (True, getattr(torch, precision)) in dtypes
+    assert (True, torch.float32) not in dtypes
+    assert log[-1].test_accuracy > 0.6
+    state = Checkpoints(tmp_path / "checkpoints").load()[0].state
+    assert bool(state["scaler"]) == (precision == "float16")
+
+
+def test_adamw_with_smoothed_mixed_targets_learns(tmp_path):
+    recipe = Recipe(epochs=6, optimizer="adamw", lr=1e-2, label_smoothing=0.1, mixup=0.2, cutmix=0.5)
+    log, _ = train(tmp_path, recipe, model=tiny_network())
+    assert log[-1].test_accuracy > 0.6
+
+
+def test_mixing_depends_on_seed_rank_and_number_alone():
+    images, labels = torch.randn(8, 1, 6, 6), torch.arange(8)
+    mixed = mix(Recipe(mixup=1.0, cutmix=1.0), 10, rank=0)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, targets = mixed(images, labels, 7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(mixed(images, labels, 7)[0], first)
+    assert not torch.equal(mixed(images, labels, 8)[0], first)
+    assert not torch.equal(mix(Recipe(mixup=1.0, cutmix=1.0), 10, rank=1)(images, labels, 7)[0], first)
+    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    assert mix(Recipe(), 10, rank=0) is None
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("epochs", 0), ("lr", math.nan), ("lr", math.inf), ("momentum", 1.0), ("weight_decay", -1.0), ("time_limit", 0.0)],
+    ("vectors", "attention", "decayed"),
+    [
+        pytest.param(False, True, {"conv", "fc", "attention"}, id="matrices"),
+        pytest.param(False, False, {"conv", "fc"}, id="matrices-but-attention"),
+        pytest.param(True, True, {"conv", "fc", "attention", "vector", "attention-vector"}, id="all"),
+        pytest.param(True, False, {"conv", "fc", "vector"}, id="all-but-attention"),
+    ],
 )
-def test_recipe_names_what_is_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} is {value}"):
-        Recipe(**{name: value})
+def test_weight_decay_is_for_the_chosen(vectors, attention, decayed):
+    model = small_network()
+    found = optimizer(model, Recipe(weight_decay=0.5, decay_vectors=vectors, decay_attention=attention))
+    decay = {id(p): group["weight_decay"] for group in found.param_groups for p in group["params"]}
+    assert len(decay) == len(list(model.parameters()))
+
+    def kind(name, parameter):
+        if "attention" in name:
+            return "attention" if parameter.dim() > 1 else "attention-vector"
+        return "vector" if parameter.dim() == 1 else "fc" if name.startswith("fc") else "conv"
+
+    kinds = {kind(name, p): set() for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        kinds[kind(name, p)].add(decay[id(p)])
+    assert kinds == {name: {0.5 if name in decayed else 0.0} for name in kinds}
+
+
+def test_flops_are_those_of_the_products():
+    model = gala_resnet18(10, "layer3", in_channels=1, stem="small", width=4)
+    plain, image = resnet18(10, in_channels=1, stem="small", width=4), torch.zeros(1, 1, 16, 16)
+    of_gala = 2 * 2 * (16 * 16 * 4 + 16 * 4 + 2 * 16 * 4)  # two blocks: C 16, R 4, 4x4 pixels; product and sum
+    assert training_flops(model, image) == training_flops(plain, image) + 3 * of_gala
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    assert training_flops(linear, image) == 3 * 2 * 2560

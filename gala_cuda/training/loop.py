@@ -1,20 +1,32 @@
-"""The training loop: one process, one device, float32."""
+"""The training loop, in one process or in one of several."""
 
 import json
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from . import distributed
+from .checkpoint import CheckpointError, Checkpoints, as_bytes, write_atomically
 from .data import Data
-from .recipe import Recipe
-from .sampling import Batches
+from .evaluate import Evaluation, autocast, evaluate, on
+from .meters import Meter, Waiting, peak_flops, peak_memory, training_flops
+from .optimize import Average, mix, optimizer
+from .progress import Board, Epoch, bar, draw_curves, line, print_summary
+from .recipe import BadRecipe, Recipe, as_yaml
+
+LOOK = 10  # steps between looks at the losses, each of which waits for the device
+
+Part = tuple[Tensor, Tensor]  # images, labels
 
 
 class Diverged(RuntimeError):
@@ -22,130 +34,314 @@ class Diverged(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of the log. Accuracies are shares of 1, rates images per second of training, seconds since the start."""
+class Run:
+    """How a training runs, other than by its recipe.
 
-    epoch: int
-    loss: float
-    train_accuracy: float
-    test_accuracy: float
-    images_per_second: float
-    seconds: float
+    Args:
+        output: folder for all files, made where missing: recipe.yaml, log.jsonl (an :class:`Epoch` each line),
+            last.safetensors and best.safetensors (by test accuracy; averaged weights where the recipe has them),
+            checkpoints/, at the end curves.png.
+        resume: continue from the newest checkpoint there, if there is one; else what is there is replaced.
+        checkpoint_every: steps between checkpoints, beside those after each epoch.
+        keep: checkpoints that stay.
+        tensorboard: also write tensorboard/.
+        metadata: of the weights' files.
+    """
+
+    output: Path
+    device: torch.device
+    console: Console
+    resume: bool = False
+    checkpoint_every: int | None = None
+    keep: int = 2
+    tensorboard: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def fit(
-    model: nn.Module, data: Data, recipe: Recipe, device: torch.device, output: Path, console: Console
-) -> list[Epoch]:
-    """Trains ``model`` in place and returns the log.
-
-    After each epoch ``output`` (made where missing) gets weights.pt, a state dict, and a line of log.jsonl, an
-    :class:`Epoch`; the recipe stands in recipe.json. The same seed, threads and torch give the same weights on a CPU,
-    unless the time limit was reached.
+def images_per_part(recipe: Recipe) -> int:
+    """Images of one forward pass of one process.
 
     Raises:
-        Diverged: the loss is NaN or infinite; the message says where and at which learning rate.
+        BadRecipe: the batch size is no multiple of processes times parts.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
-    steps, start = recipe.epochs * len(data.train), time.perf_counter()
+    size = distributed.world().size
+    if recipe.batch_size % (size * recipe.accumulate):
+        raise BadRecipe(
+            "batch_size",
+            f"is {recipe.batch_size}; expected a multiple of {size} processes times accumulate {recipe.accumulate}",
+        )
+    return recipe.batch_size // size // recipe.accumulate
 
-    def progress(step: int) -> float:
-        elapsed = 0.0 if recipe.time_limit is None else (time.perf_counter() - start) / recipe.time_limit
-        return max(step / steps, elapsed)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.lr_share(progress(step)))
-    log: list[Epoch] = []
-    with (
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
-        (output / "log.jsonl").open("w") as lines,
-    ):
-        while not log or progress(len(log) * len(data.train)) < 1:
-            title = f"epoch {len(log) + 1}/{recipe.epochs}"
-            began = time.perf_counter()
-            loss, train_accuracy, images = _epoch(
-                model, data.train, len(log), optimizer, schedule, progress, title, console
+def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
+    """Trains ``model`` in place and returns the log. In several processes every one calls, inside ``joined``.
+
+    ``data`` comes in batches of :func:`images_per_part`. The same recipe, threads and torch give the same weights on a
+    CPU, however often the training is killed and resumed, unless the recipe has a time limit.
+
+    Raises:
+        Diverged: the loss is NaN or infinite; the message has step, learning rate and the last checkpoint.
+        CheckpointError: a checkpoint cannot be written, or none of those there can be read.
+        BadRecipe: it is not the recipe of the training that is resumed, or cannot be followed here.
+    """
+    exact = recipe.deterministic
+    with torch.backends.cudnn.flags(enabled=True, deterministic=exact, benchmark=not exact):
+        return Trainer(model, data, recipe, run).fit()
+
+
+class Trainer:
+    """The state of a training between two steps, and the way on from there."""
+
+    def __init__(self, model: nn.Module, data: Data, recipe: Recipe, run: Run):
+        self.data, self.recipe, self.run, self.world = data, recipe, run, distributed.world()
+        if recipe.time_limit is not None and self.world.size > 1:
+            raise BadRecipe("time_limit", f"is {recipe.time_limit}; expected None with {self.world.size} processes")
+        if recipe.sync_batchnorm:
+            if run.device.type == "cpu":
+                raise BadRecipe("sync_batchnorm", "is True; expected False on a CPU, where torch has none")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model = model.to(run.device).to(memory_format=layout)
+        image = torch.zeros(1, data.channels, data.size, data.size, device=run.device)
+        self.flops = training_flops(self.model, image)
+        self.called = distributed.parallel(self.model, recipe, run.device)
+        if recipe.compile:
+            self.called.compile()
+        self.optimizer = optimizer(self.model, recipe)
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=recipe.precision == "float16")
+        self.average = None if recipe.ema is None else Average(self.model, recipe.ema)
+        self.mix = mix(recipe, len(data.classes), self.world.rank)
+        self.steps_per_epoch = math.ceil(len(data.train) / recipe.accumulate)
+        self.checkpoints = Checkpoints(run.output / "checkpoints", run.keep)
+        self.log_path = run.output / "log.jsonl"
+        self.step = 0  # that are done
+        self.log: list[Epoch] = []
+        self.meter = Meter(run.device)  # of the epoch that is not done
+        self.recent: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss: not looked at yet
+        self.began = time.perf_counter()
+
+    def fit(self) -> list[Epoch]:
+        self._open()
+        self.board = Board(self.run.output / "tensorboard" if self._writes_board else None, self.step)
+        try:
+            while self.progress < 1:
+                self._finish_epoch(*self._epoch())
+        finally:
+            self.board.close()
+        if self.world.main:
+            draw_curves(self.log, self.run.output / "curves.png")
+            print_summary(self.log, self.run.console)
+        return self.log
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, by steps or by time, whichever is more."""
+        limit = self.recipe.time_limit
+        by_time = 0.0 if limit is None or not self.step else self._elapsed / limit
+        return max(self.step / (self.recipe.epochs * self.steps_per_epoch), by_time)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def _writes_board(self) -> bool:
+        return self.run.tensorboard and self.world.main
+
+    @property
+    def _title(self) -> str:
+        return f"epoch {len(self.log) + 1}/{self.recipe.epochs}"
+
+    def _epoch(self) -> tuple[float, float, float]:
+        """The rest of an epoch: (images/s, share of waiting, last learning rate)."""
+        self.model.train()
+        done = self.step - self._first_step
+        waiting, began, lr = Waiting(), time.perf_counter(), 0.0
+        already, seconds = self.meter.all()[3].item(), 0.0
+        drawn = self.data.train.epoch(len(self.log), done * self.recipe.accumulate)
+        with bar(self.run.console) as shown:
+            task = shown.add_task(
+                self._title, total=self.steps_per_epoch, completed=done, rate=0, waiting=0, loss=0, top1=0, top5=0
             )
-            rate = images / (time.perf_counter() - began)
-            tested = accuracy(model, data.test, device)
-            log.append(Epoch(len(log) + 1, loss, train_accuracy, tested, rate, time.perf_counter() - start))
-            console.print(_line(log[-1], title), highlight=False)
-            print(json.dumps(asdict(log[-1])), file=lines, flush=True)
-            torch.save(model.state_dict(), output / "weights.pt")
-    return log
+            for parts in waiting.over(_chunks(drawn, self.recipe.accumulate)):
+                lr = self._train(parts)
+                last = self.step == self._first_step + self.steps_per_epoch or self.progress >= 1
+                saves = not last and self.step % (self.run.checkpoint_every or self.steps_per_epoch) == 0
+                if last or saves or self.step % LOOK == 0:
+                    loss, first, five, seen = self._look()
+                    seconds = time.perf_counter() - began
+                    shown.update(
+                        task, completed=self.step - self._first_step, rate=(seen - already) / seconds,
+                        waiting=waiting.seconds / seconds, loss=loss / seen, top1=first / seen, top5=five / seen,
+                    )  # fmt: skip
+                if saves:
+                    self._save()
+                if last:
+                    break
+        return (self.meter.all()[3].item() - already) / seconds, waiting.seconds / seconds, lr
+
+    @property
+    def _first_step(self) -> int:
+        return len(self.log) * self.steps_per_epoch
+
+    def _train(self, parts: list[Part]) -> float:
+        """One step; the learning rate it had."""
+        recipe, device = self.recipe, self.run.device
+        lr = recipe.peak_lr * recipe.lr_share(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        count, mean = sum(len(labels) for _, labels in parts), torch.zeros((), device=device)
+        for number, part in enumerate(parts):
+            images, labels = on(*part, device, recipe.channels_last)
+            targets = labels
+            if self.mix is not None:
+                images, targets = self.mix(images, labels, self.step * recipe.accumulate + number)
+            distributed.synchronised(self.called, number == len(parts) - 1)
+            with autocast(device, recipe.precision):
+                logits = self.called(images)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            share = len(labels) / count
+            self.scaler.scale(loss * share).backward()
+            mean += loss.detach() * share
+            self.meter.add(loss, logits, labels)
+        if recipe.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
+        self.step += 1
+        self.recent.append((self.step, lr, mean))
+        return lr
+
+    def _look(self) -> list[float]:
+        """The meter's sums so far; raises Diverged where one of the recent losses was no number."""
+        losses = distributed.add_up(torch.stack([loss for _, _, loss in self.recent])) / self.world.size
+        for (step, lr, _), loss in zip(self.recent, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                kept = self.checkpoints.paths()
+                last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+                raise Diverged(f"the loss is {loss} in {self._title}, step {step}, at lr {lr:.3g}; {last}")
+            self.board.step(step, loss=loss, lr=lr)
+        self.recent.clear()
+        return self.meter.all().tolist()
+
+    def _finish_epoch(self, rate: float, waiting: float, lr: float) -> None:
+        loss, first, five, seen = self.meter.all().tolist()
+        distributed.share_buffers(self.model)
+        tested = self._test()
+        work = self.flops * rate
+        peak = peak_flops(self.run.device, self.recipe.precision)
+        self.log.append(Epoch(
+            len(self.log) + 1, self.step, lr, loss / seen, first / seen, five / seen,
+            tested.loss, tested.top1, tested.top5, rate, waiting, peak_memory(self.run.device),
+            work, None if peak is None else work / (peak * self.world.size), self._elapsed,
+        ))  # fmt: skip
+        self.meter = Meter(self.run.device)
+        if self.world.main:
+            title = f"epoch {len(self.log)}/{self.recipe.epochs}"
+            self.run.console.print(line(self.log[-1], title), highlight=False)
+            with self.log_path.open("a") as lines:
+                print(json.dumps(asdict(self.log[-1])), file=lines)
+            self.board.epoch(self.log[-1])
+        best = max(self.log, key=lambda epoch: epoch.test_accuracy)
+        self._save(best=best is self.log[-1])
+
+    def _test(self) -> Evaluation:
+        if self.average is None:
+            return evaluate(self.model, self.data.test, self.run.device, self.recipe.precision)
+        with self.average.applied():
+            return evaluate(self.model, self.data.test, self.run.device, self.recipe.precision)
+
+    def _open(self) -> None:
+        """Continues from a checkpoint, or clears the folder."""
+        output, main = self.run.output, self.world.main
+        checkpoint, refused = self.checkpoints.load() if self.run.resume else (None, [])
+        for reason in refused if main else ():
+            self.run.console.print(f"{reason}; going back to the one before it", highlight=False, soft_wrap=True)
+        position = 0
+        if checkpoint is not None:
+            saved = Recipe(**checkpoint.state["recipe"])
+            if differences := saved.differences(self.recipe):
+                raise BadRecipe("recipe", f"is not that of the training in {output}: {', '.join(differences)}")
+            if checkpoint.weights.keys() != self.model.state_dict().keys():
+                raise CheckpointError(f"{checkpoint.path} is refused: it is of another network")
+            self._restore(checkpoint.weights, checkpoint.state)
+            position = checkpoint.state["log_bytes"]
+        if self.world.size > 1:
+            dist.barrier()  # nobody writes before all have read
+        if not main:
+            return
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            if checkpoint is None:
+                self.checkpoints.clear()
+                for name in ("last.safetensors", "best.safetensors", "curves.png"):
+                    (output / name).unlink(missing_ok=True)
+            with self.log_path.open("a") as lines:
+                lines.truncate(position)
+            write_atomically(output / "recipe.yaml", as_yaml(self.recipe).encode())
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {output}: {error.strerror}") from error
+        if checkpoint is not None:
+            self.run.console.print(
+                f"resumed at step {self.step}, from {checkpoint.path}", highlight=False, soft_wrap=True
+            )
+
+    def _save(self, best: bool = False) -> None:
+        """A checkpoint, last.safetensors, and best.safetensors if it is the best; every rank has to call."""
+        weights = distributed.whole(self.model.state_dict())
+        averaged = None if self.average is None else distributed.whole(self.average.state)
+        state = {
+            "recipe": asdict(self.recipe),
+            "step": self.step,
+            "elapsed": self._elapsed,
+            "log": [asdict(epoch) for epoch in self.log],
+            "log_bytes": self.log_path.stat().st_size if self.world.main else 0,
+            "meter": self.meter.all().cpu(),
+            "optimizer": distributed.whole_optimizer(self.model, self.optimizer),
+            "scaler": self.scaler.state_dict(),
+            "random": distributed.from_all(_random_state(self.run.device)),
+            "average": averaged,
+            "averaged_updates": 0 if self.average is None else self.average.updates,
+        }
+        if self.world.main:
+            final = as_bytes(weights if averaged is None else averaged, dict(self.run.metadata))
+            if best:
+                write_atomically(self.run.output / "best.safetensors", final)
+            write_atomically(self.run.output / "last.safetensors", final)
+            self.checkpoints.save(self.step, as_bytes(weights, dict(self.run.metadata)), state, as_yaml(self.recipe))
+
+    def _restore(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        distributed.fill(self.model.state_dict(), weights)
+        distributed.fill_optimizer(self.model, self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load(state["average"], state["averaged_updates"])
+        self.step, self.began = state["step"], time.perf_counter() - state["elapsed"]
+        self.log = [Epoch(**epoch) for epoch in state["log"]]
+        if self.world.main:
+            self.meter = Meter(self.run.device, state["meter"])
+        if len(state["random"]) == self.world.size:
+            _set_random_state(state["random"][self.world.rank], self.run.device)
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, batches: Batches, device: torch.device) -> float:
-    """The share of images whose class gets the largest logit, in evaluation mode; the mode is restored."""
-    training = model.training
-    model.eval()
-    right = total = 0
-    for images, labels in _on(batches.epoch(), device):
-        right += int((model(images).argmax(1) == labels).sum())
-        total += len(labels)
-    model.train(training)
-    return right / total
+def _chunks(parts: Iterator[Part], size: int) -> Iterator[list[Part]]:
+    while chunk := list(islice(parts, size)):
+        yield chunk
 
 
-def _epoch(model, batches, epoch, optimizer, schedule, progress, title, console) -> tuple[float, float, int]:
-    """(mean loss, accuracy, images seen); stops early at the recipe's time limit."""
-    device = next(model.parameters()).device
-    model.train()
-    total_loss, right, seen, began = 0.0, 0, 0, time.perf_counter()
-    with _bar(console) as bar:
-        task = bar.add_task(title, total=len(batches), rate=0.0, loss=0.0, accuracy=0.0)
-        for images, labels in _on(batches.epoch(epoch), device):
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels)
-            if not torch.isfinite(loss):
-                lr = schedule.get_last_lr()[0]
-                raise Diverged(
-                    f"the loss is {loss.item()} in {title}, step {bar.tasks[0].completed + 1:.0f}, at lr {lr:.3g}"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total_loss += loss.item() * len(labels)
-            right += int((logits.argmax(1) == labels).sum())
-            seen += len(labels)
-            rate = seen / (time.perf_counter() - began)
-            bar.update(task, advance=1, rate=rate, loss=total_loss / seen, accuracy=100 * right / seen)
-            if progress(schedule.last_epoch) >= 1:
-                break
-    return total_loss / seen, right / seen, seen
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
-def _on(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for images, labels in batches:
-        yield images.to(device, memory_format=torch.channels_last), labels.to(device)
-
-
-def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(
-            "{task.fields[rate]:6.0f} image/s  loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:5.1f} %"
-        ),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-def _line(epoch: Epoch, title: str) -> str:
-    return (
-        f"{title:<12} loss {epoch.loss:.4f}  train {epoch.train_accuracy:6.1%}  test {epoch.test_accuracy:6.1%}  "
-        f"{epoch.images_per_second:6.0f} image/s  {epoch.seconds:5.0f} s"
-    )
+def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,36 +1,261 @@
-"""How to train: the numbers."""
+"""How to train: one dataclass, presets, and the YAML that stands beside every checkpoint."""
 
+import argparse
+import json
 import math
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "steps")
+PRECISIONS = ("float32", "bfloat16", "float16")
+PARALLEL = ("ddp", "fsdp")
+LR_BATCH = 256  # the batch size that lr_256 is for
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
+_MAY_CHANGE = ("workers", "accumulate", "compile", "time_limit", "lr_256")  # while a training is interrupted
+_FACTS = ("versions", "git")  # stand in a written recipe beside its numbers
+
+
+class BadRecipe(ValueError):
+    """A field of a recipe is unknown or out of range; ``name`` says which."""
+
+    def __init__(self, name: str, problem: str):
+        super().__init__(f"{name} {problem}")
+        self.name, self.problem = name, problem
+
+
+def _of(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with Nesterov momentum, linear warm-up, then cosine decay to zero.
+    """Everything that the weights depend on, apart from the images themselves and the machine.
 
-    Weight decay spares vectors: the scales and shifts of normalisations, biases, and GALA's a, m and v_collapse.
+    The learning rate rises from almost zero during ``warm_up``, then falls by ``schedule``. Both are functions of the
+    share of the training that is done, so that they fit any number of epochs.
+
+    Raises:
+        BadRecipe: a value is out of range.
     """
 
-    epochs: int = 20
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warm_up: float = 0.1  # share of the training
-    time_limit: float | None = None  # seconds; the schedule shrinks to fit, and training ends
+    data: str = _of("digits", "digits, synthetic, a folder with train/CLASS/* and val/CLASS/*, or WebDataset shards")
+    model: str = _of("gala_resnet18", "a network of this package, timm/NAME or torchvision/NAME")
+    layers: tuple[str, ...] = _of((), "stages or blocks with GALA (default: layer3)")
+    width: int = _of(64, "channels of the first stage")
+    weights: str | None = _of(None, "file of weights to start from: this package's, torchvision's or timm's")
+    keep_output: bool = _of(False, "start with GALA layers that leave the outputs of --weights as they are")
+    image_size: int | None = _of(None, "pixels (default: 32 for digits, else 224)")
+    augment: str = _of("paper", "of the training images")
+    epochs: int = _of(20, "passes through the training images")
+    batch_size: int = _of(64, "images of one step, over all processes")
+    accumulate: int = _of(1, "parts, one after the other, that each process divides its images of a step into")
+    optimizer: str = _of("sgd", "sgd has Nesterov momentum", OPTIMIZERS)
+    lr: float | None = _of(None, "highest learning rate (default: lr_256 times batch_size / 256)")
+    lr_256: float = _of(0.4, "highest learning rate for batches of 256")
+    momentum: float = _of(0.9, "of sgd; the first beta of adamw")
+    schedule: str = _of("cosine", "decay to zero, or by a tenth at each share of decay_at", SCHEDULES)
+    decay_at: tuple[float, ...] = _of((1 / 3, 2 / 3, 8 / 9), "shares of the training at which steps decays")
+    warm_up: float = _of(0.1, "share of the training")
+    weight_decay: float = _of(5e-4, "of the weights")
+    decay_vectors: bool = _of(False, "weight decay also for biases and for scales and shifts of normalisations")
+    decay_attention: bool = _of(True, "weight decay also for attention layers")
+    clip: float | None = _of(None, "largest L2 norm of the gradient (default: any)")
+    label_smoothing: float = _of(0.0, "share of every target that is spread over all classes")
+    mixup: float = _of(0.0, "alpha of mixup's beta distribution; 0 is off")
+    cutmix: float = _of(0.0, "alpha of cutmix's beta distribution; 0 is off; with mixup, one of both by chance")
+    ema: float | None = _of(None, "decay for each step of the averaged weights, which are then tested (default: none)")
+    precision: str = _of("float32", "of activations, by autocast; float16 scales the loss", PRECISIONS)
+    channels_last: bool = _of(True, "images as NHWC in memory")
+    compile: bool = _of(False, "by torch.compile")
+    sync_batchnorm: bool = _of(False, "BatchNorm over the images of all processes; GPU only")
+    parallel: str = _of("ddp", "several processes: replicas, or shards of the weights", PARALLEL)
+    deterministic: bool = _of(True, "the same weights from the same recipe on a GPU too; slower there")
+    seed: int = _of(0, "of weights, order, augmentation")
+    workers: int = _of(2, "processes that read images, for each training process")
+    time_limit: float | None = _of(None, "seconds; the schedule shrinks to fit (default: none)")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "lr", "time_limit"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; expected more than 0")
-        for name in ("momentum", "warm_up"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; expected at least 0")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            choices = each.metadata["choices"]
+            if choices and value not in choices:
+                raise BadRecipe(each.name, f"is {value!r}; expected one of {', '.join(choices)}")
+        for name in ("epochs", "batch_size", "accumulate", "width", "image_size"):
+            self._expect(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
+        self._expect("workers", lambda value: isinstance(value, int) and value >= 0, "a whole number of at least 0")
+        for name in ("lr", "lr_256", "clip", "time_limit"):
+            self._expect(name, lambda value: 0 < value < math.inf, "more than 0")
+        for name in ("momentum", "warm_up", "label_smoothing", "ema"):
+            self._expect(name, lambda value: 0 <= value < 1, f"0 <= {name} < 1")
+        for name in ("weight_decay", "mixup", "cutmix"):
+            self._expect(name, lambda value: 0 <= value < math.inf, "at least 0")
+        self._expect("decay_at", lambda shares: all(0 < share < 1 for share in shares), "shares between 0 and 1")
+        if self.keep_output and not self.weights:
+            raise BadRecipe("keep_output", "is True, but weights is None; expected a file of weights")
+
+    def _expect(self, name: str, holds, expected: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise BadRecipe(name, f"is {value}; expected {expected}")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up."""
+        return self.lr_256 * self.batch_size / LR_BATCH if self.lr is None else self.lr
 
     def lr_share(self, progress: float) -> float:
-        """The learning rate over ``lr`` when ``progress``, 0 to 1, of the training is done."""
+        """The learning rate over ``peak_lr`` when ``progress``, 0 to 1, of the training is done."""
         if progress < self.warm_up:
             return max(progress / self.warm_up, 0.01)
+        if self.schedule == "steps":
+            return 0.1 ** sum(progress >= share for share in self.decay_at)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - self.warm_up) / (1 - self.warm_up))))
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """What another recipe, of the same training, may not change: "lr 0.1 -> 0.2", ..."""
+        mine, theirs = (asdict(recipe) | {"lr": recipe.peak_lr} for recipe in (self, other))
+        return [
+            f"{name} {mine[name]} -> {theirs[name]}"
+            for name in mine
+            if mine[name] != theirs[name] and name not in _MAY_CHANGE
+        ]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Linsley et al., section 3, after Hu et al.: what the paper gives
+    "paper": {
+        "model": "gala_resnet50", "epochs": 90, "batch_size": 1024, "lr_256": 0.1, "warm_up": 5 / 90,
+        "schedule": "steps", "weight_decay": 1e-4, "decay_vectors": True, "deterministic": False,
+        "workers": 8,
+    },
+    # long, strongly regularised, averaged
+    "modern": {
+        "model": "gala_resnet50", "epochs": 300, "batch_size": 1024, "lr_256": 0.125, "warm_up": 5 / 300,
+        "weight_decay": 2e-5, "augment": "modern", "label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0, "ema": 0.9998,
+        "precision": "bfloat16", "deterministic": False, "workers": 8,
+    },
+    # from pretrained weights, with few images
+    "finetune": {
+        "model": "gala_resnet50", "keep_output": True, "epochs": 30, "batch_size": 64, "lr_256": 0.02,
+        "weight_decay": 1e-4, "label_smoothing": 0.1, "ema": 0.998,
+    },
+}  # fmt: skip
+
+
+def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
+    """The recipe of ``source``, a preset's name or a YAML file, with the values of ``given`` in place of its own.
+
+    A file's fields are those of :class:`Recipe`, at its top level; ``preset`` names the preset that the others come
+    from. What :func:`as_yaml` wrote can be read again.
+
+    Raises:
+        BadRecipe: the source is no preset and no readable YAML file, or a field is unknown or out of range.
+    """
+    values: dict[str, Any] = {}
+    if source is not None:
+        values = dict(PRESETS[source]) if source in PRESETS else _from_file(Path(source))
+    types = {each.name: each.type for each in fields(Recipe)}
+    values.update(given)
+    for name, value in values.items():
+        if name not in types:
+            raise BadRecipe("recipe", f"has a field {name!r}; expected some of {', '.join(types)}")
+        values[name] = _typed(name, value, types[name])
+    return Recipe(**values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    import yaml
+
+    expected = f"expected one of {', '.join(PRESETS)}, or a YAML file"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise BadRecipe("recipe", f"is {str(path)!r}; {expected} ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadRecipe("recipe", f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise BadRecipe("recipe", f"{path} holds a {type(values).__name__}; expected fields and values")
+    values = {name: value for name, value in values.items() if name not in _FACTS}
+    preset = values.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        raise BadRecipe("preset", f"is {preset!r}; expected one of {', '.join(PRESETS)}")
+    return {**PRESETS.get(preset, {}), **values}
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """``value``, from a file or a flag, as the field's type; YAML reads 5e-4 as text, and has lists for tuples."""
+    if value is None and "None" in str(kind):
+        return None
+    if kind in (tuple[str, ...], tuple[float, ...]) and isinstance(value, (list, tuple)):
+        of = str if kind == tuple[str, ...] else float
+        return tuple(of(entry) for entry in value)
+    try:
+        for exact in (bool, int, float, str):
+            if kind in (exact, exact | None):
+                wrong = isinstance(value, bool) != (exact is bool) or (exact is int and int(value) != float(value))
+                if not wrong:
+                    return exact(value)
+    except (TypeError, ValueError):
+        pass
+    raise BadRecipe(name, f"is {value!r}; expected {getattr(kind, '__name__', kind)}")
+
+
+def add_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:
+    """A flag for every field, or for those of ``names``; one that is not given leaves no trace in the namespace."""
+    for each in fields(Recipe):
+        if names is not None and each.name not in names:
+            continue
+        flag, text = f"--{each.name.replace('_', '-')}", each.metadata["help"]
+        if each.default not in (None, ()) and "default" not in text:
+            text = f"{text} (default: {each.default})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if each.type is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif each.metadata["choices"]:
+            options["choices"] = each.metadata["choices"]
+        elif str(each.type).startswith("tuple"):
+            options |= {"nargs": "+", "metavar": "X" if "float" in str(each.type) else "NAME"}
+        else:
+            kinds = {"int": "N", "float": "X"}
+            options["metavar"] = next((letter for kind, letter in kinds.items() if kind in str(each.type)), "NAME")
+        parser.add_argument(flag, **options)
+
+
+def given_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a :class:`Recipe` that the command line gave."""
+    return {each.name: getattr(args, each.name) for each in fields(Recipe) if hasattr(args, each.name)}
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The recipe, its learning rate worked out, with the versions and the state of the code that run it."""
+    import yaml
+
+    values = json.loads(json.dumps(asdict(recipe))) | {"lr": recipe.peak_lr}
+    return yaml.safe_dump({**values, "versions": _versions(), "git": git_state()}, sort_keys=False)
+
+
+def _versions() -> dict[str, str]:
+    found = {"gala_cuda": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> str | None:
+    """Commit of this package's checkout, "-dirty" after it where files differ; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,175 @@
+"""Checkpoints: folders that are whole or not there, and the check that they still are what was written."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+FORMAT = "gala_cuda checkpoint 1"
+_WEIGHTS, _STATE, _RECIPE, _MANIFEST = "weights.safetensors", "state.pt", "recipe.yaml", "checkpoint.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the message names file and reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds: ``weights`` of the network, ``state`` of everything else, and the resolved recipe's text."""
+
+    path: Path
+    step: int
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The folders step-00000123 in ``folder``, of which the ``keep`` newest stay.
+
+    One holds weights.safetensors, state.pt (loaded with ``weights_only=True``), recipe.yaml, and checkpoint.json with
+    the digests of the others. It is written under another name, flushed to the disk, and renamed: a process that is
+    killed leaves all of it or nothing.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder, keep
+
+    def paths(self) -> list[Path]:
+        """Oldest first; those that are whole and those that are not."""
+        found = self.folder.glob("step-*") if self.folder.is_dir() else []
+        return sorted((path for path in found if _step(path) is not None), key=lambda path: _step(path) or 0)
+
+    def clear(self) -> None:
+        """Removes all of them, and what a killed process left behind."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def save(self, step: int, weights: bytes, state: dict[str, Any], recipe: str) -> Path:
+        """Writes a checkpoint of ``weights``, as :func:`as_bytes` gives them, then removes those beyond ``keep``.
+
+        Raises:
+            CheckpointError: the disk is full, the folder read-only, ...; earlier checkpoints are as they were.
+        """
+        path = self.folder / f"step-{step:08d}"
+        draft = self.folder / f".{path.name}.draft"
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        files = {_WEIGHTS: weights, _STATE: buffer.getvalue(), _RECIPE: recipe.encode()}
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        manifest = {"format": FORMAT, "step": step, "sha256": digests}
+        files[_MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            for name, content in files.items():
+                _write(draft / name, content)
+            _flush(draft)
+            if path.exists():
+                shutil.rmtree(path)
+            draft.rename(path)
+            _flush(self.folder)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            kept = self.paths()
+            last = f"the last one is {kept[-1]}" if kept else "there is no earlier one"
+            raise CheckpointError(f"cannot write the checkpoint {path}: {_why(error)}; {last}") from error
+        for old in self.paths()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return path
+
+    def load(self) -> tuple[Checkpoint | None, list[str]]:
+        """(the newest checkpoint that is whole, why newer ones are refused); (None, []) where there is none at all.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none is whole.
+        """
+        refused: list[str] = []
+        for path in reversed(self.paths()):
+            try:
+                return read(path), refused
+            except CheckpointError as error:
+                refused.append(str(error))
+        if refused:
+            raise CheckpointError(f"{self.folder} holds no usable checkpoint: {'; '.join(refused)}")
+        return None, []
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in the folder ``path``, its files checked against their digests; tensors on the CPU.
+
+    Raises:
+        CheckpointError: it is truncated, altered, or not one of ours.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is refused: {_MANIFEST} does not say {FORMAT!r}")
+        contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
+    except OSError as error:
+        raise CheckpointError(f"{path} is refused: {Path(error.filename or path).name}: {_why(error)}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is refused: {_MANIFEST} is no JSON") from error
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"][name]:
+            raise CheckpointError(f"{path} is refused: {name} is truncated or altered, its digest differs")
+    state = torch.load(io.BytesIO(contents[_STATE]), map_location="cpu", weights_only=True)
+    return Checkpoint(path, manifest["step"], safetensors.torch.load(contents[_WEIGHTS]), state)
+
+
+def as_bytes(weights: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """``weights`` in the safetensors format."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file is afterwards the old one or the new one, whatever happens.
+
+    Raises:
+        CheckpointError: the disk is full, the folder read-only, ...
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        _write(draft, content)
+        draft.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {_why(error)}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """The names in ``folder``, on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def _step(path: Path) -> int | None:
+    match = re.fullmatch(r"step-(\d+)", path.name)
+    return int(match[1]) if match else None
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,113 @@
+"""What ``gala-cuda train``, ``eval`` and ``export`` do with their arguments."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from . import distributed, networks
+from .checkpoint import CheckpointError, Checkpoints
+from .data import Data, load
+from .evaluate import evaluate, print_evaluation
+from .loop import Diverged, Run, fit, images_per_part
+from .networks import BadNetwork, BadWeights, Network
+from .recipe import BadRecipe, Recipe, given_flags, resolve
+from .sampling import TooManyUnreadable
+
+FAILURES = (CheckpointError, Diverged, TooManyUnreadable)
+_IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
+
+
+@contextmanager
+def _arguments_named() -> Iterator[None]:
+    """Refusals as argparse's, by the flag that is to blame."""
+    try:
+        yield
+    except (BadRecipe, BadNetwork) as error:
+        raise argparse.ArgumentError(None, f"argument --{error.name.replace('_', '-')}: {error}") from error
+    except BadWeights as error:
+        raise argparse.ArgumentError(None, f"weights: {error}") from error
+
+
+def train(args: argparse.Namespace, console: Console) -> None:
+    """Raises argparse.ArgumentError for arguments that cannot be followed, and ``FAILURES``."""
+    device = _device(args)
+    with _arguments_named(), distributed.joined(device) as world:
+        resume = args.resume or distributed.restarted()
+        before = args.output / "recipe.yaml"
+        source = str(before) if resume and args.recipe is None and before.exists() else args.recipe
+        recipe = resolve(source, given_flags(args))
+        if not resume and Checkpoints(args.output / "checkpoints").paths():
+            raise argparse.ArgumentError(
+                None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
+            )
+        data = _load(recipe, images_per_part(recipe), recipe.image_size)
+        recipe = replace(recipe, image_size=data.size)
+        torch.manual_seed(recipe.seed)
+        network = Network.of(recipe, data.classes, data.channels, data.size)
+        model = networks.start(network, recipe.weights)
+        shown = console if world.main and not args.quiet else Console(quiet=True)
+        run = Run(
+            args.output, device, shown, resume, args.checkpoint_every, args.keep, args.tensorboard, network.metadata()
+        )
+        fit(model, data, recipe, run)
+        for name, why in data.train.skipped + data.test.skipped:
+            shown.print(f"skipped {name}: {why}", highlight=False, soft_wrap=True)
+        shown.print(f"weights and log are in {args.output.resolve()}", highlight=False, soft_wrap=True)
+
+
+def evaluation(args: argparse.Namespace, console: Console) -> None:
+    """Raises as :func:`train` does."""
+    device = _device(args)
+    with _arguments_named(), distributed.joined(device) as world:
+        recipe = resolve(None, given_flags(args))
+        model, network = _open(args, recipe)
+        data = _load(recipe, recipe.batch_size, recipe.image_size or network.size)
+        if len(data.classes) != len(network.classes):
+            raise argparse.ArgumentError(
+                None, f"argument --data: {recipe.data} has {len(data.classes)} classes, {args.weights_file} has "
+                f"{len(network.classes)}")  # fmt: skip
+        model = model.to(device).to(memory_format=torch.channels_last)
+        result = evaluate(model, data.test, device, recipe.precision)
+        if not world.main:
+            return
+        if args.json:
+            print(json.dumps({**asdict(result), "confusion": result.confusion.tolist()}))
+        else:
+            print_evaluation(result, data.classes, console)
+
+
+def _open(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, Network]:
+    path: Path = args.weights_file
+    if path.is_dir():
+        found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+        if not found:
+            raise BadWeights(f"{path} holds none of {', '.join(_IN_FOLDERS)}")
+        path = found[0]
+    weights, network = networks.read_weights(path)
+    if network is None:
+        network = networks.described_by(path, weights, getattr(args, "model", None), recipe)
+    if recipe.image_size:
+        network = replace(network, size=recipe.image_size)
+    return networks.rebuilt(network, weights), network
+
+
+def _load(recipe: Recipe, batch_size: int, size: int | None) -> Data:
+    world = distributed.world()
+    try:
+        return load(recipe.data, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size)
+    except (FileNotFoundError, ValueError) as error:
+        raise argparse.ArgumentError(None, f"argument --data: {error}") from error
+
+
+def _device(args: argparse.Namespace) -> torch.device:
+    """The given one, else this process's GPU where there is one."""
+    if args.device is not None:
+        return args.device
+    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")

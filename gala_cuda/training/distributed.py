@@ -1,0 +1,147 @@
+"""One training in several processes: torchrun's environment, replicas or shards, sums over ranks, whole states."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from .recipe import Recipe
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of a training's."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+def world() -> World:
+    """One process, unless :func:`joined` is active."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """Joins the processes that torchrun started, by NCCL on GPUs, else gloo; without torchrun there is one."""
+    if "WORLD_SIZE" not in os.environ:
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield world()
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """This process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def restarted() -> bool:
+    """Whether torchrun started the processes again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def parallel(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """What to call in place of ``model``, whose parameters are replaced by shards with FSDP2.
+
+    Raises:
+        ValueError: ``sync_batchnorm`` on a CPU, where torch has none.
+    """
+    size = world().size
+    if size == 1:
+        return model
+    if recipe.parallel == "ddp":
+        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    mesh = init_device_mesh(device.type, (size,))
+    for stage in model.children():
+        for block in stage.children() if isinstance(stage, nn.Sequential) else ():
+            fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def synchronised(called: nn.Module, last: bool) -> None:
+    """Whether the coming backward pass exchanges gradients: that of a step's ``last`` part does."""
+    if isinstance(called, DistributedDataParallel):
+        called.require_backward_grad_sync = last
+    elif isinstance(called, FSDPModule):
+        called.set_requires_gradient_sync(last)
+
+
+def add_up(totals: Tensor) -> Tensor:
+    """The sum of every rank's ``totals``, on every rank."""
+    if world().size > 1:
+        totals = totals.clone()
+        dist.all_reduce(totals)
+    return totals
+
+
+def from_all(item: T) -> list[T]:
+    """Every rank's ``item``, by rank."""
+    items: list[Any] = [item]
+    if world().size > 1:
+        items = [None] * world().size
+        dist.all_gather_object(items, item)
+    return items
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Rank 0's buffers, BatchNorm's statistics, for all."""
+    if world().size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the CPU, its shards put together; every rank has to call."""
+    return {
+        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().to("cpu", copy=True)
+        for name, tensor in state.items()
+    }
+
+
+@torch.no_grad()
+def fill(into: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copies a state dict as :func:`whole` gives it into tensors or shards of the same names."""
+    for name, target in into.items():
+        source = state[name].to(target.device)
+        if isinstance(target, DTensor):
+            source = distribute_tensor(source, target.device_mesh, target.placements)
+        target.copy_(source)
+
+
+def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state dict on the CPU, by names of parameters; every rank has to call, rank 0 gets it."""
+    return dict(
+        get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    )
+
+
+def fill_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The way back of :func:`whole_optimizer`, on every rank with the same ``state``."""
+    set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))

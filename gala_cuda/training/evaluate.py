@@ -1,0 +1,94 @@
+"""How good a network is on the held-out images; shared among the processes, each image counted once."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from .distributed import add_up
+from .meters import hits
+from .sampling import Batches
+
+FEW_CLASSES = 20  # whose confusion is shown
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares of 1, the mean loss in nats, and ``confusion`` [K, K] int64: images by class and answer."""
+
+    loss: float
+    top1: float
+    top5: float
+    images: int
+    images_per_second: float
+    confusion: Tensor
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, device: torch.device, precision: str = "float32") -> Evaluation:
+    """The result over all ranks, in evaluation mode; the mode is restored.
+
+    ``model`` is on ``device`` and its logits are [n, K]. Images per second are those of all ranks, reading included.
+
+    Raises:
+        ValueError: no image could be read.
+    """
+    training = model.training
+    model.eval()
+    totals, confusion = torch.zeros(4, dtype=torch.float64, device=device), None
+    began = time.perf_counter()
+    for images, labels in batches.epoch():
+        images, labels = on(images, labels, device)
+        with autocast(device, precision):
+            logits = model(images)
+        logits = logits.float()
+        totals += hits(F.cross_entropy(logits, labels), logits, labels)
+        classes = logits.shape[1]
+        if confusion is None:
+            confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+        confusion += torch.bincount(labels * classes + logits.argmax(1), minlength=len(confusion))
+    model.train(training)
+    loss, first, five, images_seen = add_up(totals).tolist()
+    seconds = time.perf_counter() - began
+    if confusion is None or not images_seen:
+        raise ValueError("there are no images to test on")
+    side = int(len(confusion) ** 0.5)
+    table = add_up(confusion).view(side, side).cpu()
+    return Evaluation(
+        loss / images_seen, first / images_seen, five / images_seen, int(images_seen), images_seen / seconds, table
+    )
+
+
+def on(images: Tensor, labels: Tensor, device: torch.device, channels_last: bool = True) -> tuple[Tensor, Tensor]:
+    """Both on ``device``, the images as NHWC in memory unless told otherwise."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return images.to(device, memory_format=layout, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Activations in ``precision``; nothing for float32."""
+    dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")
+
+
+def print_evaluation(result: Evaluation, classes: tuple[str, ...], console: Console) -> None:
+    """A table, and for few classes another of images by class and answer."""
+    table = Table(title=f"{result.images} images")
+    for name in ("top-1", "top-5", "loss", "image/s"):
+        table.add_column(name, justify="right")
+    table.add_row(f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.images_per_second:.0f}")
+    console.print(table)
+    if len(classes) > FEW_CLASSES:
+        return
+    table = Table("class", title="images by class (rows) and answer (columns)")
+    for name in classes:
+        table.add_column(name, justify="right")
+    table.add_column("right", justify="right")
+    for i, (name, row) in enumerate(zip(classes, result.confusion.tolist(), strict=True)):
+        share = f"{row[i] / sum(row):.1%}" if sum(row) else "-"
+        table.add_row(name, *(str(count) if count else "·" for count in row), share)
+    console.print(table)

@@ -1,0 +1,85 @@
+"""The recipe: ranges, presets, YAML, flags, schedules."""
+
+import argparse
+import math
+
+import pytest
+
+from gala_cuda.training.recipe import PRESETS, BadRecipe, Recipe, add_flags, as_yaml, given_flags, resolve
+
+
+def test_cosine():
+    recipe = Recipe(warm_up=0.2)
+    assert recipe.lr_share(0) == 0.01
+    assert recipe.lr_share(0.1) == 0.5
+    assert recipe.lr_share(0.2) == 1
+    assert recipe.lr_share(0.6) == pytest.approx(0.5)
+    assert recipe.lr_share(1) == 0
+    assert recipe.lr_share(1.5) == 0
+
+
+def test_the_paper_decays_at_epochs_30_60_and_80():
+    paper, steps = resolve("paper", {}), 1251  # of an ImageNet epoch
+    assert (paper.model, paper.epochs, paper.batch_size, paper.peak_lr) == ("gala_resnet50", 90, 1024, 0.4)
+
+    def share(epoch, step=0):
+        return paper.lr_share((epoch * steps + step) / (90 * steps))
+
+    assert [share(epoch) for epoch in (5, 30, 60, 80)] == pytest.approx([1, 0.1, 0.01, 0.001])
+    assert [share(epoch, -1) for epoch in (30, 60, 80)] == pytest.approx([1, 0.1, 0.01])
+    assert share(2.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_written_is_read_again(tmp_path, name):
+    recipe = resolve(name, {"weights": "w.pth"})
+    (tmp_path / "recipe.yaml").write_text(as_yaml(recipe))
+    again = resolve(str(tmp_path / "recipe.yaml"), {})
+    assert again.differences(recipe) == []
+    assert again.lr == recipe.peak_lr
+    assert resolve(str(tmp_path / "recipe.yaml"), {"seed": 5}).differences(recipe) == ["seed 5 -> 0"]
+
+
+def test_flags_replace_what_a_file_says_and_a_file_what_its_preset_says(tmp_path):
+    file, parser = tmp_path / "mine.yaml", argparse.ArgumentParser()
+    file.write_text("preset: modern\nepochs: 7\nlr: 5e-2\nlayers: [layer2, layer3.0]\n")
+    add_flags(parser)
+    flags = given_flags(parser.parse_args(["--epochs", "8", "--no-channels-last", "--decay-at", "0.5", "0.75"]))
+    recipe = resolve(str(file), flags)
+    assert (recipe.epochs, recipe.lr, recipe.layers) == (8, 0.05, ("layer2", "layer3.0"))
+    assert (recipe.channels_last, recipe.decay_at, recipe.ema) == (False, (0.5, 0.75), 0.9998)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0), ("lr", math.nan), ("lr", math.inf), ("momentum", 1.0), ("weight_decay", -1.0),
+        ("time_limit", 0.0), ("decay_at", (0.5, 1.0)), ("workers", -1), ("precision", "int8"), ("keep_output", True),
+    ],
+)  # fmt: skip
+def test_what_is_out_of_range_is_named(name, value):
+    with pytest.raises(BadRecipe, match=f"{name} is {value!r}".replace("(", r"\(").replace(")", r"\)")):
+        Recipe(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("epoch: 3", "recipe has a field 'epoch'; expected some of data,", id="unknown"),
+        pytest.param("epochs: few", "epochs is 'few'; expected int", id="text"),
+        pytest.param("epochs: 2.5", "epochs is 2.5; expected int", id="fraction"),
+        pytest.param("compile: 1", "compile is 1; expected bool", id="truth"),
+        pytest.param("layers: layer3", "layers is 'layer3'; expected", id="no-list"),
+        pytest.param("preset: best", "preset is 'best'; expected one of paper", id="preset"),
+        pytest.param("- epochs", "holds a list; expected fields and values", id="list"),
+        pytest.param("a: [", "is no YAML", id="syntax"),
+        pytest.param(None, "expected one of paper, modern, finetune, or a YAML file", id="missing"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, text, message):
+    file = tmp_path / "recipe.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(BadRecipe) as refused:
+        resolve(str(file), {})
+    assert message in str(refused.value)
