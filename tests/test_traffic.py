@@ -89,6 +89,17 @@ def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter
         assert meter.times("loaded", problem.residual) == 1
 
 
+def test_more_hidden_units_than_a_tile_holds_cost_a_reading_of_x_each(meter):
+    """At R = 512 the hidden layer takes two passes over a tile of x, the second from the L2 cache.
+
+    One pass would need tiles of so few rows that reading the weights for each would cost more.
+    """
+    problem = draw(Case((1, 64, 7, 7), 512, torch.bfloat16, layout="channels_last"), kinks=True)
+    out, *_ = backend.forward(problem.x, problem.w, None, "tanh", False, True)
+    assert meter.times("loaded", problem.x) == 3
+    assert meter.times("stored", out) == 1
+
+
 def in_chunks(found: config.Config) -> config.Config:
     """Of two images each."""
     return dataclasses.replace(found, chunk_bytes=2 * SHAPE[1] * SHAPE[2] * SHAPE[3] * 2)

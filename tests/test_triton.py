@@ -142,6 +142,7 @@ def test_nothing_is_kept_without_save(table):
     assert amap.numel() == stats.numel() == bits.numel() == 0
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy's, of the interpreter
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_nan_and_infinity_go_where_the_reference_sends_them(value, layout, table):
@@ -168,9 +169,8 @@ def test_offsets_beyond_32_bits(table):
     torch.testing.assert_close(got.cpu(), operator("reference")(problem.x, problem.w, None, "tanh", False)[0])
 
 
-@pytest.mark.parametrize("images", [0])
-def test_no_images(images):
-    x = torch.empty(images, 8, 3, 3, device=DEVICE, requires_grad=True)
+def test_no_images():
+    x = torch.empty(0, 8, 3, 3, device=DEVICE, requires_grad=True)
     w = to_device(draw(Case((1, 8, 3, 3), 2))).w
     out, _ = operator("triton")(x, w, None, "tanh", False)
     out.sum().backward()
