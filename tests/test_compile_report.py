@@ -18,7 +18,7 @@ from gala_cuda.backends.triton.config import TABLE
 
 REPORT = Path(__file__).resolve().parents[1] / "benchmarks" / "compile_report.py"
 OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products", "forward_tickets"}
-OF_ALL = {"prepare", "shrink", "expand", "finish_map", "grad_hidden", "grad_pool", "global_grads", "local_grads"}
+OF_ALL = {"prepare", "shrink", "expand", "sum_parts", "grad_hidden", "grad_pool", "global_grads", "local_grads"}
 PRODUCTS = {"gather", "grad_x", "local_products", "forward_tickets"}
 GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
 
