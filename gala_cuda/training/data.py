@@ -46,7 +46,7 @@ def load(
     ``source`` is "digits"; "synthetic", or "synthetic:N" for N images; a folder of pictures; a folder of tar shards; or
     the http(s) address of shards with an index. See :func:`digits`, :func:`synthetic`, :func:`image_folder` and
     :func:`tar_shards`. ``size`` is 224 unless given, of digits 32. ``augment`` is for pictures:
-    :func:`pictures.augmentation` has the choices. Other images are taken as they are, and need no workers.
+    :func:`pictures.augmentation` has the choices. Other images are taken as they are.
 
     Raises:
         FileNotFoundError, ValueError: as those functions say, or a number is out of range.
@@ -54,14 +54,13 @@ def load(
     kind, _, count = source.partition(":")
     if source == "digits":
         train, test, classes = digits(size or 32)
+        workers = 0  # there is nothing to do
     elif kind == "synthetic":
         train, test, classes = synthetic(size or 224, _count(count) if ":" in source else SYNTHETIC)
     elif shards.is_address(source) or shards.are_in(Path(source)):
         train, test, classes = tar_shards(source, size or 224, augment)
     else:
         train, test, classes = image_folder(Path(source), size or 224, augment)
-    if isinstance(train, InMemory):
-        workers = 0
 
     def batches(images: Images, train: bool) -> Batches:
         return Batches(images, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)

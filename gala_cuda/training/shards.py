@@ -7,6 +7,7 @@ range, many at a time, and nothing is kept on disk.
 """
 
 import json
+import os
 import tarfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -72,7 +73,7 @@ class Files:
         self._store = store
         self._shards = [shard.file for shard in shards]
         self._shard = np.repeat(np.arange(len(shards)), [len(shard.names) for shard in shards])
-        self._names = np.array([name.encode() for shard in shards for name in shard.names])
+        self._names = np.array([os.fsencode(name) for shard in shards for name in shard.names])
         self._offsets = np.array([offset for shard in shards for offset in shard.offsets])
         self._sizes = np.array([size for shard in shards for size in shard.sizes])
         self.labels = torch.tensor([label for shard in shards for label in shard.labels])
@@ -80,7 +81,7 @@ class Files:
         self._coming: dict[int, Future[bytes]] = {}
 
     def name(self, index: int) -> str:
-        return f"{self._shards[self._shard[index]]}/{self._names[index].decode()}"
+        return f"{self._shards[self._shard[index]]}/{os.fsdecode(self._names[index])}"
 
     def load(self, index: int) -> bytes:
         coming = self._coming.pop(index, None)
@@ -208,6 +209,8 @@ def _scan(file: Path, folder: Path) -> Shard:
                 path = PurePosixPath(member.name)
                 stem, _, suffix = path.name.partition(".")
                 key = str(path.parent / stem)
+                if not stem:  # what macOS and editors leave
+                    continue
                 if suffix == "cls":
                     labels[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
                 elif f".{suffix.lower()}" in IMG_EXTENSIONS:
