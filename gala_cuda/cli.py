@@ -1,4 +1,4 @@
-"""The command ``gala-cuda``: doctor, bench, tune, train, eval, demo."""
+"""The command ``gala-cuda``: doctor, bench, tune, train, eval, export, demo."""
 
 import argparse
 import importlib
@@ -147,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_tune_arguments(command("tune", _tune, "Measure on a GPU which tiles the Triton kernels are fastest with."))
     _add_train_arguments(command("train", _training, "Train a network on digits or on pictures of your own."))
     _add_eval_arguments(command("eval", _training, "Test weights: accuracy, confusion, image/s."))
+    text = "Write weights as ONNX and torch.export files, and compare those with PyTorch."
+    _add_export_arguments(command("export", _training, text))
     sub = command("demo", _demo, "Doctor, a training on real digits, attention maps and a short benchmark, in minutes.")
     sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
     return parser
@@ -200,14 +202,27 @@ def _add_train_arguments(sub: argparse.ArgumentParser) -> None:
     recipe.add_flags(sub.add_argument_group("recipe"))
 
 
+def _add_weights_file(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("weights_file", type=Path, metavar="WEIGHTS", help="safetensors or torch.save file of this "
+        "package, of torchvision or of timm; or the folder of a training")  # fmt: skip
+
+
+def _add_export_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(does="export")
+    _add_weights_file(sub)
+    sub.add_argument("--format", nargs="+", choices=("onnx", "pt2"), default=["onnx"], help="(default: onnx)")
+    sub.add_argument("--output", type=Path, default=Path("runs/export/network"), metavar="FILE",
+        help="to write to, with the format's suffix (default: %(default)s)")  # fmt: skip
+    recipe.add_flags(sub, ("model", "layers", "keep_output", "image_size"))
+
+
 def _add_eval_arguments(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(does="evaluation")
+    _add_weights_file(sub)
     add = sub.add_argument
-    add("weights_file", type=Path, metavar="WEIGHTS", help="safetensors or torch.save file of this package, of "
-        "torchvision or of timm; or the folder of a training")  # fmt: skip
     add("--json", action="store_true", help="as JSON")
     add("--device", type=_device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    names = ("data", "model", "layers", "width", "keep_output", "image_size", "batch_size", "precision", "workers")
+    names = ("data", "model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers")
     recipe.add_flags(sub, names)
 
 

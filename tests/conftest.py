@@ -34,3 +34,12 @@ def cpu_backend() -> str:
     if reason:
         pytest.skip(f"backend 'cpu': {reason}")
     return "cpu"
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny networks are slower on several, and many steps of training add up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -14,6 +14,7 @@ import torch
 from gala_cuda import cli
 from gala_cuda.training.checkpoint import CheckpointError, Checkpoints, as_bytes, write_atomically
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ["train", "--image-size", "8", "--width", "4", "--batch-size", "128", "--epochs", "2", "--checkpoint-every", "3"]
 STEPS = 20
 EVERYTHING = ["--ema", "0.9", "--mixup", "0.2", "--cutmix", "1", "--accumulate", "2", "--clip", "1"]
@@ -34,14 +35,6 @@ register_optimizer_step_post_hook(kill)
 torch.set_num_threads(1)
 cli.main(sys.argv[2:])
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -20,16 +20,8 @@ from gala_cuda.training.meters import training_flops
 from gala_cuda.training.optimize import mix, optimizer
 from gala_cuda.training.recipe import resolve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_network(channels=1, classes=10):

@@ -15,12 +15,13 @@ from . import distributed, networks
 from .checkpoint import CheckpointError, Checkpoints
 from .data import Data, load
 from .evaluate import evaluate, print_evaluation
+from .export import FORMATS, ExportFailed
 from .loop import Diverged, Run, fit, images_per_part
 from .networks import BadNetwork, BadWeights, Network
 from .recipe import BadRecipe, Recipe, given_flags, resolve
 from .sampling import TooManyUnreadable
 
-FAILURES = (CheckpointError, Diverged, TooManyUnreadable)
+FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable)
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
 
 
@@ -47,7 +48,7 @@ def train(args: argparse.Namespace, console: Console) -> None:
             raise argparse.ArgumentError(
                 None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
             )
-        data = _load(recipe, images_per_part(recipe), recipe.image_size)
+        data = _load(recipe, images_per_part(recipe), recipe.image_size, device)
         recipe = replace(recipe, image_size=data.size)
         torch.manual_seed(recipe.seed)
         network = Network.of(recipe, data.classes, data.channels, data.size)
@@ -58,8 +59,8 @@ def train(args: argparse.Namespace, console: Console) -> None:
         )
         fit(model, data, recipe, run)
         for name, why in data.train.skipped + data.test.skipped:
-            shown.print(f"skipped {name}: {why}", highlight=False, soft_wrap=True)
-        shown.print(f"weights and log are in {args.output.resolve()}", highlight=False, soft_wrap=True)
+            shown.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)
+        shown.print(f"weights and log are in {args.output.resolve()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def evaluation(args: argparse.Namespace, console: Console) -> None:
@@ -68,7 +69,7 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
     with _arguments_named(), distributed.joined(device) as world:
         recipe = resolve(None, given_flags(args))
         model, network = _open(args, recipe)
-        data = _load(recipe, recipe.batch_size, recipe.image_size or network.size)
+        data = _load(recipe, recipe.batch_size, recipe.image_size or network.size, device)
         if len(data.classes) != len(network.classes):
             raise argparse.ArgumentError(
                 None, f"argument --data: {recipe.data} has {len(data.classes)} classes, {args.weights_file} has "
@@ -81,6 +82,19 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
             print(json.dumps({**asdict(result), "confusion": result.confusion.tolist()}))
         else:
             print_evaluation(result, data.classes, console)
+
+
+def export(args: argparse.Namespace, console: Console) -> None:
+    """Raises as :func:`train` does."""
+    with _arguments_named():
+        model, network = _open(args, resolve(None, given_flags(args)))
+    for kind in args.format:
+        path = args.output.with_suffix(f".{kind}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        deviation = FORMATS[kind](model, network.channels, network.size, path)
+        console.print(
+            f"{path.resolve()}: logits as the network's to {deviation:.1e}; images [batch, {network.channels}, "
+            f"{network.size}, {network.size}]", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 
 
 def _open(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, Network]:
@@ -98,10 +112,13 @@ def _open(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, Network]
     return networks.rebuilt(network, weights), network
 
 
-def _load(recipe: Recipe, batch_size: int, size: int | None) -> Data:
+def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.device) -> Data:
     world = distributed.world()
     try:
-        return load(recipe.data, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size)
+        return load(
+            recipe.data, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
+            augment=recipe.augment, pin_memory=device.type == "cuda",
+        )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
         raise argparse.ArgumentError(None, f"argument --data: {error}") from error
 

@@ -261,7 +261,9 @@ class Trainer:
         output, main = self.run.output, self.world.main
         checkpoint, refused = self.checkpoints.load() if self.run.resume else (None, [])
         for reason in refused if main else ():
-            self.run.console.print(f"{reason}; going back to the one before it", highlight=False, soft_wrap=True)
+            self.run.console.print(
+                f"{reason}; going back to the one before it", markup=False, highlight=False, soft_wrap=True
+            )
         position = 0
         if checkpoint is not None:
             saved = Recipe(**checkpoint.state["recipe"])
@@ -288,7 +290,7 @@ class Trainer:
             raise CheckpointError(f"cannot write to {output}: {error.strerror}") from error
         if checkpoint is not None:
             self.run.console.print(
-                f"resumed at step {self.step}, from {checkpoint.path}", highlight=False, soft_wrap=True
+                f"resumed at step {self.step}, from {checkpoint.path}", markup=False, highlight=False, soft_wrap=True
             )
 
     def _save(self, best: bool = False) -> None:

@@ -19,6 +19,9 @@ MODELS = {name: getattr(models, name) for name in models.__all__ if "resnet" in 
 LAYERS = ("layer3",)  # the paper's
 SMALL_IMAGE = 64  # pixels; below, the stem keeps the resolution
 KEY = "gala_cuda"  # of our metadata in a safetensors file
+# What the two formats' readers raise for files of other kinds.
+_UNREADABLE = (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError,
+               safetensors.SafetensorError)  # fmt: skip
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts keep the weights
 
 
@@ -41,7 +44,7 @@ class Network:
     Args:
         model: a name of ``MODELS``, "timm/NAME" or "torchvision/NAME".
         layers: stages or blocks with GALA; () is layer3 for gala_resnets, none for others.
-        width: channels of the first stage, of our networks.
+        width, stem: channels of the first stage and kind of stem, of our networks.
         keep_output: GALA as ``convert(keep_output=True)`` makes it.
         classes: their names.
         channels, size: of the images, in pixels.
@@ -51,13 +54,15 @@ class Network:
     layers: tuple[str, ...]
     width: int
     keep_output: bool
+    stem: str
     classes: tuple[str, ...]
     channels: int
     size: int
 
     @classmethod
     def of(cls, recipe: Recipe, classes: tuple[str, ...], channels: int, size: int) -> "Network":
-        return cls(recipe.model, recipe.layers, recipe.width, recipe.keep_output, classes, channels, size)
+        stem = "small" if size < SMALL_IMAGE else "imagenet"
+        return cls(recipe.model, recipe.layers, recipe.width, recipe.keep_output, stem, classes, channels, size)
 
     def metadata(self) -> dict[str, str]:
         return {KEY: json.dumps(asdict(self))}
@@ -102,8 +107,7 @@ class Network:
         if name not in MODELS:
             known = ", ".join(MODELS)
             raise BadNetwork("model", f"there is no {self.model!r}; expected timm/NAME, torchvision/NAME or: {known}")
-        options: dict[str, Any] = {"in_channels": self.channels, "width": self.width}
-        options["stem"] = "small" if self.size < SMALL_IMAGE else "imagenet"
+        options: dict[str, Any] = {"in_channels": self.channels, "width": self.width, "stem": self.stem}
         if layers and not name.startswith("gala_"):
             raise BadNetwork("layers", f"{name} has no GALA; expected --model gala_resnet...")
         if layers:
@@ -131,8 +135,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Network | None]:
                 metadata = (file.metadata() or {}).get(KEY)
                 return {name: file.get_tensor(name) for name in file.keys()}, _network(metadata)  # noqa: SIM118
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    except _UNREADABLE as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first
         raise BadWeights(f"{path} cannot be read as weights: {reason}") from error
     for wrapper in _WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
@@ -177,7 +182,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], new: bool = 
 
 
 def described_by(path: Path, weights: Mapping[str, Tensor], model: str | None, recipe: Recipe) -> Network:
-    """The network of ``weights`` whose file does not name it: ``model``, with the recipe's layers, width and size.
+    """The network of ``weights`` whose file does not name it: ``model``, with the recipe's layers.
 
     Raises:
         BadNetwork: there is no ``model``.
@@ -185,13 +190,15 @@ def described_by(path: Path, weights: Mapping[str, Tensor], model: str | None, r
     """
     if model is None:
         raise BadNetwork("model", f"{path} does not name its network; expected --model NAME")
-    convolutions = [value.shape[1] for value in weights.values() if value.dim() == 4]
+    first = next((value.shape for value in weights.values() if value.dim() == 4), None)
     heads = [len(value) for name, value in weights.items() if value.dim() == 2 and ".attention." not in name]
-    if not convolutions or not heads:
+    if first is None or not heads:
         raise BadWeights(f"{path} holds no convolution or no linear layer; expected the weights of {model}")
-    classes = tuple(map(str, range(heads[-1])))
+    width, channels, kernel, _ = first
+    stem = "small" if kernel == 3 else "imagenet"
     size = recipe.image_size or (32 if recipe.data == "digits" else 224)
-    return Network(model, recipe.layers, recipe.width, recipe.keep_output, classes, convolutions[0], size)
+    classes = tuple(map(str, range(heads[-1])))
+    return Network(model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size)
 
 
 def rebuilt(network: Network, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -45,14 +45,14 @@ class Recipe:
         BadRecipe: a value is out of range.
     """
 
-    data: str = _of("digits", "digits, synthetic, a folder with train/CLASS/* and val/CLASS/*, or WebDataset shards")
+    data: str = _of("digits", "digits, synthetic, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
     model: str = _of("gala_resnet18", "a network of this package, timm/NAME or torchvision/NAME")
     layers: tuple[str, ...] = _of((), "stages or blocks with GALA (default: layer3)")
     width: int = _of(64, "channels of the first stage")
     weights: str | None = _of(None, "file of weights to start from: this package's, torchvision's or timm's")
     keep_output: bool = _of(False, "start with GALA layers that leave the outputs of --weights as they are")
     image_size: int | None = _of(None, "pixels (default: 32 for digits, else 224)")
-    augment: str = _of("paper", "of the training images")
+    augment: str = _of("paper", "of pictures: paper, modern, randaugment or none")
     epochs: int = _of(20, "passes through the training images")
     batch_size: int = _of(64, "images of one step, over all processes")
     accumulate: int = _of(1, "parts, one after the other, that each process divides its images of a step into")
