@@ -246,9 +246,10 @@ def test_damaged_bytes_raise_what_is_expected(form):
     assert failures > 10
 
 
-def test_sixteen_bits_keep_their_upper_eight():
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_keep_their_upper_eight(form):
     grey, file = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32), io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG")
+    Image.fromarray(grey).save(file, form)
     rgb = np.asarray(pictures.decode(file.getvalue()))
     assert np.array_equal(rgb, np.repeat((grey >> 8)[..., None], 3, 2))
 

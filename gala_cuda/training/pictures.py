@@ -84,8 +84,8 @@ class Pictures:
 def decode(data: bytes) -> Image.Image:
     """A picture in RGB; of 16 bits the upper 8. Raises one of ``BROKEN``."""
     picture: Image.Image = Image.open(io.BytesIO(data))
-    if picture.mode.startswith("I;16"):  # Pillow would cut at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode.startswith("I"):  # I, I;16, I;16B: Pillow would cut at 255
+        picture = Image.fromarray(np.clip(np.asarray(picture) >> 8, 0, 255).astype(np.uint8))
     return picture.convert("RGB")
 
 
