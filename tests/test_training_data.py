@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from gala_cuda import cli
 from gala_cuda.training import pictures, sampling, shards
 from gala_cuda.training.data import load
 from gala_cuda.training.sampling import TooManyUnreadable
@@ -299,6 +300,9 @@ def test_a_damaged_shard_is_named(shard):
 def test_a_wrong_index_is_named(shard):
     file, _ = shard
     folder, index = file.parent, file.parent / shards.INDEX
+    index.write_text('{"classes": ["a"], "train": [], "val": []}')
+    with pytest.raises(FileNotFoundError, match="no images in shards to train"):
+        read(folder)
     shards.write_index(folder)
     file.write_bytes(file.read_bytes() + b"more")
     with pytest.raises(ValueError, match=r"set-train-001.tar has \d+ bytes, and \d+ in index.json; write"):
@@ -309,8 +313,18 @@ def test_a_wrong_index_is_named(shard):
     index.unlink()
     for file in folder.glob("*val*"):
         file.unlink()
-    with pytest.raises(FileNotFoundError, match="no images in shards to val"):
+    with pytest.raises(FileNotFoundError, match=r"no shards val/\*.tar or \*val\*.tar in "):
         read(folder)
+
+
+def test_the_command_that_writes_an_index(shard, capsys):
+    folder = shard[0].parent
+    assert cli.main(["index", str(folder)]) == 0
+    assert capsys.readouterr().out == f"written: {folder / shards.INDEX}\n"
+    assert read(folder).train.images == 200
+    with pytest.raises(SystemExit):
+        cli.main(["index", str(folder / "nowhere")])
+    assert "argument FOLDER: there are no shards train/*.tar" in capsys.readouterr().err
 
 
 @pytest.fixture

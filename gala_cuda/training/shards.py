@@ -2,7 +2,7 @@
 
 The place of every image in its shard is known from an index, so shards are shuffled, split over ranks and resumed as
 single files are, which a stream is not. On disk the index is read from the tar headers, or from index.json if there is
-one, as :func:`write_index` writes it. Over HTTP there must be one beside the shards; images are then fetched by byte
+one, as ``gala-cuda index`` writes it. Over HTTP there must be one beside the shards; images are then fetched by byte
 range, many at a time, and nothing is kept on disk.
 """
 
@@ -183,6 +183,9 @@ def in_folder(folder: Path, split: str) -> list[Path]:
 
 def scan(folder: Path) -> Index:
     """The index of a folder, from the tar headers. Errors as of :func:`open_shards`."""
+    for split in ("train", "val"):
+        if not in_folder(folder, split):
+            raise FileNotFoundError(f"there are no shards {split}/*.tar or *{split}*.tar in {folder}")
     train, val = ([_scan(file, folder) for file in in_folder(folder, split)] for split in ("train", "val"))
     named = folder / CLASSES
     if named.is_file():
