@@ -52,6 +52,7 @@ def joined(device: torch.device) -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield world()
+        dist.barrier()  # rank 0 writes while the others have nothing left to do
     finally:
         dist.destroy_process_group()
 
@@ -67,16 +68,14 @@ def restarted() -> bool:
 
 
 def parallel(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
-    """What to call in place of ``model``, whose parameters are replaced by shards with FSDP2.
-
-    Raises:
-        ValueError: ``sync_batchnorm`` on a CPU, where torch has none.
-    """
+    """What to call in place of ``model``, whose parameters are replaced by shards with FSDP2."""
     size = world().size
     if size == 1:
         return model
     if recipe.parallel == "ddp":
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # FSDP2 takes no others; activations stay channels_last
     mesh = init_device_mesh(device.type, (size,))
     for stage in model.children():
         for block in stage.children() if isinstance(stage, nn.Sequential) else ():

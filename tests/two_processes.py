@@ -1,0 +1,50 @@
+"""What tests/test_distributed.py has torchrun start: trainings as replicas and as shards. Argument: the output folder."""
+
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from gala_cuda import GALA
+from gala_cuda.training import Recipe, Run, fit, load
+from gala_cuda.training.distributed import joined, world
+from gala_cuda.training.loop import images_per_part
+
+CPU = torch.device("cpu")
+RECIPES = {
+    "replicas": Recipe(epochs=2, accumulate=2, clip=1.0, ema=0.9),
+    "shards": Recipe(epochs=2, parallel="fsdp", optimizer="adamw", lr=3e-3, ema=0.9, clip=1.0),
+}
+
+
+class Block(nn.Module):
+    """A residual block without BatchNorm, whose statistics would be those of a process's own images."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.GroupNorm(2, channels)
+        self.attention = GALA(channels)
+
+    def forward(self, x):
+        return self.attention(self.norm(self.conv(x)), residual=x)
+
+
+def network():
+    torch.manual_seed(0)
+    stem, head = nn.Conv2d(1, 8, 3, stride=2), nn.Linear(72, 10)
+    return nn.Sequential(stem, nn.Sequential(Block(8), Block(8)), nn.Flatten(), head)
+
+
+def train(name, output, **options):
+    recipe, here = RECIPES[name], world()
+    data = load("digits", images_per_part(recipe), seed=0, size=8, rank=here.rank, world=here.size)
+    return fit(network(), data, recipe, Run(output / name, CPU, Console(quiet=True), **options))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined(CPU):
+        for each in RECIPES:
+            train(each, Path(sys.argv[1]), checkpoint_every=15, keep=9)
