@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, islice
 from pathlib import Path
+from socketserver import TCPServer
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from gala_cuda import cli
 from gala_cuda.training import pictures, sampling, shards
 from gala_cuda.training.data import load
-from gala_cuda.training.sampling import TooManyUnreadable
+from gala_cuda.training.sampling import TooManyUnreadable, Unreachable
 
 TRAIN, VAL = 101, 7  # of each class: 2 of 202 unreadable are not more than 1 %
 SIZE, BATCH, SEED = 16, 8, 5
@@ -357,9 +358,12 @@ def server(sharded, tmp_path):
     class Server(ThreadingHTTPServer):
         request_queue_size = 100  # or connections wait a second to be tried again
 
+        def server_bind(self):
+            TCPServer.server_bind(self)  # HTTPServer's asks the network for the machine's name
+
     with Server(("127.0.0.1", 0), Handler) as server:
         server.answers = []
-        server.address = f"http://127.0.0.1:{server.server_port}/set"
+        server.address = f"http://127.0.0.1:{server.server_address[1]}/set"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -376,13 +380,18 @@ def test_shards_over_http_are_those_on_disk(sharded, server, monkeypatch, worker
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"), [(503, "503"), (404, "404"), (200, "200; expected 206")], ids=["busy", "gone", "no-ranges"]
+    ("answer", "message", "workers"),
+    [
+        pytest.param(503, "503, Service Unavailable", 1, id="busy"),
+        pytest.param(404, "404, Not Found", 0, id="gone"),
+        pytest.param(200, "200; expected 206", 1, id="no-ranges"),
+    ],
 )
-def test_a_server_that_fails_stops_and_skips_nothing(server, monkeypatch, answer, message):
+def test_a_server_that_fails_stops_and_skips_nothing(server, monkeypatch, answer, message, workers):
     monkeypatch.setattr(shards, "PAUSE", 0.01)
-    train = read(server.address).train
-    server.answers = [answer] * 99
-    with pytest.raises(shards.Unreachable, match=rf"set-train-00\d.tar answered {message}"):
+    train = read(server.address, workers).train
+    server.answers = [answer] * 999
+    with pytest.raises(Unreachable, match=rf"^http\S+/set-train-00\d.tar answered {message}$"):
         next(train.epoch())
     server.answers = []
     next(train.epoch())

@@ -19,8 +19,7 @@ from .export import FORMATS, ExportFailed
 from .loop import Diverged, Run, fit, images_per_part
 from .networks import BadNetwork, BadWeights, Network
 from .recipe import BadRecipe, Recipe, given_flags, resolve
-from .sampling import TooManyUnreadable
-from .shards import Unreachable
+from .sampling import TooManyUnreadable, Unreachable
 
 FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable, Unreachable)
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint

@@ -19,6 +19,10 @@ class Unreadable(Exception):
     """An image cannot be read; the message says why."""
 
 
+class Unreachable(RuntimeError):
+    """Where the images are does not answer as it should; no image is skipped for that."""
+
+
 class TooManyUnreadable(RuntimeError):
     """More than 1 % of the images seen cannot be read."""
 
@@ -35,7 +39,7 @@ class Images(Protocol):
         """Says which are read next."""
 
     def read(self, index: int, seed: int) -> Tensor:
-        """The image, float32 and normalised; ``seed`` decides its augmentation. Raises Unreadable."""
+        """The image, float32 and normalised; ``seed`` decides its augmentation. Raises Unreadable, Unreachable."""
 
 
 def seed_of(*parts: int) -> int:
@@ -115,6 +119,7 @@ class Batches:
 
         Raises:
             TooManyUnreadable: more than 1 % of the images seen cannot be read.
+            Unreachable: a server does not give its shards.
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start is {start}; expected 0 <= start <= {len(self)}, the batches of an epoch")
@@ -122,7 +127,10 @@ class Batches:
 
     def _draw(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._requests.pending = [(epoch, batch) for batch in range(start, len(self))]
-        for images, labels, unreadable in self._loader:
+        for read in self._loader:
+            if isinstance(read, Unreachable):  # raised here, a worker's has no traceback for a message
+                raise read
+            images, labels, unreadable = read
             self._seen += len(labels) + len(unreadable)
             self._skipped |= unreadable
             allowed = LIMIT * min(len(self._reader), max(self._seen, ENOUGH))
@@ -154,7 +162,10 @@ class _Requests:
 
 @dataclass(frozen=True)
 class _Reader(Dataset):
-    """(epoch, batch) -> (images, labels, {file: why it is unreadable}); images are None where it gave up."""
+    """(epoch, batch) -> (images, labels, {file: why it is unreadable}); images are None where it gave up.
+
+    Or Unreachable.
+    """
 
     source: Images
     together: int  # images of a batch of all ranks
@@ -166,8 +177,13 @@ class _Reader(Dataset):
     def __len__(self) -> int:
         return len(self.source.labels)
 
-    def __getitem__(self, request: tuple[int, int]) -> tuple[Tensor | None, Tensor, dict[str, str]]:
-        epoch, batch = request
+    def __getitem__(self, request: tuple[int, int]) -> tuple[Tensor | None, Tensor, dict[str, str]] | Unreachable:
+        try:
+            return self._batch(*request)
+        except Unreachable as error:
+            return error
+
+    def _batch(self, epoch: int, batch: int) -> tuple[Tensor | None, Tensor, dict[str, str]]:
         order = shuffled(len(self), self.seed, epoch) if self.train else torch.arange(len(self))
         places = range(batch * self.together, min((batch + 1) * self.together, len(self)))[self.rank :: self.world]
         images, indices, failed = [], [], dict[int, str]()

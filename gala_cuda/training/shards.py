@@ -23,14 +23,12 @@ import numpy as np
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from .sampling import Unreachable
+
 INDEX = "index.json"
 CLASSES = "classes.txt"  # names, one a line; without it they are the numbers
 TRIES, PAUSE, PATIENCE = 5, 0.5, 30.0  # of a request; seconds before the second, doubling; seconds for one
 TOGETHER = 16  # requests
-
-
-class Unreachable(RuntimeError):
-    """A server does not give what it should; no image is skipped for that."""
 
 
 @dataclass(frozen=True)
