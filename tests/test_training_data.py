@@ -1,5 +1,6 @@
 """The trainer's data: what every batch holds, whatever the workers, ranks, interruptions and damaged files."""
 
+import gc
 import io
 import json
 import tarfile
@@ -7,7 +8,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, islice
 from pathlib import Path
-from socketserver import TCPServer
 
 import numpy as np
 import pytest
@@ -358,12 +358,9 @@ def server(sharded, tmp_path):
     class Server(ThreadingHTTPServer):
         request_queue_size = 100  # or connections wait a second to be tried again
 
-        def server_bind(self):
-            TCPServer.server_bind(self)  # HTTPServer's asks the network for the machine's name
-
     with Server(("127.0.0.1", 0), Handler) as server:
         server.answers = []
-        server.address = f"http://127.0.0.1:{server.server_address[1]}/set"
+        server.address = f"http://127.0.0.1:{server.server_port}/set"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -384,7 +381,7 @@ def test_shards_over_http_are_those_on_disk(sharded, server, monkeypatch, worker
     [
         pytest.param(503, "503, Service Unavailable", 1, id="busy"),
         pytest.param(404, "404, Not Found", 0, id="gone"),
-        pytest.param(200, "200; expected 206", 1, id="no-ranges"),
+        pytest.param(200, "200; expected 206", 0, id="no-ranges"),
     ],
 )
 def test_a_server_that_fails_stops_and_skips_nothing(server, monkeypatch, answer, message, workers):
@@ -396,6 +393,7 @@ def test_a_server_that_fails_stops_and_skips_nothing(server, monkeypatch, answer
     server.answers = []
     next(train.epoch())
     assert train.skipped == []
+    gc.collect()  # the error's frames hold the worker, which would wait for this process's server
 
 
 def test_a_server_without_an_index_is_named(server):
