@@ -64,7 +64,7 @@ class Index:
                         )
 
 
-class Files:
+class ShardFiles:
     """The images of shards, numbered in the order of the index."""
 
     def __init__(self, store: "Store", shards: list[Shard]) -> None:
@@ -143,7 +143,7 @@ class Server:
         raise Unreachable(f"{request.full_url} {reason}")
 
 
-def open_shards(source: str) -> tuple[Files, Files, tuple[str, ...]]:
+def open_shards(source: str) -> tuple[ShardFiles, ShardFiles, tuple[str, ...]]:
     """(train, val, classes) of a folder with shards, or of the http(s) address of an index.
 
     Raises:
@@ -163,7 +163,7 @@ def open_shards(source: str) -> tuple[Files, Files, tuple[str, ...]]:
         listed = folder / INDEX
         index = _parse(listed.read_bytes(), str(listed)) if listed.is_file() else scan(folder)
         _check_sizes(folder, index)
-    return Files(store, index.train), Files(store, index.val), tuple(index.classes)
+    return ShardFiles(store, index.train), ShardFiles(store, index.val), tuple(index.classes)
 
 
 def is_address(source: str) -> bool:
