@@ -106,6 +106,13 @@ def test_a_late_loss_that_is_no_number_names_the_last_checkpoint(tmp_path):
     assert last.is_dir()
 
 
+def test_weights_that_are_no_numbers_are_never_a_checkpoint(tmp_path):
+    model = tiny_network()
+    model[-1].weight.register_hook(lambda grad: torch.full_like(grad, torch.inf))
+    with pytest.raises(Diverged, match=r"4.weight is not finite, step 1, at lr 0.1; there is no checkpoint yet"):
+        train(tmp_path, Recipe(epochs=1, lr=0.1, warm_up=0), model=model, checkpoint_every=1)
+
+
 def test_the_time_limit_ends_a_training_within_an_epoch(tmp_path):
     class Counting(nn.Module):
         def __init__(self):

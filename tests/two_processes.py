@@ -1,4 +1,4 @@
-"""What tests/test_distributed.py has torchrun start: trainings as replicas and as shards. Argument: the output folder."""
+"""What test_distributed.py has torchrun start: trainings as replicas and as shards. Argument: the output folder."""
 
 import sys
 from pathlib import Path

@@ -11,22 +11,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
 from . import distributed
 from .checkpoint import CheckpointError, Checkpoints, as_bytes, write_atomically
 from .data import Data
-from .evaluate import Evaluation, autocast, evaluate, on
-from .meters import Meter, Waiting, peak_flops, peak_memory, training_flops
-from .optimize import Average, mix, optimizer
+from .evaluate import evaluate
+from .meters import Meter, Waiting, peak_flops, peak_memory
 from .progress import Board, Epoch, bar, draw_curves, line, print_summary
 from .recipe import BadRecipe, Recipe, as_yaml
+from .step import Part, Stepper
 
 LOOK = 10  # steps between looks at the losses, each of which waits for the device
-
-Part = tuple[Tensor, Tensor]  # images, labels
 
 
 class Diverged(RuntimeError):
@@ -96,21 +93,8 @@ class Trainer:
         self.data, self.recipe, self.run, self.world = data, recipe, run, distributed.world()
         if recipe.time_limit is not None and self.world.size > 1:
             raise BadRecipe("time_limit", f"is {recipe.time_limit}; expected None with {self.world.size} processes")
-        if recipe.sync_batchnorm:
-            if run.device.type == "cpu":
-                raise BadRecipe("sync_batchnorm", "is True; expected False on a CPU, where torch has none")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model = model.to(run.device).to(memory_format=layout)
-        image = torch.zeros(1, data.channels, data.size, data.size, device=run.device)
-        self.flops = training_flops(self.model, image)
-        self.called = distributed.parallel(self.model, recipe, run.device)
-        if recipe.compile:
-            self.called.compile()
-        self.optimizer = optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(run.device.type, enabled=recipe.precision == "float16")
-        self.average = None if recipe.ema is None else Average(self.model, recipe.ema)
-        self.mix = mix(recipe, len(data.classes), self.world.rank)
+        shape = (data.channels, data.size, data.size)
+        self.stepper = Stepper(model, recipe, run.device, len(data.classes), shape)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.accumulate)
         self.checkpoints = Checkpoints(run.output / "checkpoints", run.keep)
         self.log_path = run.output / "log.jsonl"
@@ -122,7 +106,8 @@ class Trainer:
 
     def fit(self) -> list[Epoch]:
         self._open()
-        self.board = Board(self.run.output / "tensorboard" if self._writes_board else None, self.step)
+        shown = self.run.tensorboard and self.world.main
+        self.board = Board(self.run.output / "tensorboard" if shown else None, self.step)
         try:
             while self.progress < 1:
                 self._finish_epoch(*self._epoch())
@@ -145,18 +130,14 @@ class Trainer:
         return time.perf_counter() - self.began
 
     @property
-    def _writes_board(self) -> bool:
-        return self.run.tensorboard and self.world.main
-
-    @property
     def _title(self) -> str:
         return f"epoch {len(self.log) + 1}/{self.recipe.epochs}"
 
-    def _epoch(self) -> tuple[float, float, float]:
-        """The rest of an epoch: (images/s, share of waiting, last learning rate)."""
-        self.model.train()
+    def _epoch(self) -> tuple[float, float]:
+        """The rest of an epoch: (images/s, share of waiting)."""
+        self.stepper.model.train()
         done = self.step - self._first_step
-        waiting, began, lr = Waiting(), time.perf_counter(), 0.0
+        waiting, began = Waiting(), time.perf_counter()
         already, seconds = self.meter.all()[3].item(), 0.0
         drawn = self.data.train.epoch(len(self.log), done * self.recipe.accumulate)
         with bar(self.run.console) as shown:
@@ -164,7 +145,10 @@ class Trainer:
                 self._title, total=self.steps_per_epoch, completed=done, rate=0, waiting=0, loss=0, top1=0, top5=0
             )
             for parts in waiting.over(_chunks(drawn, self.recipe.accumulate)):
-                lr = self._train(parts)
+                lr = self.recipe.peak_lr * self.recipe.lr_share(self.progress)
+                mean = self.stepper(parts, lr, self.step, self.meter)
+                self.step += 1
+                self.recent.append((self.step, lr, mean))
                 last = self.step == self._first_step + self.steps_per_epoch or self.progress >= 1
                 saves = not last and self.step % (self.run.checkpoint_every or self.steps_per_epoch) == 0
                 if last or saves or self.step % LOOK == 0:
@@ -178,65 +162,36 @@ class Trainer:
                     self._save()
                 if last:
                     break
-        return (self.meter.all()[3].item() - already) / seconds, waiting.seconds / seconds, lr
+        return (self.meter.all()[3].item() - already) / seconds, waiting.seconds / seconds
 
     @property
     def _first_step(self) -> int:
         return len(self.log) * self.steps_per_epoch
-
-    def _train(self, parts: list[Part]) -> float:
-        """One step; the learning rate it had."""
-        recipe, device = self.recipe, self.run.device
-        lr = recipe.peak_lr * recipe.lr_share(self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        count, mean = sum(len(labels) for _, labels in parts), torch.zeros((), device=device)
-        for number, part in enumerate(parts):
-            images, labels = on(*part, device, recipe.channels_last)
-            targets = labels
-            if self.mix is not None:
-                images, targets = self.mix(images, labels, self.step * recipe.accumulate + number)
-            distributed.synchronised(self.called, number == len(parts) - 1)
-            with autocast(device, recipe.precision):
-                logits = self.called(images)
-            logits = logits.float()
-            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            share = len(labels) / count
-            self.scaler.scale(loss * share).backward()
-            mean += loss.detach() * share
-            self.meter.add(loss, logits, labels)
-        if recipe.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update()
-        self.step += 1
-        self.recent.append((self.step, lr, mean))
-        return lr
 
     def _look(self) -> list[float]:
         """The meter's sums so far; raises Diverged where one of the recent losses was no number."""
         losses = distributed.add_up(torch.stack([loss for _, _, loss in self.recent])) / self.world.size
         for (step, lr, _), loss in zip(self.recent, losses.tolist(), strict=True):
             if not math.isfinite(loss):
-                kept = self.checkpoints.paths()
-                last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-                raise Diverged(f"the loss is {loss} in {self._title}, step {step}, at lr {lr:.3g}; {last}")
+                raise self._diverged(f"the loss is {loss} in {self._title}", step, lr)
             self.board.step(step, loss=loss, lr=lr)
         self.recent.clear()
         return self.meter.all().tolist()
 
-    def _finish_epoch(self, rate: float, waiting: float, lr: float) -> None:
+    def _diverged(self, what: str, step: int, lr: float) -> Diverged:
+        kept = self.checkpoints.paths()
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        return Diverged(f"{what}, step {step}, at lr {lr:.3g}; {last}")
+
+    def _finish_epoch(self, rate: float, waiting: float) -> None:
         loss, first, five, seen = self.meter.all().tolist()
-        distributed.share_buffers(self.model)
-        tested = self._test()
-        work = self.flops * rate
+        distributed.share_buffers(self.stepper.model)
+        with self.stepper.averaged():
+            tested = evaluate(self.stepper.model, self.data.test, self.run.device, self.recipe.precision)
+        work = self.stepper.flops * rate
         peak = peak_flops(self.run.device, self.recipe.precision)
         self.log.append(Epoch(
-            len(self.log) + 1, self.step, lr, loss / seen, first / seen, five / seen,
+            len(self.log) + 1, self.step, self.stepper.lr, loss / seen, first / seen, five / seen,
             tested.loss, tested.top1, tested.top5, rate, waiting, peak_memory(self.run.device),
             work, None if peak is None else work / (peak * self.world.size), self._elapsed,
         ))  # fmt: skip
@@ -244,17 +199,14 @@ class Trainer:
         if self.world.main:
             title = f"epoch {len(self.log)}/{self.recipe.epochs}"
             self.run.console.print(line(self.log[-1], title), highlight=False)
-            with self.log_path.open("a") as lines:
-                print(json.dumps(asdict(self.log[-1])), file=lines)
+            try:
+                with self.log_path.open("a") as lines:
+                    print(json.dumps(asdict(self.log[-1])), file=lines)
+            except OSError as error:
+                raise CheckpointError(f"cannot write {self.log_path}: {error.strerror}") from error
             self.board.epoch(self.log[-1])
         best = max(self.log, key=lambda epoch: epoch.test_accuracy)
         self._save(best=best is self.log[-1])
-
-    def _test(self) -> Evaluation:
-        if self.average is None:
-            return evaluate(self.model, self.data.test, self.run.device, self.recipe.precision)
-        with self.average.applied():
-            return evaluate(self.model, self.data.test, self.run.device, self.recipe.precision)
 
     def _open(self) -> None:
         """Continues from a checkpoint, or clears the folder."""
@@ -269,7 +221,10 @@ class Trainer:
             saved = Recipe(**checkpoint.state["recipe"])
             if differences := saved.differences(self.recipe):
                 raise BadRecipe("recipe", f"is not that of the training in {output}: {', '.join(differences)}")
-            if checkpoint.weights.keys() != self.model.state_dict().keys():
+            own = self.stepper.model.state_dict()
+            if {name: tensor.shape for name, tensor in own.items()} != {
+                name: tensor.shape for name, tensor in checkpoint.weights.items()
+            }:
                 raise CheckpointError(f"{checkpoint.path} is refused: it is of another network")
             self._restore(checkpoint.weights, checkpoint.state)
             position = checkpoint.state["log_bytes"]
@@ -295,8 +250,10 @@ class Trainer:
 
     def _save(self, best: bool = False) -> None:
         """A checkpoint, last.safetensors, and best.safetensors if it is the best; every rank has to call."""
-        weights = distributed.whole(self.model.state_dict())
-        averaged = None if self.average is None else distributed.whole(self.average.state)
+        weights, final = self.stepper.weights()
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise self._diverged(f"{name} is not finite", self.step, self.stepper.lr)
         state = {
             "recipe": asdict(self.recipe),
             "step": self.step,
@@ -304,46 +261,23 @@ class Trainer:
             "log": [asdict(epoch) for epoch in self.log],
             "log_bytes": self.log_path.stat().st_size if self.world.main else 0,
             "meter": self.meter.all().cpu(),
-            "optimizer": distributed.whole_optimizer(self.model, self.optimizer),
-            "scaler": self.scaler.state_dict(),
-            "random": distributed.from_all(_random_state(self.run.device)),
-            "average": averaged,
-            "averaged_updates": 0 if self.average is None else self.average.updates,
+            "averaged": None if final is weights else final,
+            **self.stepper.state(),
         }
         if self.world.main:
-            final = as_bytes(weights if averaged is None else averaged, dict(self.run.metadata))
-            if best:
-                write_atomically(self.run.output / "best.safetensors", final)
-            write_atomically(self.run.output / "last.safetensors", final)
-            self.checkpoints.save(self.step, as_bytes(weights, dict(self.run.metadata)), state, as_yaml(self.recipe))
+            metadata = dict(self.run.metadata)
+            for name in ("best", "last") if best else ("last",):
+                write_atomically(self.run.output / f"{name}.safetensors", as_bytes(final, metadata))
+            self.checkpoints.save(self.step, as_bytes(weights, metadata), state, as_yaml(self.recipe))
 
     def _restore(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        distributed.fill(self.model.state_dict(), weights)
-        distributed.fill_optimizer(self.model, self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load(state["average"], state["averaged_updates"])
+        self.stepper.load(weights, state["averaged"], state)
         self.step, self.began = state["step"], time.perf_counter() - state["elapsed"]
         self.log = [Epoch(**epoch) for epoch in state["log"]]
         if self.world.main:
             self.meter = Meter(self.run.device, state["meter"])
-        if len(state["random"]) == self.world.size:
-            _set_random_state(state["random"][self.world.rank], self.run.device)
 
 
 def _chunks(parts: Iterator[Part], size: int) -> Iterator[list[Part]]:
     while chunk := list(islice(parts, size)):
         yield chunk
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)

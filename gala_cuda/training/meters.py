@@ -26,7 +26,6 @@ class Meter:
     def __init__(self, device: torch.device, totals: Tensor | None = None):
         start = torch.zeros(4, dtype=torch.float64) if totals is None else totals
         self.totals = start.to(device)  # of this rank
-        self._losses: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
