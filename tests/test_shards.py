@@ -109,8 +109,9 @@ def test_the_command_that_writes_an_index(shard, capsys):
 
 
 @pytest.fixture
-def server(sharded, tmp_path):
+def server(sharded, monkeypatch):
     """Serves the shards and their index; ``server.answers`` are statuses to give first."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     index = json.dumps(shards.asdict(shards.scan(sharded))).encode()
 
     class Handler(BaseHTTPRequestHandler):
