@@ -19,6 +19,7 @@ from gala_cuda.training.loop import images_per_part
 from gala_cuda.training.meters import training_flops
 from gala_cuda.training.optimize import mix, optimizer
 from gala_cuda.training.recipe import resolve
+from gala_cuda.training.sampling import Batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -77,7 +78,17 @@ def test_a_short_training_learns_and_writes(tmp_path):
 def test_image_folder(folder, tmp_path):
     recipe = Recipe(epochs=4, batch_size=6)
     log, _ = train(tmp_path / "run", recipe, load(str(folder), 6, seed=0, size=16))
-    assert log[-1].train_accuracy == 1
+    assert (log[-1].train_accuracy, log[-1].skipped) == (1, 0)
+
+
+def test_skipped_images_are_named_once_and_counted(tmp_path):
+    data, console = load("digits", 64, seed=0, size=8), Console(record=True, width=200)
+    broken = [("a/1.png", "is cut"), ("a/2.png", "is empty")]
+    data.train.__class__ = type("Broken", (Batches,), {"skipped": broken})
+    log = fit(tiny_network(), data, Recipe(epochs=2), Run(tmp_path, CPU, console))
+    assert [epoch.skipped for epoch in log] == [2, 2]
+    printed = console.export_text()
+    assert [printed.count(f"skipped {name}: {why}\n") for name, why in broken] == [1, 1]
 
 
 def test_a_loss_that_is_no_number_stops(tmp_path):

@@ -49,17 +49,15 @@ def train(args: argparse.Namespace, console: Console) -> None:
                 None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
             )
         data = _load(recipe, images_per_part(recipe), recipe.image_size, device)
-        recipe = replace(recipe, image_size=data.size)
-        torch.manual_seed(recipe.seed)
         network = Network.of(recipe, data.classes, data.channels, data.size)
+        recipe = replace(recipe, image_size=network.size, width=network.width)
+        torch.manual_seed(recipe.seed)
         model = networks.start(network, recipe.weights)
         shown = console if world.main and not args.quiet else Console(quiet=True)
         run = Run(
             args.output, device, shown, resume, args.checkpoint_every, args.keep, args.tensorboard, network.metadata()
         )
         fit(model, data, recipe, run)
-        for name, why in data.train.skipped + data.test.skipped:
-            shown.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)
         shown.print(f"weights and log are in {args.output.resolve()}", markup=False, highlight=False, soft_wrap=True)
 
 

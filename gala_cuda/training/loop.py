@@ -102,6 +102,7 @@ class Trainer:
         self.log: list[Epoch] = []
         self.meter = Meter(run.device)  # of the epoch that is not done
         self.recent: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss: not looked at yet
+        self.skipped: set[str] = set()  # images
         self.began = time.perf_counter()
 
     def fit(self) -> list[Epoch]:
@@ -193,7 +194,7 @@ class Trainer:
         self.log.append(Epoch(
             len(self.log) + 1, self.step, self.stepper.lr, loss / seen, first / seen, five / seen,
             tested.loss, tested.top1, tested.top5, rate, waiting, peak_memory(self.run.device),
-            work, None if peak is None else work / (peak * self.world.size), self._elapsed,
+            work, None if peak is None else work / (peak * self.world.size), self._name_skipped(), self._elapsed,
         ))  # fmt: skip
         self.meter = Meter(self.run.device)
         if self.world.main:
@@ -207,6 +208,15 @@ class Trainer:
             self.board.epoch(self.log[-1])
         best = max(self.log, key=lambda epoch: epoch.test_accuracy)
         self._save(best=best is self.log[-1])
+
+    def _name_skipped(self) -> int:
+        """How many images could not be read so far, on any rank; the new ones are printed."""
+        mine = self.data.train.skipped + self.data.test.skipped
+        found = dict(pair for of_rank in distributed.from_all(mine) for pair in of_rank)
+        for name in found.keys() - self.skipped if self.world.main else ():
+            self.run.console.print(f"skipped {name}: {found[name]}", markup=False, highlight=False, soft_wrap=True)
+        self.skipped |= found.keys()
+        return len(self.skipped)
 
     def _open(self) -> None:
         """Continues from a checkpoint, or clears the folder."""

@@ -62,7 +62,8 @@ class Network:
     @classmethod
     def of(cls, recipe: Recipe, classes: tuple[str, ...], channels: int, size: int) -> "Network":
         stem = "small" if size < SMALL_IMAGE else "imagenet"
-        return cls(recipe.model, recipe.layers, recipe.width, recipe.keep_output, stem, classes, channels, size)
+        width = recipe.width or (16 if recipe.data == "digits" else 64)
+        return cls(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size)
 
     def metadata(self) -> dict[str, str]:
         return {KEY: json.dumps(asdict(self))}

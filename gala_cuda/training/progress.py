@@ -15,7 +15,8 @@ class Epoch:
     """One line of the log. Accuracies and ``data_wait`` are shares of 1, ``seconds`` counted from the start.
 
     Rates are of training, over all processes; ``data_wait`` is the share of its time that rank 0 waited for images,
-    ``peak_memory`` its bytes; ``mfu`` the work done over the device's 16-bit peak, None where that is not known.
+    ``peak_memory`` its bytes; ``mfu`` the work done over the device's 16-bit peak, None where that is not known;
+    ``skipped`` the images that could not be read so far.
     """
 
     epoch: int
@@ -32,6 +33,7 @@ class Epoch:
     peak_memory: int
     flops_per_second: float
     mfu: float | None
+    skipped: int
     seconds: float
 
 

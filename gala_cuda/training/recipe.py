@@ -48,7 +48,7 @@ class Recipe:
     data: str = _of("digits", "digits, synthetic, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
     model: str = _of("gala_resnet18", "a network of this package, timm/NAME or torchvision/NAME")
     layers: tuple[str, ...] = _of((), "stages or blocks with GALA (default: layer3)")
-    width: int = _of(64, "channels of the first stage")
+    width: int | None = _of(None, "channels of the first stage (default: 16 for digits, else 64)")
     weights: str | None = _of(None, "file of weights to start from: this package's, torchvision's or timm's")
     keep_output: bool = _of(False, "start with GALA layers that leave the outputs of --weights as they are")
     image_size: int | None = _of(None, "pixels (default: 32 for digits, else 224)")
