@@ -1,6 +1,7 @@
 """Two processes against one: same losses, weights and test results; checkpoints that change their number."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,17 +20,21 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32; sums over images in another ord
 MEASURED = ("loss", "train_accuracy", "train_top5", "test_loss", "test_accuracy", "test_top5", "lr")
 
 
-@pytest.fixture(scope="module")
-def by_two(tmp_path_factory):
-    """The folder of what two processes trained, started by torchrun."""
-    output = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def torchrun(output, *arguments, options=()):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     done = subprocess.run(
-        [*command, two_processes.__file__, output],
+        [*command, two_processes.__file__, output, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return output
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """The folder of what two processes trained."""
+    return torchrun(tmp_path_factory.mktemp("two"))
 
 
 def logged(folder):
@@ -61,6 +66,12 @@ def test_one_process_goes_on_where_two_stood(by_two, tmp_path, name):
     expected = load_file(by_two / name / "last.safetensors")
     for key, tensor in load_file(tmp_path / name / "last.safetensors").items():
         torch.testing.assert_close(tensor, expected[key], **CLOSE)
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(by_two, tmp_path):
+    torchrun(tmp_path, "dies", options=("--max-restarts", "1"))
+    for file in ("last.safetensors", "best.safetensors"):
+        assert (tmp_path / "replicas" / file).read_bytes() == (by_two / "replicas" / file).read_bytes()
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -1,15 +1,18 @@
 """What test_distributed.py has torchrun start: trainings as replicas and as shards. Argument: the output folder."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gala_cuda import GALA
 from gala_cuda.training import Recipe, Run, fit, load
-from gala_cuda.training.distributed import joined, world
+from gala_cuda.training.distributed import joined, local_rank, restarted, world
 from gala_cuda.training.loop import images_per_part
 
 CPU = torch.device("cpu")
@@ -43,8 +46,23 @@ def train(name, output, **options):
     return fit(network(), data, recipe, Run(output / name, CPU, Console(quiet=True), **options))
 
 
+def kill_after(steps):
+    """This process, by SIGKILL."""
+    done = []
+
+    def count(*_):
+        done.append(1)
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    register_optimizer_step_post_hook(count)
+
+
 if __name__ == "__main__":
+    output, dies = Path(sys.argv[1]), sys.argv[2:] == ["dies"]
+    if dies and local_rank() == 1 and not restarted():
+        kill_after(32)
     torch.set_num_threads(1)
     with joined(CPU):
-        for each in RECIPES:
-            train(each, Path(sys.argv[1]), checkpoint_every=15, keep=9)
+        for each in ["replicas"] if dies else RECIPES:
+            train(each, output, checkpoint_every=15, keep=9, resume=restarted())

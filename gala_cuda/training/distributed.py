@@ -43,7 +43,11 @@ def world() -> World:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Joins the processes that torchrun started, by NCCL on GPUs, else gloo; without torchrun there is one."""
+    """Joins the processes that torchrun started, by NCCL on GPUs, else gloo; without torchrun there is one.
+
+    To join again after torchrun's restarts, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set for torchrun: its store
+    otherwise still has the addresses of the processes that ended (pytorch/pytorch#135712).
+    """
     if "WORLD_SIZE" not in os.environ:
         yield World()
         return
