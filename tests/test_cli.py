@@ -13,6 +13,7 @@ from gala_cuda import cli, demo
 from gala_cuda.benchmark import Settings, WrongResult, suite, timing
 from gala_cuda.training import Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY_BENCH = ["bench", "--batch", "2", "--shape", "12x3x5", "--contestants", "eager", "reference", "--seconds", "0.01"]
 TINY_TRAINING = ["train", "--image-size", "8", "--width", "4", "--batch-size", "256"]
 
@@ -114,6 +115,14 @@ def test_a_missing_extra_is_named(monkeypatch, capsys, command, extra):
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main([command]) == 1
     assert capsys.readouterr().err == f"gala-cuda: rich is not installed; pip install 'gala-cuda[{extra}]'\n"
+
+
+def test_help_needs_no_extra():
+    blocked = ("matplotlib", "rich", "safetensors", "sklearn", "timm", "torchvision", "yaml")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from gala_cuda import cli; cli.main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
 
 
 @pytest.mark.parametrize(("needed", "code"), [(0.0, 0), (1.0, 1)], ids=["reached", "missed"])

@@ -26,7 +26,7 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder holds: ``weights`` of the network, ``state`` of everything else, and the resolved recipe's text."""
+    """What a folder holds after ``step`` steps: ``weights`` of the network, and ``state`` of everything else."""
 
     path: Path
     step: int

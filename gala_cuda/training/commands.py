@@ -122,7 +122,6 @@ def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.devic
 
 
 def _device(args: argparse.Namespace) -> torch.device:
-    """The given one, else this process's GPU where there is one."""
-    if args.device is not None:
-        return args.device
-    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    """The given one, else a GPU where there is one; without a number, the GPU of this process's local rank."""
+    device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", distributed.local_rank()) if device.type == "cuda" and device.index is None else device
