@@ -14,6 +14,8 @@ _HOMES = {
     "Run": "loop",
     "fit": "loop",
     "load": "data",
+    "read_weights": "networks",
+    "rebuilt": "networks",
 }
 __all__ = ["BadRecipe", "Recipe", *_HOMES]
 

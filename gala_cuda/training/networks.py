@@ -124,14 +124,15 @@ def start(network: Network, path: str | None) -> nn.Module:
     return network.build(None if path is None else read_weights(Path(path))[0])
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], Network | None]:
+def read_weights(path: Path | str) -> tuple[dict[str, Tensor], Network | None]:
     """(state dict on the CPU, the network where the file names it) of a safetensors file or of one by torch.save.
 
     Raises:
         BadWeights: the file is missing, truncated, or holds something else.
     """
     try:
-        if path.suffix == ".safetensors":
+        path = Path(path)
+    if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
                 metadata = (file.metadata() or {}).get(KEY)
                 return {name: file.get_tensor(name) for name in file.keys()}, _network(metadata)  # noqa: SIM118

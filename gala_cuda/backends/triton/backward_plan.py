@@ -87,9 +87,9 @@ class Backward:
         programs = splits * cdiv(r, hidden) * n_blocks
         self.grad_hidden = Step(gate_backward.grad_hidden, programs, (n, c, r, span), over_c, GATE_GRADS)
         self.grad_pool = Step(gate_backward.grad_pool, n_blocks * cdiv(c, channels), self.numbers, over_r, GATE)
-        over_n = constants | {"HIDDEN": fit(GRADS_BLOCK, r), "CHANNELS": fit(GRADS_BLOCK, c)}
-        programs = cdiv(c, over_n["CHANNELS"]) * cdiv(r, over_n["HIDDEN"])
-        self.global_grads = Step(gate_backward.global_grads, programs, self.numbers, over_n, GATE_GRADS)
+        blocks = {"HIDDEN": fit(GRADS_BLOCK, r), "CHANNELS": fit(GRADS_BLOCK, c)}
+        programs = cdiv(c, blocks["CHANNELS"]) * cdiv(r, blocks["HIDDEN"])
+        self.global_grads = Step(gate_backward.global_grads, programs, self.numbers, constants | blocks, GATE_GRADS)
 
     def _local_products(self, p: Problem) -> tuple[Step, int]:
         """The step, and between how many programs it splits the rows of one block of T."""
