@@ -130,9 +130,9 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], Network | None]:
     Raises:
         BadWeights: the file is missing, truncated, or holds something else.
     """
+    path = Path(path)
     try:
-        path = Path(path)
-    if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
                 metadata = (file.metadata() or {}).get(KEY)
                 return {name: file.get_tensor(name) for name in file.keys()}, _network(metadata)  # noqa: SIM118
