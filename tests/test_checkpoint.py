@@ -1,5 +1,6 @@
 """Checkpoints: exact continuation after a kill, refusals of what is damaged, disks that are full or read-only."""
 
+import contextlib
 import json
 import os
 import random
@@ -128,26 +129,30 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_previous_one_used(check
         checkpoints.load()
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Files cannot grow beyond 1 kB: writes stop in the middle, as on a full disk."""
+    """Inside, files cannot grow beyond 1 kB: writes stop in the middle, as on a full disk.
+
+    That holds for the test runner's own output too, so nothing but the writing belongs inside.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_earlier_checkpoints_intact(checkpoints, full_disk, tmp_path):
+def test_a_full_disk_leaves_earlier_checkpoints_intact(checkpoints, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     last = checkpoints.paths()[-1]
-    with pytest.raises(
-        CheckpointError, match=rf"cannot write the checkpoint .*step-00000004: .*; the last one is {last}"
-    ):
+    problem = rf"cannot write the checkpoint .*step-00000004: .*; the last one is {last}"
+    with pytest.raises(CheckpointError, match=problem), full_disk():
         checkpoints.save(4, as_bytes({"w": torch.zeros(1000)}), {}, "")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     weights = tmp_path / "last.safetensors"
     write_atomically(weights, b"small")
-    with pytest.raises(CheckpointError, match=rf"cannot write {weights}: File too large"):
+    with pytest.raises(CheckpointError, match=rf"cannot write {weights}: File too large"), full_disk():
         write_atomically(weights, bytes(2000))
     assert weights.read_bytes() == b"small"
 
