@@ -17,7 +17,7 @@ test: $(BUILT)
 bench: $(BUILT)
 	$(BIN)/gala-cuda bench $(ARGS)
 
-gpu: $(BUILT)  ## everything that one NVIDIA GPU can be measured by, in under 9 minutes; --dry-run on the CPU
+gpu: $(BUILT)  ## everything that one NVIDIA GPU can be measured by, in parts that a later call continues; --dry-run on the CPU
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 lint: $(DEPENDENCIES)

@@ -230,6 +230,23 @@ def test_plans_are_made_once_and_told_apart(table):
     assert len(launch._plans) == 3
 
 
+def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):
+    """As vmap hands them over, slice by slice."""
+    table()
+    problem = to_device(draw(Case((1, 6, 3, 3), 2)))
+    _, _, stats, bits = backend.forward(problem.x, problem.w, None, "tanh", False, True)
+    several = torch.cat([stats, stats])  # of 17 numbers each: the second row is off a 16-byte boundary
+    launch.forget()
+
+    def backward(stats):
+        return backend.backward(problem.grad_out, None, problem.x, problem.w, None, stats, bits, "tanh", True, True)
+
+    (dx, dw, _), (dx_of_slice, dw_of_slice, _) = backward(stats), backward(several[1:])
+    assert len(launch._plans) == 2
+    assert torch.equal(dx, dx_of_slice)
+    assert all(torch.equal(a, b) for a, b in zip(dw[:6], dw_of_slice[:6], strict=True))
+
+
 def test_the_form_follows_the_table(table):
     table(tickets_from=2 * 8 * 9 * 4)
     problem = to_device(draw(Case((2, 8, 3, 3), 2)))

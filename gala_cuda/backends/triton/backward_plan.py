@@ -162,7 +162,7 @@ def run(
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
         grad_out.stride(), None if out is None else out.stride(), map_factor is not None, squash, precision,
-        alignment(grad_out, map_factor, x, out, *w),
+        alignment(grad_out, map_factor, x, out, stats, bits, *w),
     )  # fmt: skip
 
     def make() -> Backward:
