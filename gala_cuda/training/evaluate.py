@@ -41,7 +41,7 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device, precision
     model.eval()
     totals, confusion = torch.zeros(4, dtype=torch.float64, device=device), None
     began = time.perf_counter()
-    for images, labels in batches.epoch():
+    for images, labels, *_ in batches.epoch():
         images, labels = on(images, labels, device)
         with autocast(device, precision):
             logits = model(images)

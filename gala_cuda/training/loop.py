@@ -21,7 +21,8 @@ from .evaluate import evaluate
 from .meters import Meter, Waiting, peak_flops, peak_memory
 from .progress import Board, Epoch, bar, draw_curves, line, print_summary
 from .recipe import BadRecipe, Recipe, as_yaml
-from .step import Part, Stepper
+from .sampling import Batch
+from .step import Stepper
 
 LOOK = 10  # steps between looks at the losses, each of which waits for the device
 
@@ -288,6 +289,6 @@ class Trainer:
             self.meter = Meter(self.run.device, state["meter"])
 
 
-def _chunks(parts: Iterator[Part], size: int) -> Iterator[list[Part]]:
+def _chunks(parts: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     while chunk := list(islice(parts, size)):
         yield chunk

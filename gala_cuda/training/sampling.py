@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..clickme.sample import ClickMeSample
+
 LIMIT = 0.01  # share of unreadable images that ends a run
 ENOUGH = 10_000  # images to have seen before that share is judged, unless there are fewer
 NAMED = 5  # unreadable files in a message
+Batch = tuple[Tensor, Tensor] | ClickMeSample  # images [n, channels, size, size], labels [n], and perhaps maps
 
 
 class Unreadable(Exception):
@@ -38,8 +41,11 @@ class Images(Protocol):
     def prepare(self, indices: list[int]) -> None:
         """Says which are read next."""
 
-    def read(self, index: int, seed: int) -> Tensor:
-        """The image, float32 and normalised; ``seed`` decides its augmentation. Raises Unreadable, Unreachable."""
+    def read(self, index: int, seed: int) -> Tensor | ClickMeSample:
+        """The image, float32 and normalised, in all cases or in none with its map; ``seed`` decides its augmentation.
+
+        Raises Unreadable, Unreachable.
+        """
 
 
 def seed_of(*parts: int) -> int:
@@ -56,6 +62,8 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
 
 class Batches:
     """One rank's batches: (images [n, channels, size, size] float32 normalised, labels [n] int64).
+
+    Of a source with human maps a batch is a :class:`ClickMeSample`, which starts with the same two, unless it is empty.
 
     The batches of all ``world`` ranks together hold the images of one process's batch of ``world`` times the size, and
     every rank has as many batches. To train, the order is new in each epoch, and what is left after the last full
@@ -114,7 +122,7 @@ class Batches:
     def skipped(self) -> list[tuple[str, str]]:
         return list(self._skipped.items())
 
-    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from number ``start`` on as if the earlier ones had been drawn. One at a time.
 
         Raises:
@@ -125,18 +133,18 @@ class Batches:
             raise ValueError(f"start is {start}; expected 0 <= start <= {len(self)}, the batches of an epoch")
         return self._draw(epoch, start)
 
-    def _draw(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _draw(self, epoch: int, start: int) -> Iterator[Batch]:
         self._requests.pending = [(epoch, batch) for batch in range(start, len(self))]
         for read in self._loader:
             if isinstance(read, Unreachable):  # raised here, a worker's has no traceback for a message
                 raise read
-            images, labels, unreadable = read
-            self._seen += len(labels) + len(unreadable)
+            batch, gave_up, unreadable = read
+            self._seen += len(batch[1]) + len(unreadable)
             self._skipped |= unreadable
             allowed = LIMIT * min(len(self._reader), max(self._seen, ENOUGH))
-            if images is None or len(self._skipped) > allowed:
+            if gave_up or len(self._skipped) > allowed:
                 raise TooManyUnreadable(self._complaint())
-            yield images, labels
+            yield batch
 
     def _complaint(self) -> str:
         first = ", ".join(f"{name} ({why})" for name, why in self.skipped[:NAMED])
@@ -162,7 +170,7 @@ class _Requests:
 
 @dataclass(frozen=True)
 class _Reader(Dataset):
-    """(epoch, batch) -> (images, labels, {file: why it is unreadable}); images are None where it gave up.
+    """(epoch, batch) -> (the batch, whether it gave up, {file: why it is unreadable}).
 
     Or Unreachable.
     """
@@ -177,42 +185,51 @@ class _Reader(Dataset):
     def __len__(self) -> int:
         return len(self.source.labels)
 
-    def __getitem__(self, request: tuple[int, int]) -> tuple[Tensor | None, Tensor, dict[str, str]] | Unreachable:
+    def __getitem__(self, request: tuple[int, int]) -> tuple[Batch, bool, dict[str, str]] | Unreachable:
         try:
             return self._batch(*request)
         except Unreachable as error:
             return error
 
-    def _batch(self, epoch: int, batch: int) -> tuple[Tensor | None, Tensor, dict[str, str]]:
+    def _batch(self, epoch: int, batch: int) -> tuple[Batch, bool, dict[str, str]]:
         order = shuffled(len(self), self.seed, epoch) if self.train else torch.arange(len(self))
         places = range(batch * self.together, min((batch + 1) * self.together, len(self)))[self.rank :: self.world]
-        images, indices, failed = [], [], dict[int, str]()
+        samples, indices, failed = list[Tensor | ClickMeSample](), [], dict[int, str]()
         self.source.prepare([int(order[place]) for place in places])
         for place in places:
             seed = seed_of(self.seed, epoch, int(order[place]))
-            for index, image in self._readable(order, place, seed, failed):
-                images.append(image)
+            for index, sample in self._readable(order, place, seed, failed):
+                samples.append(sample)
                 indices.append(index)
         unreadable = {self.source.name(index): why for index, why in failed.items()}
-        gave_up = self.train and len(images) < len(places)
-        stacked = torch.stack(images) if images else torch.empty(0, *self.source.shape)
-        return None if gave_up else stacked, self.source.labels[indices], unreadable
+        gave_up = self.train and len(samples) < len(places)
+        return _stacked(samples, self.source.labels[indices], self.source.shape), gave_up, unreadable
 
-    def _readable(self, order: Tensor, place: int, seed: int, failed: dict[int, str]) -> Iterator[tuple[int, Tensor]]:
+    def _readable(
+        self, order: Tensor, place: int, seed: int, failed: dict[int, str]
+    ) -> Iterator[tuple[int, Tensor | ClickMeSample]]:
         """(index, image) at ``place``, or after it; nothing in a test, or after too many that ``failed``."""
         for step in range(len(self) if self.train else 1):
             index = int(order[(place + step) % len(self)])
             if index in failed:
                 continue
             try:
-                image = self.source.read(index, seed)
+                sample = self.source.read(index, seed)
             except Unreadable as error:
                 failed[index] = str(error)
                 if len(failed) > LIMIT * min(len(self), ENOUGH):
                     return
             else:
-                yield index, image
+                yield index, sample
                 return
+
+
+def _stacked(samples: list[Tensor | ClickMeSample], labels: Tensor, shape: tuple[int, int, int]) -> Batch:
+    """What was read of images of one ``shape``, as a batch."""
+    if samples and isinstance(samples[0], ClickMeSample):
+        images, _, heatmaps, has_map = map(torch.stack, zip(*samples, strict=True))
+        return ClickMeSample(images, labels, heatmaps, has_map)
+    return torch.stack(samples) if samples else torch.empty(0, *shape), labels  # type: ignore[arg-type]
 
 
 def _as_read(batch: Any) -> Any:

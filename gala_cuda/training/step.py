@@ -13,8 +13,7 @@ from .evaluate import autocast, on
 from .meters import Meter, training_flops
 from .optimize import Average, mix, optimizer
 from .recipe import BadRecipe, Recipe
-
-Part = tuple[Tensor, Tensor]  # images [n, channels, size, size], labels [n]
+from .sampling import Batch
 
 
 class Stepper:
@@ -48,15 +47,16 @@ class Stepper:
         self.average = None if recipe.ema is None else Average(self.model, recipe.ema)
         self.mix = mix(recipe, classes, distributed.world().rank)
 
-    def __call__(self, parts: list[Part], lr: float, step: int, meter: Meter) -> Tensor:
+    def __call__(self, parts: list[Batch], lr: float, step: int, meter: Meter) -> Tensor:
         """Step number ``step`` on this rank's ``parts``; the mean loss, on the device. ``meter`` counts the images."""
         recipe = self.recipe
         self.lr = lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        count, mean = sum(len(labels) for _, labels in parts), torch.zeros((), device=self.device)
+        count, mean = sum(len(labels) for _, labels, *_ in parts), torch.zeros((), device=self.device)
         for number, part in enumerate(parts):
-            images, labels = on(*part, self.device, recipe.channels_last)
+            images, labels, *_ = part
+            images, labels = on(images, labels, self.device, recipe.channels_last)
             targets = labels
             if self.mix is not None:
                 images, targets = self.mix(images, labels, step * recipe.accumulate + number)

@@ -1,0 +1,14 @@
+"""What the readers of ClickMe give and the trainer takes."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class ClickMeSample(NamedTuple):
+    """An image with the map of where people looked at it; or a batch of n of them, with one more dimension each."""
+
+    image: Tensor  # [3, H, W] uint8 as read, float32 and normalised after the transform
+    label: Tensor  # [] int64
+    heatmap: Tensor  # [1, H', W'] float32, at least 0; zeros where there is no map
+    has_map: Tensor  # [] bool
