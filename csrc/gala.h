@@ -23,7 +23,7 @@ struct FeatureMap {
   int64_t image_stride = 0, channel_stride = 0, pixel_stride = 0;
 };
 
-// Contiguous, in the accumulation type (double for f64, else float). Biases may be null.
+// Contiguous, in the accumulation type (double for f64, else float), where the stages run. Biases may be null.
 struct Weights {
   const void* w_shrink;  // [R, C]
   const void* w_expand;  // [C, R]
@@ -55,7 +55,7 @@ struct Problem {
   Squash squash;
   bool channel_lanes;  // channels are adjacent (channels_last), else pixels (NCHW)
   Weights weights;
-  Parallel parallel;
+  Parallel parallel;  // of the CPU's stages
 };
 
 struct Forward {
@@ -84,4 +84,26 @@ void backward(const Problem&, const Backward&);
 const char* isa();
 
 }  // namespace cpu
+
+// On NVIDIA GPUs of compute capability 8.0 and newer: pointers are device memory, dtypes f32, bf16 and f16. Work is
+// queued on a stream of the current device; nothing waits, nothing is allocated, so that a CUDA graph can capture it.
+// Two runs give the same bits. Errors: std::invalid_argument for a problem that no kernel takes, before anything is
+// launched; std::runtime_error with the kernel's name and CUDA's message.
+namespace cuda {
+
+struct Execution {
+  void* stream;  // a cudaStream_t
+  void* workspace;  // device memory, aligned to 256 bytes, of the size below
+  bool tf32;  // f32 products take one TF32 product each, else three, as accurate as float32
+};
+
+int64_t forward_workspace(const Problem&, const Forward&);  // in bytes
+void forward(const Problem&, const Forward&, const Execution&);
+int64_t backward_workspace(const Problem&, const Backward&);
+void backward(const Problem&, const Backward&, const Execution&);
+
+// The architectures with kernels in this build, as "80 86 90a".
+const char* architectures();
+
+}  // namespace cuda
 }  // namespace gala
