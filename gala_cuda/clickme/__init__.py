@@ -5,6 +5,8 @@ from typing import Any
 
 _HOMES = {
     "ClickMeSample": "sample",
+    "GalaMapLoss": "loss",
+    "HarmonizationLoss": "loss",
 }
 __all__ = [*_HOMES]
 

@@ -1,0 +1,358 @@
+"""The losses on human maps against the papers' formulas in NumPy float64; masks, zeros, gradients, what they keep."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import paper
+from PIL import Image
+from scipy import ndimage, signal
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from gala_cuda import GALA, gala_resnet50
+from gala_cuda.clickme.loss import WEIGHTS, GalaMapLoss, HarmonizationLoss
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CLOSE = {"rtol": 1e-6, "atol": 1e-9}
+CHANNELS = (8, 8, 4)
+SIZES = ((14, 14), (14, 14), (5, 7))
+
+
+def bicubic(human, size):
+    """Pillow's, which is antialiased."""
+    return np.asarray(Image.fromarray(human.astype(np.float32)).resize(size[::-1], Image.BICUBIC), np.float64)
+
+
+def corners_aligned(human, size):
+    for axis, count in enumerate(size):
+        places = np.linspace(0, human.shape[axis] - 1, count)
+        old = np.arange(human.shape[axis])
+        human = np.apply_along_axis(lambda line, at, of: np.interp(at, of, line), axis, human, places, old)
+    return human
+
+
+def by_paper(maps, human):
+    """Σ_l ‖R/‖R‖ - A/‖A‖‖ of one image."""
+    total = 0.0
+    for amap in maps:
+        r = bicubic(human, amap.shape)
+        total += np.linalg.norm(r / np.linalg.norm(r) - amap / np.linalg.norm(amap))
+    return total
+
+
+def by_released_code(maps, human):
+    point = np.zeros((49, 49))
+    point[24, 24] = 1
+    blurred = signal.convolve2d(human, ndimage.gaussian_filter(point, 28), "same")
+    total = 0.0
+    for amap, channels in zip(maps, CHANNELS, strict=True):
+        r, q = corners_aligned(blurred, amap.shape), amap**2 / channels
+        total += 0.5 * ((r / np.sqrt(r.sum()) - q / np.sqrt(q.sum())) ** 2).sum()
+    return total / len(maps)
+
+
+def drawn(images=3, height=56, width=48, seed=0):
+    """(maps, heatmap) in float64, the heatmap's numbers those of float32."""
+    rng = torch.Generator().manual_seed(seed)
+    maps = [torch.rand(images, *size, generator=rng, dtype=torch.float64) + 0.1 for size in SIZES]
+    return maps, torch.rand(images, 1, height, width, generator=rng).double() ** 2
+
+
+def loss_of(mode, **options):
+    return GalaMapLoss(mode, channels=CHANNELS, **options)
+
+
+@pytest.mark.parametrize(("mode", "formula"), [("paper", by_paper), ("gala_tpu", by_released_code)])
+@pytest.mark.parametrize(("height", "width"), [(56, 48), (14, 14), (8, 9)], ids=["shrunk", "equal", "enlarged"])
+def test_the_map_loss_is_that_of_its_formula(mode, formula, height, width):
+    maps, heatmap = drawn(height=height, width=width)
+    has_map = torch.tensor([True, False, True])
+    of_images = [formula([amap[i].numpy() for amap in maps], heatmap[i, 0].numpy()) for i in (0, 2)]
+    expected = torch.tensor([of_images[0], 0, of_images[1]], dtype=torch.float64)
+    loss = loss_of(mode, weight=3.0)
+    torch.testing.assert_close(loss.per_image(maps, heatmap, has_map), expected, **CLOSE)
+    torch.testing.assert_close(loss(maps, heatmap, has_map), 3 * expected.sum() / 3, **CLOSE)
+    named = {f"layer{i}": amap for i, amap in enumerate(maps)}
+    assert torch.equal(loss(named, heatmap, has_map), loss(maps, heatmap, has_map))
+    single = loss([amap.float() for amap in maps], heatmap.float(), has_map)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), loss(maps, heatmap, has_map), rtol=1e-5, atol=0)
+
+
+def test_parts_of_a_batch_add_up():
+    maps, heatmap = drawn(4)
+    has_map, loss = torch.tensor([True, True, False, True]), loss_of("paper")
+    parts = [loss([amap[i : i + 2] for amap in maps], heatmap[i : i + 2], has_map[i : i + 2]) for i in (0, 2)]
+    torch.testing.assert_close(sum(parts) / 2, loss(maps, heatmap, has_map))
+
+
+@pytest.mark.parametrize("mode", ["paper", "gala_tpu"])
+def test_images_without_a_map_have_no_influence_and_no_gradient(mode):
+    maps, heatmap = drawn()
+    has_map, loss = torch.tensor([True, False, True]), loss_of(mode)
+    heatmap[1] = torch.nan
+    maps[0][1], maps[1][1] = torch.inf, 0
+    leaves = [amap.requires_grad_() for amap in maps]
+    grads = torch.autograd.grad(loss(leaves, heatmap, has_map), leaves)
+    for grad in grads:
+        assert torch.equal(grad[1], torch.zeros_like(grad[1]))
+        assert grad[[0, 2]].isfinite().all()
+        assert grad[[0, 2]].abs().sum() > 0
+    of_none = loss(leaves, heatmap, torch.zeros(3, dtype=torch.bool))
+    assert of_none == 0
+    assert not any(grad.any() for grad in torch.autograd.grad(of_none, leaves))
+
+
+@pytest.mark.parametrize("mode", ["paper", "gala_tpu"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        pytest.param(0.0, 1.0, id="no-attention"),
+        pytest.param(1.0, 0.0, id="zero-human-map"),
+        pytest.param(0.0, 0.0, id="both-zero"),
+        pytest.param(2.0, 3.0, id="both-constant"),
+    ],
+)
+def test_constant_maps_have_finite_gradients(mode, ours, theirs):
+    leaves = [torch.full((2, *size), ours, requires_grad=True) for size in SIZES]
+    value = loss_of(mode)(leaves, torch.full((2, 1, 20, 20), theirs), torch.ones(2, dtype=torch.bool))
+    grads = torch.autograd.grad(value, leaves)
+    assert value.isfinite()
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("mode", ["paper", "gala_tpu"])
+def test_gradients_of_the_map_loss(mode):
+    rng = torch.Generator().manual_seed(0)
+    maps = [torch.rand(2, *size, generator=rng, dtype=torch.float64) + 0.1 for size in ((3, 4), (2, 2), (3, 4))]
+    heatmap, has_map = torch.rand(2, 1, 9, 9, generator=rng, dtype=torch.float64), torch.tensor([True, False])
+    leaves = [amap.requires_grad_() for amap in maps]
+    loss = loss_of(mode, weight=1.0)
+    assert torch.autograd.gradcheck(lambda *layers: loss(layers, heatmap, has_map), leaves)
+
+
+@pytest.mark.parametrize("mode", ["paper", "gala_tpu"])
+def test_gradients_reach_the_attention_layer(backend, mode):
+    """From the fused map, as from an attention written out."""
+    torch.manual_seed(0)
+    layer, loss = GALA(8, backend=backend, dtype=torch.float64), GalaMapLoss(mode, weight=6.0, channels=8)
+    x, heatmap = torch.randn(2, 8, 5, 6, dtype=torch.float64), torch.rand(2, 1, 20, 24, dtype=torch.float64)
+    has_map = torch.ones(2, dtype=torch.bool)
+    _, amap = layer(x, return_map=True)
+    found = torch.autograd.grad(loss([amap], heatmap, has_map), layer.parameters())
+    _, amap = paper(x, layer.weights, None, "tanh")
+    expected = torch.autograd.grad(loss([amap], heatmap, has_map), layer.parameters())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def kept(run):
+    """Bytes of distinct tensors saved for backward, and the number of values of the largest."""
+    storages, largest = {}, 0
+
+    def pack(tensor):
+        nonlocal largest
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    return sum(storages.values()), largest, result
+
+
+def test_no_tensor_of_the_attention_s_size_is_kept():
+    """At the paper's shape, six layers of 1024 channels and 14x14 pixels: less than 1 % of what the network keeps."""
+    torch.manual_seed(0)
+    model, images = gala_resnet50(10), torch.randn(1, 3, 224, 224)
+    heatmap, has_map = torch.rand(1, 1, 224, 224), torch.ones(1, dtype=torch.bool)
+    plain, _, _ = kept(lambda: model(images).logsumexp(1).sum())
+    _, maps = model(images, return_maps=True)
+    assert {tuple(amap.shape) for amap in maps.values()} == {(1, 14, 14)}
+    assert len(maps) == 6
+    _, largest, _ = kept(lambda: GalaMapLoss()(maps, heatmap, has_map))
+    assert largest <= 14 * 14
+    taught, _, _ = kept(lambda: taught_loss(model, images, heatmap, has_map))
+    assert plain < taught < 1.01 * plain
+
+
+def taught_loss(model, images, heatmap, has_map):
+    logits, maps = model(images, return_maps=True)
+    return logits.logsumexp(1).sum() + GalaMapLoss()(maps, heatmap, has_map)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "l1"}, "mode is 'l1'; expected one of 'paper', 'gala_tpu'"),
+        ({"weight": -1}, "weight is -1; expected a number of at least 0"),
+        ({"weight": float("nan")}, "weight is nan"),
+        ({"mode": "gala_tpu"}, "channels is None; expected the attention's channels"),
+        ({"mode": "gala_tpu", "channels": (8, 0)}, r"channels is \(8, 0\)"),
+    ],
+)
+def test_options_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        GalaMapLoss(**options)
+
+
+def test_weights_are_the_papers_unless_given():
+    assert (GalaMapLoss().weight, GalaMapLoss("gala_tpu", channels=4).weight, HarmonizationLoss().weight) == (
+        6,
+        1e-5,
+        1,
+    )
+    assert WEIGHTS == {"paper": 6, "gala_tpu": 1e-5, "harmonization": 1}
+    with pytest.raises(ValueError, match="weight is -2"):
+        HarmonizationLoss(-2)
+
+
+MAPS, HEATMAP, HAS_MAP = [torch.ones(2, 3, 3)], torch.ones(2, 1, 6, 6), torch.ones(2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], HEATMAP, HAS_MAP), r"maps is empty; expected at least one \[N, H, W\]"),
+        (([*MAPS, torch.ones(3, 3, 3)], HEATMAP, HAS_MAP), r"maps has float32 \[3, 3, 3\]"),
+        (
+            ([torch.ones(2, 3, 3, dtype=torch.int64)], HEATMAP, HAS_MAP),
+            r"maps has int64 \[2, 3, 3\]; expected floating",
+        ),
+        (
+            (MAPS, torch.ones(2, 6, 6), HAS_MAP),
+            r"heatmap is float32 \[2, 6, 6\]; expected floating-point \[2, 1, H', W'\]",
+        ),
+        ((MAPS, HEATMAP, torch.ones(2)), r"has_map is float32 \[2\]; expected bool \[2\]"),
+        ((MAPS, HEATMAP, HAS_MAP[:1]), r"has_map is bool \[1\]"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GalaMapLoss()(*arguments)
+
+
+def test_a_number_of_channels_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="maps has 1 layers; expected 3, as channels has"):
+        loss_of("gala_tpu")(MAPS, HEATMAP, HAS_MAP)
+
+
+class Smooth(nn.Module):
+    """A network without kinks, whose images have no influence on each other."""
+
+    def __init__(self, channels=3, classes=4):
+        super().__init__()
+        self.conv, self.attention, self.fc = nn.Conv2d(channels, 6, 3), GALA(6), nn.Linear(6, classes)
+
+    def forward(self, x):
+        return self.fc(torch.tanh(self.attention(torch.tanh(self.conv(x)))).mean((2, 3)) * 5)
+
+
+def standardised(h):
+    return np.maximum((h - h.mean()) / (h.std() + 1e-5), 0)
+
+
+def pyramid(h):
+    """Five levels; where the side is even, the second zero of each pair beyond the far edge has no partner."""
+    row = np.array([1, 4, 6, 4, 1]) / 16
+    levels = [h]
+    for _ in range(4):
+        full = signal.convolve2d(levels[-1], np.outer(row, row), "full")  # full[i] is centred at i - 2
+        first = [2 + (2 - (3 if side % 2 == 0 else 4) // 2) for side in levels[-1].shape]
+        rows, columns = (first[axis] + 2 * np.arange(-(-side // 2)) for axis, side in enumerate(levels[-1].shape))
+        levels.append(full[np.ix_(rows, columns)])
+    return levels
+
+
+def harmonization(model, images, labels, heatmap, has_map, largest=None):
+    """(loss of each image, the maxima of z(g)), the gradient image by image."""
+    losses, maxima = [], []
+    for i, image in enumerate(images):
+        image = image[None].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(image)[0, labels[i]], image)
+        ours, theirs = standardised(gradient[0].mean(0).numpy()), standardised(heatmap[i, 0].numpy())
+        maxima.append(ours.max())
+        top = maxima[i] if largest is None else largest[i]
+        theirs = theirs / (theirs.max() + 1e-6) * (top + 1e-6)
+        pairs = zip(pyramid(ours), pyramid(theirs), strict=True)
+        losses.append(has_map[i].item() * np.mean([((a - b) ** 2).mean() for a, b in pairs]))
+    return np.array(losses), maxima
+
+
+def test_harmonization_is_that_of_its_formula_and_so_are_its_gradients():
+    torch.manual_seed(0)
+    model = Smooth().double()
+    images, labels = torch.randn(3, 3, 21, 18, dtype=torch.float64), torch.tensor([0, 3, 1])
+    heatmap, has_map = torch.rand(3, 1, 21, 18, dtype=torch.float64), torch.tensor([True, False, True])
+    expected, maxima = harmonization(model, images, labels, heatmap, has_map)
+    loss = HarmonizationLoss(weight=2.0).double()
+    leaf = images.clone().requires_grad_()
+    logits = model(leaf)
+    found = loss.per_image(logits, leaf, labels, heatmap, has_map)
+    torch.testing.assert_close(found, torch.from_numpy(expected), **CLOSE)
+    value = loss(logits, leaf, labels, heatmap, has_map)
+    torch.testing.assert_close(value, torch.tensor(2 * expected.mean()), **CLOSE)
+
+    grads = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+    step = 1e-6
+    for parameter, grad in zip(model.parameters(), grads, strict=True):
+        direction = torch.randn_like(parameter)
+        there = []
+        for sign in (1, -1):
+            parameter.data.add_(sign * step * direction)
+            there.append(2 * harmonization(model, images, labels, heatmap, has_map, maxima)[0].mean())
+            parameter.data.sub_(sign * step * direction)
+        slope = (there[0] - there[1]) / (2 * step)
+        along = 0.0 if grad is None else (grad * direction).sum().item()
+        assert along == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+def test_harmonization_leaves_out_images_without_a_map():
+    torch.manual_seed(0)
+    model, loss = Smooth(), HarmonizationLoss()
+    images, labels = torch.randn(2, 3, 16, 16, requires_grad=True), torch.tensor([1, 2])
+    heatmap, has_map = torch.rand(2, 1, 32, 32), torch.tensor([True, False])
+    heatmap[1] = torch.nan
+
+    def grads(images, labels, heatmap, has_map):
+        values = loss.per_image(model(images), images, labels, heatmap, has_map)
+        return values, torch.autograd.grad(values.sum(), model.conv.weight)[0]
+
+    values, both = grads(images, labels, heatmap, has_map)
+    _, first = grads(images[:1], labels[:1], heatmap[:1], has_map[:1])
+    assert values[1] == 0
+    torch.testing.assert_close(both, first)
+    values, none = grads(images, labels, heatmap, torch.zeros_like(has_map))
+    assert not values.any()
+    assert not none.any()
+
+
+def test_harmonization_of_constant_maps_and_gradients_is_finite():
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), torch.ones(2, 3, 4, 4, requires_grad=True)
+    nn.init.ones_(model[1].weight)
+    loss = HarmonizationLoss()(model(images), images, torch.tensor([0, 1]), torch.ones(2, 1, 4, 4), HAS_MAP)
+    (grad,) = torch.autograd.grad(loss, model[1].weight)
+    assert loss == 0
+    assert grad.isfinite().all()
+
+
+IMAGES = torch.ones(2, 3, 6, 6, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "logits", "labels", "message"),
+    [
+        (
+            IMAGES.detach(),
+            IMAGES.flatten(1),
+            HAS_MAP.long(),
+            r"images is float32 \[2, 3, 6, 6\] and requires_grad is F",
+        ),
+        (IMAGES, IMAGES, HAS_MAP.long(), r"logits is float32 \[2, 3, 6, 6\]; expected 2 dimensions, the first 2"),
+        (IMAGES, IMAGES.flatten(1), HAS_MAP.long()[:1], r"labels is int64 \[1\]; expected 1 dimensions"),
+    ],
+)
+def test_arguments_of_harmonization_are_named(images, logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        HarmonizationLoss()(logits, images, labels, HEATMAP, HAS_MAP)
