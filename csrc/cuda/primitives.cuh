@@ -1,0 +1,312 @@
+// Every CUDA construct and hardware instruction that the kernels use, one function each. The kernels name nothing of
+// CUDA themselves, so that tests/cpp/shim/primitives.cuh, the same names on the host, runs them without a GPU.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <climits>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+// Before `void name(Params)`, which takes one trivially copyable struct: at least `blocks` blocks of `threads` threads
+// share a multiprocessor.
+#define GALA_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define GALA_DEVICE __device__ __forceinline__
+
+namespace gala::cuda {
+
+// ---- numbers
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+GALA_DEVICE uint32_t bits_of(float value) { return __float_as_uint(value); }
+GALA_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
+
+GALA_DEVICE float to_float(float value) { return value; }
+GALA_DEVICE float to_float(bf16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
+GALA_DEVICE float to_float(f16 value) {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+}
+
+// To the nearest, ties to even.
+template <class T>
+GALA_DEVICE T from_float(float value) = delete;
+template <>
+GALA_DEVICE float from_float<float>(float value) {
+  return value;
+}
+template <>
+GALA_DEVICE bf16 from_float<bf16>(float value) {
+  bf16 narrow;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(value));
+  return narrow;
+}
+template <>
+GALA_DEVICE f16 from_float<f16>(float value) {
+  f16 narrow;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(value));
+  return narrow;
+}
+
+// Two 16-bit numbers in one register, the first in the low half.
+template <class T>
+GALA_DEVICE uint32_t pack_pair(float first, float second) = delete;
+template <>
+GALA_DEVICE uint32_t pack_pair<bf16>(float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+template <>
+GALA_DEVICE uint32_t pack_pair<f16>(float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+
+// To TF32's 10 bits of mantissa, to the nearest, ties away from zero.
+GALA_DEVICE uint32_t round_tf32(float value) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return rounded;
+}
+
+GALA_DEVICE float tanh_approx(float value) {
+  float result;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+GALA_DEVICE float exp2_approx(float value) {
+  float result;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+GALA_DEVICE float reciprocal_approx(float value) {
+  float result;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+GALA_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+
+// Byte `index` of `low` and of `high`, 0 to 3: 0xffff in the low half where the first is negative as a signed byte, and
+// 0xffff in the high half where the second is.
+GALA_DEVICE uint32_t byte_signs(uint32_t low, uint32_t high, int index) {
+  uint32_t mask;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(mask) : "r"(low), "r"(high), "r"(0xcc88 + 0x1111 * index));
+  return mask;
+}
+
+// ---- threads
+
+GALA_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+GALA_DEVICE int threads_in_block() { return static_cast<int>(blockDim.x); }
+GALA_DEVICE int lane() { return static_cast<int>(threadIdx.x % 32); }
+GALA_DEVICE int warp() { return static_cast<int>(threadIdx.x / 32); }
+GALA_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
+GALA_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
+GALA_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
+GALA_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
+GALA_DEVICE int blocks_y() { return static_cast<int>(gridDim.y); }
+GALA_DEVICE int blocks_z() { return static_cast<int>(gridDim.z); }
+
+GALA_DEVICE void block_barrier() { __syncthreads(); }
+GALA_DEVICE void warp_barrier() { __syncwarp(); }
+
+// All lanes of the warp take part.
+template <class V>  // float, int or uint32_t
+GALA_DEVICE V shuffle_xor(V value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+template <class V>
+GALA_DEVICE V shuffle_down(V value, int lanes) {
+  return __shfl_down_sync(0xffffffffu, value, static_cast<unsigned>(lanes));
+}
+template <class V>
+GALA_DEVICE V shuffle(V value, int from) {
+  return __shfl_sync(0xffffffffu, value, from);
+}
+GALA_DEVICE uint32_t ballot(bool set) { return __ballot_sync(0xffffffffu, set); }
+
+// ---- memory
+
+// The block's dynamic shared memory, aligned to 128 bytes.
+template <class T>
+GALA_DEVICE T* shared_memory() {
+  extern __shared__ __align__(128) unsigned char gala_shared[];
+  return reinterpret_cast<T*>(gala_shared);
+}
+
+// n values that move as one, 2 to 16 bytes.
+template <class T, int n>
+struct alignas(sizeof(T) * n) Vec {
+  T at[n];
+};
+
+namespace detail {
+
+template <int bytes>
+struct Word;
+template <>
+struct Word<2> {
+  using Type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using Type = unsigned;
+};
+template <>
+struct Word<8> {
+  using Type = uint2;
+};
+template <>
+struct Word<16> {
+  using Type = uint4;
+};
+template <class V>
+using WordOf = typename Word<sizeof(V)>::Type;
+
+GALA_DEVICE uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+}  // namespace detail
+
+// V is 2, 4, 8 or 16 bytes, and the address a multiple of that: one instruction.
+template <class V>
+GALA_DEVICE V load_global(const V* from) {
+  const auto word = *reinterpret_cast<const detail::WordOf<V>*>(from);
+  V value;
+  __builtin_memcpy(&value, &word, sizeof(V));
+  return value;
+}
+// What is read for the last time: the first to leave the caches.
+template <class V>
+GALA_DEVICE V load_streaming(const V* from) {
+  const auto word = __ldcs(reinterpret_cast<const detail::WordOf<V>*>(from));
+  V value;
+  __builtin_memcpy(&value, &word, sizeof(V));
+  return value;
+}
+template <class V>
+GALA_DEVICE void store_global(V* to, V value) {
+  detail::WordOf<V> word;
+  __builtin_memcpy(&word, &value, sizeof(V));
+  *reinterpret_cast<detail::WordOf<V>*>(to) = word;
+}
+template <class V>
+GALA_DEVICE V load_shared(const V* from) {
+  return load_global(from);
+}
+template <class V>
+GALA_DEVICE void store_shared(V* to, V value) {
+  store_global(to, value);
+}
+
+// Copies 2, 4, 8 or 16 bytes into shared memory; zeros where not `inside`, and then `global` is not read. It is done
+// once the group it was committed in has been waited for; 2 bytes, which the hardware cannot copy so, at once.
+template <int bytes>
+GALA_DEVICE void copy_async(void* shared, const void* global, bool inside) {
+  if constexpr (bytes == 2) {
+    *static_cast<uint16_t*>(shared) = inside ? *static_cast<const uint16_t*>(global) : uint16_t(0);
+  } else if constexpr (bytes == 16) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+                 :
+                 : "r"(detail::shared_address(shared)), "l"(global), "r"(inside ? 16 : 0)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :
+                 : "r"(detail::shared_address(shared)), "l"(global), "n"(bytes), "r"(inside ? bytes : 0)
+                 : "memory");
+  }
+}
+// Ends a group of this thread's copies.
+GALA_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until all but the last `pending` groups of this thread are done.
+template <int pending>
+GALA_DEVICE void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+// ---- tensor cores: all lanes of the warp take part; fragments as the PTX manual lays them out
+
+// Four 8 x 8 matrices of 16-bit numbers; lane i gives the address of row i % 8 of matrix i / 8, 16 bytes aligned to 16.
+// Register j receives the two neighbours of matrix j that lie in row lane / 4 from column 2 (lane % 4) on.
+GALA_DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(detail::shared_address(shared_row))
+               : "memory");
+}
+// The same of the transposed matrices.
+GALA_DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(detail::shared_address(shared_row))
+               : "memory");
+}
+
+#define GALA_MMA(shape_and_types)                                                                            \
+  asm("mma.sync.aligned." shape_and_types " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                       \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+
+// d [16, 8] += a [16, 16] b [16, 8]
+GALA_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bf16) {
+  GALA_MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
+}
+GALA_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], f16) {
+  GALA_MMA("m16n8k16.row.col.f32.f16.f16.f32");
+}
+// d [16, 8] += a [16, 8] b [8, 8], of which only TF32's bits are read
+GALA_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  GALA_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
+}
+#undef GALA_MMA
+
+// ---- host
+
+inline void check(const char* name, cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(name) + ": " + cudaGetErrorString(error));
+}
+
+struct Grid {
+  int64_t x, y = 1, z = 1;
+};
+
+template <class Params>
+void launch(const char* name, void (*kernel)(Params), Grid grid, int threads, int shared_bytes, void* stream,
+            const Params& params) {
+  if (grid.x > INT_MAX || grid.y > 65535 || grid.z > 65535)
+    throw std::runtime_error(std::string(name) + ": a grid of " + std::to_string(grid.x) + " x " +
+                             std::to_string(grid.y) + " x " + std::to_string(grid.z) + " blocks is beyond CUDA's");
+  constexpr int kAlwaysAllowed = 48 << 10;
+  if (shared_bytes > kAlwaysAllowed)
+    check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
+  kernel<<<blocks, static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
+           static_cast<cudaStream_t>(stream)>>>(params);
+  check(name, cudaGetLastError());
+}
+
+inline int attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  check("cudaGetDevice", cudaGetDevice(&device));
+  check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+// Of the current device.
+inline int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+inline int64_t l2_bytes() { return attribute(cudaDevAttrL2CacheSize); }
+// The most dynamic shared memory that a block may ask for.
+inline int shared_limit() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+}  // namespace gala::cuda
