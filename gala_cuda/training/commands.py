@@ -26,7 +26,7 @@ _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a
 
 
 @contextmanager
-def _arguments_named() -> Iterator[None]:
+def arguments_named() -> Iterator[None]:
     """Refusals as argparse's, by the flag that is to blame."""
     try:
         yield
@@ -38,8 +38,8 @@ def _arguments_named() -> Iterator[None]:
 
 def train(args: argparse.Namespace, console: Console) -> None:
     """Raises argparse.ArgumentError for arguments that cannot be followed, and ``FAILURES``."""
-    device = _device(args)
-    with _arguments_named(), distributed.joined(device) as world:
+    device = device_of(args)
+    with arguments_named(), distributed.joined(device) as world:
         resume = args.resume or distributed.restarted()
         before = args.output / "recipe.yaml"
         source = str(before) if resume and args.recipe is None and before.exists() else args.recipe
@@ -63,10 +63,10 @@ def train(args: argparse.Namespace, console: Console) -> None:
 
 def evaluation(args: argparse.Namespace, console: Console) -> None:
     """Raises as :func:`train` does."""
-    device = _device(args)
-    with _arguments_named(), distributed.joined(device) as world:
+    device = device_of(args)
+    with arguments_named(), distributed.joined(device) as world:
         recipe = resolve(None, given_flags(args))
-        model, network = _open(args, recipe)
+        model, network = open_network(args, recipe)
         data = _load(recipe, recipe.batch_size, recipe.image_size or network.size, device)
         if len(data.classes) != len(network.classes):
             raise argparse.ArgumentError(
@@ -84,8 +84,8 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
 
 def export(args: argparse.Namespace, console: Console) -> None:
     """Raises as :func:`train` does."""
-    with _arguments_named():
-        model, network = _open(args, resolve(None, given_flags(args)))
+    with arguments_named():
+        model, network = open_network(args, resolve(None, given_flags(args)))
     for kind in args.format:
         path = args.output.with_suffix(f".{kind}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def export(args: argparse.Namespace, console: Console) -> None:
             f"{network.size}, {network.size}]", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 
 
-def _open(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, Network]:
+def open_network(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, Network]:
     path: Path = args.weights_file
     if path.is_dir():
         found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
@@ -121,7 +121,7 @@ def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.devic
         raise argparse.ArgumentError(None, f"argument --data: {error}") from error
 
 
-def _device(args: argparse.Namespace) -> torch.device:
+def device_of(args: argparse.Namespace) -> torch.device:
     """The given one, else a GPU where there is one; without a number, the GPU of this process's local rank."""
     device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device("cuda", distributed.local_rank()) if device.type == "cuda" and device.index is None else device
