@@ -13,6 +13,8 @@
 // share a multiprocessor.
 #define GALA_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define GALA_DEVICE __device__ __forceinline__
+// Before a loop.
+#define GALA_UNROLL _Pragma("unroll")
 
 namespace gala::cuda {
 
@@ -210,23 +212,20 @@ GALA_DEVICE void store_shared(V* to, V value) {
   store_global(to, value);
 }
 
-// Copies 2, 4, 8 or 16 bytes into shared memory; zeros where not `inside`, and then `global` is not read. It is done
-// once the group it was committed in has been waited for; 2 bytes, which the hardware cannot copy so, at once.
+// Copies 4, 8 or 16 bytes into shared memory; zeros where not `inside`, and then `global` is not read. It is done once
+// the group it was committed in has been waited for.
 template <int bytes>
 GALA_DEVICE void copy_async(void* shared, const void* global, bool inside) {
-  if constexpr (bytes == 2) {
-    *static_cast<uint16_t*>(shared) = inside ? *static_cast<const uint16_t*>(global) : uint16_t(0);
-  } else if constexpr (bytes == 16) {
+  if constexpr (bytes == 16)
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :
                  : "r"(detail::shared_address(shared)), "l"(global), "r"(inside ? 16 : 0)
                  : "memory");
-  } else {
+  else
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
                  :
                  : "r"(detail::shared_address(shared)), "l"(global), "n"(bytes), "r"(inside ? bytes : 0)
                  : "memory");
-  }
 }
 // Ends a group of this thread's copies.
 GALA_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
