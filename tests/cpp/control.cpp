@@ -1,0 +1,19 @@
+// What Python calls of the shim: buffers, and the device's properties.
+#include <cstdint>
+
+#include "shim/memory.h"
+#include "shim/scheduler.h"
+
+extern "C" {
+
+void* shim_allocate(int64_t bytes, int64_t modulus, int64_t residue) {
+  return gala::shim::allocate(static_cast<size_t>(bytes), static_cast<size_t>(modulus), static_cast<size_t>(residue));
+}
+void shim_make_read_only(void* buffer) { gala::shim::make_read_only(buffer); }
+int shim_intact(void* buffer) { return gala::shim::intact(buffer); }
+void shim_release(void* buffer) { gala::shim::release(buffer); }
+
+void shim_set_device(uint64_t seed, int multiprocessors, int64_t l2_bytes, int shared_limit) {
+  gala::shim::device = {seed, multiprocessors, l2_bytes, shared_limit};
+}
+}

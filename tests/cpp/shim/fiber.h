@@ -1,0 +1,33 @@
+// A thread of execution with a stack of its own, entered by leaving another.
+#pragma once
+
+#include <cstddef>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace gala::shim {
+
+// Default-constructed it is the host: the thread of execution that is there already.
+class Fiber {
+ public:
+  Fiber();
+  Fiber(char* stack, size_t bytes, void (*entry)());  // entry never returns: it leaves for another fiber
+  ~Fiber();
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  void leave_for(Fiber& other);
+
+ private:
+#if defined(__x86_64__)
+  void* top = nullptr;
+#else
+  ucontext_t context;
+#endif
+  void* sanitizer = nullptr;  // what ThreadSanitizer calls this fiber, in a build with it
+  bool host = true;
+};
+
+}  // namespace gala::shim

@@ -1,0 +1,29 @@
+// ldmatrix and mma as the PTX manual lays out their fragments over the lanes of a warp (ISA 8.5, 9.7.14.5).
+#pragma once
+
+#include <cstdint>
+
+namespace gala::shim {
+
+struct LoadMatrix {  // one lane's
+  uint32_t row[4];  // the 16 bytes at the address that it gave
+  uint32_t r[4];
+};
+void load_matrix(void** lanes);
+void load_matrix_transposed(void** lanes);
+
+enum class Operand { bf16, f16, tf32 };
+
+struct Mma {  // one lane's
+  float d[4];
+  uint32_t a[4], b[2];
+};
+template <Operand type>
+void multiply(void** lanes);  // d += a b; [16, 16] x [16, 8], for tf32 [16, 8] x [8, 8]
+
+float from_bf16(uint16_t);
+float from_f16(uint16_t);
+uint16_t to_bf16(float);
+uint16_t to_f16(float);  // both to nearest even
+
+}  // namespace gala::shim

@@ -1,0 +1,236 @@
+// csrc/cuda/primitives.cuh for the host: the same names, one CUDA thread a fiber, every access checked.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "matrix.h"
+#include "memory.h"
+#include "scheduler.h"
+
+#define GALA_KERNEL(threads, blocks) void
+#define GALA_DEVICE inline
+
+namespace gala::cuda {
+
+using shim::Site;
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+inline uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
+inline float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
+
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) { return shim::from_bf16(x.bits); }
+inline float to_float(f16 x) { return shim::from_f16(x.bits); }
+
+template <class T>
+T from_float(float x) {
+  if constexpr (std::is_same_v<T, float>) return x;
+  else if constexpr (std::is_same_v<T, bf16>) return {shim::to_bf16(x)};
+  else return {shim::to_f16(x)};
+}
+
+template <class T>
+uint32_t pack_pair(float first, float second) {
+  return from_float<T>(first).bits | uint32_t{from_float<T>(second).bits} << 16;
+}
+
+inline uint32_t round_tf32(float value) {  // ties away from zero
+  if (std::isnan(value)) return 0x7FFFFFFF;
+  return std::isinf(value) ? bits_of(value) : (bits_of(value) + 0x1000) & 0xFFFFE000u;
+}
+
+// As inaccurate as the PTX manual allows: tanh 2^-11, ex2 2^-22, rcp 1 ulp.
+inline float tanh_approx(float value) { return float_of((bits_of(std::tanh(value)) + 0x1000) & 0xFFFFE000u); }
+inline float exp2_approx(float value) { return std::exp2(value) * (1 + 0x1p-22f); }
+inline float reciprocal_approx(float value) { return 1 / value * (1 + 0x1p-23f); }
+
+inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t{a} * b >> 32); }
+inline uint32_t byte_signs(uint32_t low, uint32_t high, int index) {
+  auto sign = [index](uint32_t word) { return word >> (8 * index + 7) & 1 ? 0xFFFFu : 0u; };
+  return sign(low) | sign(high) << 16;
+}
+
+template <class T, int n>
+struct alignas(sizeof(T) * n) Vec {
+  T at[n];
+};
+
+inline int thread_index() { return shim::position.thread; }
+inline int threads_in_block() { return shim::position.threads; }
+inline int lane() { return thread_index() % shim::WARP; }
+inline int warp() { return thread_index() / shim::WARP; }
+inline int block_x() { return static_cast<int>(shim::position.block.x); }
+inline int block_y() { return static_cast<int>(shim::position.block.y); }
+inline int block_z() { return static_cast<int>(shim::position.block.z); }
+inline int blocks_x() { return static_cast<int>(shim::position.blocks.x); }
+inline int blocks_y() { return static_cast<int>(shim::position.blocks.y); }
+inline int blocks_z() { return static_cast<int>(shim::position.blocks.z); }
+
+template <class T>
+T* shared_memory() {
+  return reinterpret_cast<T*>(shim::position.shared);
+}
+
+inline void block_barrier(Site site = Site::current()) { shim::meet_block(site); }
+inline void warp_barrier(Site site = Site::current()) { shim::meet_warp("warp_barrier", true, site); }
+
+struct Shuffle {  // one lane's
+  uint32_t value;
+  int from;  // a lane, or none where it is outside of the warp: then the own value
+  uint32_t got;
+};
+
+inline uint32_t shuffled(const char* what, uint32_t value, int from, Site site) {
+  Shuffle mine{value, from, 0};
+  shim::meet_warp(what, false, site, &mine, [](void** lanes) {
+    for (int i = 0; i < shim::WARP; ++i) {
+      auto& to = *static_cast<Shuffle*>(lanes[i]);
+      to.got = static_cast<Shuffle*>(lanes[to.from >= 0 && to.from < shim::WARP ? to.from : i])->value;
+    }
+  });
+  return mine.got;
+}
+
+template <class T>
+T shuffle_from(const char* what, T value, int from, Site site) {
+  static_assert(sizeof(T) == 4);
+  return std::bit_cast<T>(shuffled(what, std::bit_cast<uint32_t>(value), from, site));
+}
+
+template <class T>
+T shuffle_xor(T value, int mask, Site site = Site::current()) {
+  return shuffle_from("shuffle_xor", value, lane() ^ mask, site);
+}
+template <class T>
+T shuffle_down(T value, int distance, Site site = Site::current()) {
+  return shuffle_from("shuffle_down", value, lane() + distance, site);
+}
+template <class T>
+T shuffle(T value, int from, Site site = Site::current()) {
+  return shuffle_from("shuffle", value, from % shim::WARP, site);
+}
+
+inline uint32_t ballot(bool on, Site site = Site::current()) {
+  uint32_t mine = on;
+  shim::meet_warp("ballot", false, site, &mine, [](void** lanes) {
+    uint32_t all = 0;
+    for (int i = 0; i < shim::WARP; ++i) all |= *static_cast<uint32_t*>(lanes[i]) << i;
+    for (int i = 0; i < shim::WARP; ++i) *static_cast<uint32_t*>(lanes[i]) = all;
+  });
+  return mine;
+}
+
+// Until the copy is waited for, its destination holds poison: the hardware may write it at any time.
+template <int bytes>
+void copy_async(void* shared, const void* global, bool inside, Site site = Site::current()) {
+  shim::check_shared(shared, bytes, bytes, site);
+  if (inside) shim::check_global(global, bytes, bytes, false, site);
+  if constexpr (bytes == 2) {
+    *static_cast<uint16_t*>(shared) = inside ? *static_cast<const uint16_t*>(global) : uint16_t{0};
+  } else {
+    static_assert(bytes == 4 || bytes == 8 || bytes == 16);
+    for (int i = 0; i < bytes / 4; ++i) static_cast<uint32_t*>(shared)[i] = shim::POISON;
+    shim::issue({static_cast<uint32_t*>(shared), static_cast<const uint32_t*>(global), bytes / 4, inside});
+  }
+}
+inline void copy_commit() { shim::commit(); }
+template <int pending>
+void copy_wait() {
+  for (shim::Copy copy; shim::next_due(pending, copy);)
+    for (int i = 0; i < copy.words; ++i) copy.to[i] = copy.inside ? copy.from[i] : 0;
+}
+
+inline void loaded(uint32_t (&r)[4], const void* row, void (*load)(void**), const char* what, Site site) {
+  shim::LoadMatrix mine;
+  shim::check_shared(row, sizeof mine.row, sizeof mine.row, site);
+  std::memcpy(mine.row, row, sizeof mine.row);
+  shim::meet_warp(what, false, site, &mine, load);
+  std::memcpy(r, mine.r, sizeof r);
+}
+inline void load_matrix_x4(uint32_t (&r)[4], const void* row, Site site = Site::current()) {
+  loaded(r, row, shim::load_matrix, "load_matrix_x4", site);
+}
+inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row, Site site = Site::current()) {
+  loaded(r, row, shim::load_matrix_transposed, "load_matrix_x4_transposed", site);
+}
+inline void multiplied(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], void (*multiply)(void**),
+                       const char* what, Site site) {
+  shim::Mma mine;
+  std::memcpy(mine.d, d, sizeof d);
+  std::memcpy(mine.a, a, sizeof a);
+  std::memcpy(mine.b, b, sizeof b);
+  shim::meet_warp(what, false, site, &mine, multiply);
+  std::memcpy(d, mine.d, sizeof d);
+}
+inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bf16, Site site = Site::current()) {
+  multiplied(d, a, b, shim::multiply<shim::Operand::bf16>, "mma", site);
+}
+inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], f16, Site site = Site::current()) {
+  multiplied(d, a, b, shim::multiply<shim::Operand::f16>, "mma", site);
+}
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::current()) {
+  multiplied(d, a, b, shim::multiply<shim::Operand::tf32>, "mma_tf32", site);
+}
+
+template <class V>
+V load_global(const V* from, Site site = Site::current()) {
+  shim::check_global(from, sizeof(V), sizeof(V), false, site);
+  return *from;
+}
+template <class V>
+V load_streaming(const V* from, Site site = Site::current()) {
+  return load_global(from, site);
+}
+template <class V>
+void store_global(V* to, V value, Site site = Site::current()) {
+  shim::check_global(to, sizeof(V), sizeof(V), true, site);
+  *to = value;
+}
+
+template <class V>
+V load_shared(const V* from, Site site = Site::current()) {
+  shim::check_shared(from, sizeof(V), sizeof(V), site);
+  return *from;
+}
+template <class V>
+void store_shared(V* to, V value, Site site = Site::current()) {
+  shim::check_shared(to, sizeof(V), sizeof(V), site);
+  *to = value;
+}
+
+struct Grid {
+  int64_t x, y = 1, z = 1;
+};
+
+template <class P>
+void launch(const char* name, void (*kernel)(P), Grid grid, int threads, int shared_bytes,
+            [[maybe_unused]] void* stream, const P& params) {
+  static_assert(std::is_trivially_copyable_v<P> && sizeof(P) <= 4096);
+  struct Call {
+    void (*kernel)(P);
+    const P& params;
+  } call{kernel, params};
+  shim::launch(
+      name, {grid.x, grid.y, grid.z}, threads, shared_bytes,
+      [](const void* context) {
+        auto& c = *static_cast<const Call*>(context);
+        c.kernel(c.params);
+      },
+      &call);
+}
+
+inline int multiprocessors() { return shim::device.multiprocessors; }
+inline int64_t l2_bytes() { return shim::device.l2_bytes; }
+inline int shared_limit() { return shim::device.shared_limit; }
+
+}  // namespace gala::cuda

@@ -1,0 +1,294 @@
+#include "scheduler.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "fiber.h"
+#include "memory.h"
+
+#if defined(GALA_SHIM_RACES)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace gala::shim {
+
+Position position;
+Device device;
+
+namespace {
+
+constexpr size_t STACK = 128 << 10;
+constexpr std::ptrdiff_t GUARD = 4096;
+
+// Threads that wait for each other.
+struct Team {
+  const char* name;
+  int first, size;
+  int arrived = 0;
+  const char* what = nullptr;
+  Site site = {};
+  bool odd = false;
+  char order[2] = {};  // what ThreadSanitizer knows barriers by: in turns, as the next may begin before all have left
+};
+
+struct Issued {
+  Copy copy;
+  int64_t group;
+};
+
+struct Thread {
+  std::unique_ptr<Fiber> fiber;
+  Site site = {};  // where it was last seen
+  bool ended = false;
+  std::deque<Issued> copies = {};
+  int64_t group = 0;  // that the next copy belongs to
+};
+
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<Team> warps;
+  Team all;
+  std::vector<void*> mine;  // what each thread brought to the meeting it waits at
+  std::vector<int> ready;
+};
+
+struct Launch {
+  void (*body)(const void*);
+  const void* context;
+  Fiber host;
+  std::mt19937_64 random;
+  std::string failure;
+  char begin = 0, end = 0;  // what ThreadSanitizer knows the launch's two ends by
+};
+
+Launch* launched = nullptr;  // and the block of it that runs
+Block* running = nullptr;
+
+void release_to([[maybe_unused]] char* address) {
+#if defined(GALA_SHIM_RACES)
+  __tsan_release(address);
+#endif
+}
+
+void acquire_from([[maybe_unused]] char* address) {
+#if defined(GALA_SHIM_RACES)
+  __tsan_acquire(address);
+#endif
+}
+
+Thread& self() { return running->threads[static_cast<size_t>(position.thread)]; }
+
+void leave() { self().fiber->leave_for(launched->host); }
+
+std::string text(Site site) {
+  const std::string file = site.file_name();
+  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line());
+}
+
+void enter() {
+  acquire_from(&launched->begin);
+  launched->body(launched->context);
+  Thread& me = self();
+  if (!me.copies.empty()) fail("ends with asynchronous copies that it has not waited for; last seen");
+  release_to(&launched->end);
+  me.ended = true;
+  leave();
+  __builtin_unreachable();
+}
+
+void on_fault(int, siginfo_t* info, void*) {
+  const auto offset = static_cast<char*>(info->si_addr) - position.shared;
+  const bool shared = offset >= -GUARD && offset < static_cast<std::ptrdiff_t>(position.shared_bytes) + GUARD;
+  fail("touches memory that is not its own, " +
+       (shared ? std::to_string(offset) + " bytes into shared memory of " + std::to_string(position.shared_bytes)
+               : whereabouts(info->si_addr)) +
+       "; last seen");
+}
+
+// While it lives an access to a guard page ends the launch instead of the process.
+class Trap {
+ public:
+  Trap() : stack(SIGSTKSZ + (64 << 10)) {
+    stack_t own{};
+    own.ss_sp = stack.data();
+    own.ss_size = stack.size();
+    sigaltstack(&own, &former_stack);
+    struct sigaction action{};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // it is never returned from
+    sigaction(SIGSEGV, &action, &former);
+  }
+  ~Trap() {
+    sigaction(SIGSEGV, &former, nullptr);
+    sigaltstack(&former_stack, nullptr);
+  }
+
+ private:
+  std::vector<char> stack;
+  stack_t former_stack{};
+  struct sigaction former{};
+};
+
+std::vector<int64_t> order_of(int64_t blocks) {
+  std::vector<int64_t> turns(static_cast<size_t>(blocks));
+  std::iota(turns.begin(), turns.end(), 0);
+  if (device.seed) std::shuffle(turns.begin(), turns.end(), launched->random);
+  return turns;
+}
+
+// With an odd seed one of the threads that got ready last, so that warps run far ahead of others; else any.
+int take_turn(std::vector<int>& ready) {
+  const size_t size = ready.size(), range = device.seed % 2 ? std::min<size_t>(size, WARP) : size;
+  const auto at = ready.begin() + static_cast<std::ptrdiff_t>(device.seed ? size - 1 - launched->random() % range : 0);
+  const int thread = *at;
+  ready.erase(at);
+  return thread;
+}
+
+std::string stuck(const Block& block) {
+  std::string what = "threads wait for others in vain:";
+  auto add = [&](const Team& team) {
+    if (team.arrived)
+      what += " " + std::to_string(team.arrived) + " of " + std::to_string(team.size) + " at " + team.what + " of " +
+              team.name + " " + std::to_string(team.first / WARP) + ", " + text(team.site) + ";";
+  };
+  add(block.all);
+  for (const Team& team : block.warps) add(team);
+  const auto ended = std::count_if(block.threads.begin(), block.threads.end(), [](const Thread& t) { return t.ended; });
+  return what + " " + std::to_string(ended) + " have ended";
+}
+
+void run_block(int threads, Pages& stacks) {
+  Block block;
+  running = &block;
+  block.all = {"block", 0, threads};
+  block.mine.resize(static_cast<size_t>(threads));
+  for (int t = 0; t < threads; t += WARP) block.warps.push_back({"warp", t, WARP});
+  for (int t = 0; t < threads; ++t) {
+    block.threads.push_back({std::make_unique<Fiber>(stacks.begin() + static_cast<size_t>(t) * STACK, STACK, enter)});
+    block.ready.push_back(t);
+  }
+  while (!block.ready.empty() && launched->failure.empty()) {
+    position.thread = take_turn(block.ready);
+    launched->host.leave_for(*self().fiber);
+  }
+  const bool ended = std::all_of(block.threads.begin(), block.threads.end(), [](const Thread& t) { return t.ended; });
+  if (launched->failure.empty() && !ended) launched->failure = stuck(block);
+  running = nullptr;
+}
+
+void meet(Team& team, const char* what, bool barrier, Site site, void* mine, void (*together)(void**)) {
+  self().site = site;
+  if (team.arrived && (team.what != what || team.site.line() != site.line()))
+    fail("is not where others of its " + std::string(team.name) + " wait, at " + team.what + ", " + text(team.site) +
+         ", but at " + what + ",");
+  team.what = what;
+  team.site = site;
+  running->mine[static_cast<size_t>(position.thread)] = mine;
+  char* order = &team.order[team.odd];
+  if (barrier) release_to(order);
+  if (++team.arrived == team.size) {
+    if (together) together(&running->mine[static_cast<size_t>(team.first)]);
+    team.arrived = 0;
+    if (barrier) team.odd = !team.odd;
+    for (int t = 0; t < team.size; ++t) running->ready.push_back(team.first + t);
+  }
+  leave();
+  if (barrier) acquire_from(order);
+}
+
+void check_limits(Dim blocks, int threads, int shared_bytes) {
+  constexpr int64_t most_x = INT32_MAX, most_y = 65535;
+  if (blocks.x < 1 || blocks.y < 1 || blocks.z < 1 || blocks.x > most_x || blocks.y > most_y || blocks.z > most_y)
+    throw std::runtime_error("no such grid: " + std::to_string(blocks.x) + " x " + std::to_string(blocks.y) + " x " +
+                             std::to_string(blocks.z));
+  if (threads < WARP || threads > 1024 || threads % WARP)
+    throw std::runtime_error(std::to_string(threads) + " threads are not whole warps");
+  if (shared_bytes < 0 || shared_bytes > device.shared_limit)
+    throw std::runtime_error(std::to_string(shared_bytes) + " bytes of shared memory, more than " +
+                             std::to_string(device.shared_limit));
+}
+
+}  // namespace
+
+void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*),
+            const void* context) {
+  check_limits(blocks, threads, shared_bytes);
+  Launch here{body, context, {}, std::mt19937_64(device.seed), {}};
+  launched = &here;
+  Trap trap;
+  const auto bytes = static_cast<size_t>(shared_bytes);
+  Pages stacks(static_cast<size_t>(threads) * STACK), shared((bytes + 127) / 128 * 128);
+  const std::vector<int64_t> turns = order_of(blocks.x * blocks.y * blocks.z);
+  char* own = shared.end() - (bytes + 127) / 128 * 128;
+  release_to(&here.begin);
+  for (int64_t b : turns) {
+    position = {{b % blocks.x, b / blocks.x % blocks.y, b / blocks.x / blocks.y}, blocks, 0, threads, own, bytes};
+#if defined(GALA_SHIM_RACES)
+    stacks.renew();
+    shared.renew();
+#endif
+    poison(shared.begin(), static_cast<size_t>(shared.end() - shared.begin()));
+    run_block(threads, stacks);
+    if (here.failure.empty() && !(poisoned(shared.begin(), static_cast<size_t>(own - shared.begin())) &&
+                                  poisoned(own + bytes, static_cast<size_t>(shared.end() - own) - bytes)))
+      here.failure = "writes past its " + std::to_string(bytes) + " bytes of shared memory";
+    if (!here.failure.empty()) {
+      const Dim& at = position.block;
+      throw std::runtime_error(std::string(name) + ", block (" + std::to_string(at.x) + ", " + std::to_string(at.y) +
+                               ", " + std::to_string(at.z) + "): " + here.failure);
+    }
+  }
+  acquire_from(&here.end);
+}
+
+void fail(const std::string& what) {
+  const Site site = self().site;
+  launched->failure =
+      "thread " + std::to_string(position.thread) + " " + what + " at " + text(site) + " in " + site.function_name();
+  leave();
+  __builtin_unreachable();
+}
+
+void check_global(const void* address, size_t bytes, size_t alignment, bool write, Site site) {
+  self().site = site;
+  const std::string wrong = why_not_global(address, bytes, alignment, write);
+  if (!wrong.empty()) fail("accesses " + wrong);
+}
+
+void check_shared(const void* address, size_t bytes, size_t alignment, Site site) {
+  self().site = site;
+  if (reinterpret_cast<uintptr_t>(address) % alignment)
+    fail("accesses " + std::to_string(bytes) + " bytes not aligned to " + std::to_string(alignment));
+  const auto offset = static_cast<const char*>(address) - position.shared;
+  if (offset < 0 || static_cast<size_t>(offset) + bytes > position.shared_bytes)
+    fail("accesses " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " of " +
+         std::to_string(position.shared_bytes) + " bytes of shared memory");
+}
+
+void meet_block(Site site) { meet(running->all, "block_barrier", true, site, nullptr, nullptr); }
+
+void meet_warp(const char* what, bool barrier, Site site, void* mine, void (*together)(void**)) {
+  meet(running->warps[static_cast<size_t>(position.thread / WARP)], what, barrier, site, mine, together);
+}
+
+void issue(const Copy& copy) { self().copies.push_back({copy, self().group}); }
+
+void commit() { ++self().group; }
+
+bool next_due(int pending_groups, Copy& copy) {
+  Thread& me = self();
+  if (me.copies.empty() || me.copies.front().group >= me.group - pending_groups) return false;
+  copy = me.copies.front().copy;
+  me.copies.pop_front();
+  return true;
+}
+
+}  // namespace gala::shim

@@ -1,0 +1,62 @@
+// Runs a grid of CUDA threads as fibers: blocks one after the other in random order, the threads of a block in turns,
+// of which one ends where a thread waits for others. Whatever is not allowed stops the launch with a std::runtime_error
+// that names kernel, block, thread and line.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <source_location>
+#include <string>
+
+namespace gala::shim {
+
+constexpr int WARP = 32;
+
+using Site = std::source_location;
+
+struct Dim {
+  int64_t x, y, z;
+};
+
+// What a kernel can ask about where it runs.
+struct Position {
+  Dim block, blocks;
+  int thread, threads;
+  char* shared;
+  size_t shared_bytes;
+};
+extern Position position;
+
+struct Device {  // what a test may choose
+  uint64_t seed = 0;  // of the order of threads and blocks; 0: the first first
+  int multiprocessors = 4;
+  int64_t l2_bytes = int64_t{32} << 20;
+  int shared_limit = 99 << 10;  // bytes a block, as on sm_86
+};
+extern Device device;
+
+void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*),
+            const void* context);
+
+[[noreturn]] void fail(const std::string& what);  // of the running thread, at the line where it was last seen
+
+void check_global(const void* address, size_t bytes, size_t alignment, bool write, Site site);
+void check_shared(const void* address, size_t bytes, size_t alignment, Site site);
+
+// Waits until all threads of the block, or of the warp, are at the same place. The last to arrive calls
+// together(mine of lane 0, mine of lane 1, ...). Only a barrier orders memory accesses.
+void meet_block(Site site);
+void meet_warp(const char* what, bool barrier, Site site, void* mine = nullptr, void (*together)(void**) = nullptr);
+
+// cp.async. The copy is performed by the wait that asks for it, in the words of the thread that issued it.
+struct Copy {
+  uint32_t* to;
+  const uint32_t* from;
+  int words;
+  bool inside;
+};
+void issue(const Copy&);
+void commit();
+bool next_due(int pending_groups, Copy& copy);  // takes the oldest copy that a wait for all but so many groups performs
+
+}  // namespace gala::shim
