@@ -67,4 +67,15 @@ void grad_x(const Problem&, const Backward&, Images, const void* packed_local, c
 int64_t local_grads_scratch(const Problem&, const Backward&);
 void local_grads(const Problem&, const Backward&, const float* ds, const Execution&);
 
+// to [rows] = the sum over parts [count, rows], in order; of `root` its square root.
+struct Sum {
+  const float* parts;
+  float* to;
+  int64_t rows, count;
+  bool root = false;
+};
+void sum_parts(const Sum& first, const Sum& second, const Execution&);  // one of no rows is left out
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 }  // namespace gala::cuda
