@@ -15,6 +15,7 @@
 #define GALA_DEVICE __device__ __forceinline__
 // Before a loop.
 #define GALA_UNROLL _Pragma("unroll")
+#define GALA_ROLL _Pragma("unroll 1")
 
 namespace gala::cuda {
 

@@ -1,0 +1,112 @@
+// What the tensor cores multiply: fragments from tiles in shared memory.
+//
+// An instruction multiplies [16, depth] by [depth, 8], where depth is 32 bytes: two vectors of 16 bytes. Straight
+// fragments come from tiles whose lines run along the depth, crossed ones from tiles whose lines follow each other
+// along it.
+#pragma once
+
+#include <cmath>
+#include <primitives.cuh>
+#include <type_traits>
+
+#include "tile.cuh"
+
+namespace gala::cuda {
+
+// n registers; of float32 the TF32 number next to each and what is left of it.
+template <class T, int n>
+struct Fragment {
+  uint32_t high[n];
+};
+template <int n>
+struct Fragment<float, n> {
+  uint32_t high[n], low[n];
+};
+// Numbers that TF32 holds exactly.
+struct exact {};
+template <class T>
+using ExactIf = std::conditional_t<std::is_same_v<T, float>, exact, T>;
+
+template <class T, int n>
+GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
+  Fragment<T, n> f;
+  GALA_UNROLL for (int i = 0; i < n; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      const float value = float_of(registers[i]);
+      f.high[i] = round_tf32(value);
+      const float high = float_of(f.high[i]);
+      f.low[i] = bits_of(std::fabs(high) < HUGE_VALF ? value - high : 0.0f);  // of Inf and NaN nothing is left
+    } else {
+      f.high[i] = registers[i];
+    }
+  }
+  return f;
+}
+
+// Products of float32 as the sum of one or, `precise`, of all but the smallest of its four parts.
+template <class T, class A, class B, int rows, int cols>
+GALA_DEVICE void multiply_column(float (&sums)[rows][cols][4], int col, const Fragment<A, 4> (&a)[rows],
+                                 const Fragment<B, 2>& b, bool precise) {
+  const auto each_row = [&](const auto& multiply) {
+    GALA_UNROLL for (int row = 0; row < rows; ++row) multiply(sums[row][col], a[row]);
+  };
+  if constexpr (!std::is_same_v<T, float>) {
+    each_row([&](float (&sum)[4], const auto& left) { mma(sum, left.high, b.high, T{}); });
+  } else {
+    if (precise) {
+      if constexpr (std::is_same_v<A, float>)
+        each_row([&](float (&sum)[4], const auto& left) { mma_tf32(sum, left.low, b.high); });
+      if constexpr (std::is_same_v<B, float>)
+        each_row([&](float (&sum)[4], const auto& left) { mma_tf32(sum, left.high, b.low); });
+    }
+    each_row([&](float (&sum)[4], const auto& left) { mma_tf32(sum, left.high, b.high); });
+  }
+}
+
+// Lane i's address of line `line` + i % 8, `line` a multiple of 8, and vector `vector` + `odd`, `vector` even.
+template <int line_bytes>
+GALA_DEVICE const char* lane_row(const char* tile, int line, int vector, int odd) {
+  const int low = lane() % 8, key = (odd ^ swizzle(low)) * kVectorBytes;
+  return tile + (line + low) * line_bytes + (vector * kVectorBytes ^ key);
+}
+
+// Elements of a crossed tile of float32: register i from line `line` + lane % 4, plus 4 where `further`, and element
+// `element` + lane / 4.
+template <int line_bytes>
+GALA_DEVICE uint32_t crossed_word(const char* tile, int line, int element, bool further) {
+  const int low = lane() % 4 + (further ? 4 : 0), byte = (element + lane() / 4) * 4;
+  const char* at = tile + (line + low) * line_bytes + (byte ^ swizzle(low) * kVectorBytes);
+  return load_shared(reinterpret_cast<const uint32_t*>(at));
+}
+
+// The left operand [16, depth] of instruction `k` of a step, from row `row` on.
+template <class T, bool straight, int line_bytes>
+GALA_DEVICE Fragment<T, 4> left_operand(const char* tile, int row, int k) {
+  uint32_t r[4];
+  const int half = lane() / 8 % 2, quarter = lane() / 16;
+  if constexpr (straight) {
+    load_matrix_x4(r, lane_row<line_bytes>(tile, row + half * 8, k * 2, quarter));
+  } else if constexpr (!std::is_same_v<T, float>) {
+    load_matrix_x4_transposed(r, lane_row<line_bytes>(tile, k * 16 + quarter * 8, row / 8, half));
+  } else {
+    GALA_UNROLL for (int i = 0; i < 4; ++i) r[i] = crossed_word<line_bytes>(tile, k * 8, row + i % 2 * 8, i >= 2);
+  }
+  return fragment<T>(r);
+}
+
+// The right operands [depth, 8] of instruction `k` of a step, of columns `col` and `col` + 8 on.
+template <class T, bool straight, int line_bytes>
+GALA_DEVICE void right_operands(Fragment<T, 2> (&to)[2], const char* tile, int col, int k) {
+  uint32_t r[4];
+  const int half = lane() / 8 % 2, quarter = lane() / 16;
+  if constexpr (straight) {
+    load_matrix_x4(r, lane_row<line_bytes>(tile, col + quarter * 8, k * 2, half));
+  } else if constexpr (!std::is_same_v<T, float>) {
+    load_matrix_x4_transposed(r, lane_row<line_bytes>(tile, k * 16 + half * 8, col / 8, quarter));
+  } else {
+    GALA_UNROLL for (int i = 0; i < 4; ++i) r[i] = crossed_word<line_bytes>(tile, k * 8, col + i / 2 * 8, i % 2 == 1);
+  }
+  GALA_UNROLL for (int i = 0; i < 2; ++i) to[i] = fragment<T>({r[2 * i], r[2 * i + 1]});
+}
+
+}  // namespace gala::cuda

@@ -1,0 +1,269 @@
+// gather: x -> local map s, its sign bits, and the pooled mean p. The hidden layer is a product on the tensor cores,
+// and the pixels are summed from the same tiles in shared memory.
+
+#include <primitives.cuh>
+
+#include "fragment.cuh"
+#include "stages.h"
+#include "tile.cuh"
+#include "vectors.cuh"
+
+namespace gala::cuda {
+
+struct GatherParams {
+  MapView x;
+  const char* packed;  // v_shrink [R, depth]
+  int64_t packed_row_bytes;
+  const float *b_v_shrink, *v_collapse;  // [R], the bias may be null
+  float* s_parts;  // [hidden tiles, rows]
+  float* pool_parts;  // [row tiles, segments, C]
+  uint32_t* bits;  // [rows, words], or null
+  int64_t rows;
+  int reduced, words, steps, hidden_tiles, segments, stages;
+  bool precise;
+};
+
+// The pixels [begin, end) of a tile that are of one image.
+struct Segment {
+  int begin, end;
+  GALA_DEVICE bool has(int row) const { return begin <= row && row < end; }
+};
+
+// Sums the pixels of an image over a tile of x, each channel of the step: to [C] from the step's first channel on. The
+// warps share the step's channels.
+template <class T, bool channel_lanes, int rows>
+GALA_DEVICE void pool(const char* tile, const Segment& segment, int channels_left, float* to) {
+  constexpr int n = kVector<T>;
+  constexpr int kLineBytes = channel_lanes ? kStepBytes : rows * static_cast<int>(sizeof(T));
+  const int across = lane() / n;  // without channel lanes: which vectors of pixels
+  float sums[n] = {};
+  GALA_UNROLL for (int i = 0; i < rows / 32; ++i) {
+    const int line = channel_lanes ? lane() + 32 * i : warp() * n + lane() % n;
+    const int vector = channel_lanes ? warp() : across + 32 / n * i;
+    const char* at = tile_at<kLineBytes>(tile, line, vector * kVectorBytes);
+    float values[n];
+    widen(load_shared(reinterpret_cast<const Vec<T, n>*>(at)), values);
+    GALA_UNROLL for (int j = 0; j < n; ++j) if (segment.has(channel_lanes ? line : vector * n + j))
+        sums[channel_lanes ? j : 0] += values[j];
+  }
+  int channel = warp() * n;
+  bool leader;
+  if constexpr (channel_lanes) {
+    sums[0] = sum_over_lanes(sums);
+    channel += lane() * n / 32;
+    leader = lane() % (32 / n) == 0;
+  } else {
+    for (int mask = n; mask < 32; mask *= 2) sums[0] += shuffle_xor(sums[0], mask);
+    channel += lane();
+    leader = lane() < n;
+  }
+  if (leader && channel < channels_left) store_global(to + channel, sums[0]);
+}
+
+// How the block's warps share a tile of the hidden layer [rows, hidden]: each [row_tiles 16, col_tiles 8] of it.
+template <int rows, int hidden>
+struct Warps {
+  static constexpr int kCols = hidden >= 256 ? 4 : 2, kRows = kTileWarps / kCols;
+  static constexpr int kRowTiles = rows / kRows / 16, kColTiles = hidden / kCols / 8;
+  GALA_DEVICE static int row() { return warp() / kCols * kRowTiles * 16; }
+  GALA_DEVICE static int col() { return warp() % kCols * kColTiles * 8; }
+};
+
+// From a warp's part of the hidden layer before bias and ReLU: its sign bits, and what it adds to the local map, into
+// s_parts [rows of the tile] in shared memory.
+template <int row_tiles, int col_tiles>
+GALA_DEVICE void collapse(const GatherParams& p, const float (&hidden)[row_tiles][col_tiles][4], int64_t first_row,
+                          int first_hidden, int row, int rows_left, float* s_parts) {
+  constexpr int kWords = col_tiles / 4;
+  float sums[row_tiles][2] = {};
+  uint32_t words[row_tiles][2][kWords] = {};
+  GALA_UNROLL for (int i = 0; i < 2 * col_tiles; ++i) {
+    const int col = i / 2 * 8 + lane() % 4 * 2 + i % 2, r = first_hidden + col;
+    if (r >= p.reduced) continue;
+    const float bias = p.b_v_shrink ? load_global(p.b_v_shrink + r) : 0.0f, v = load_global(p.v_collapse + r);
+    GALA_UNROLL for (int j = 0; j < 2 * row_tiles; ++j) {
+      const float h = hidden[j / 2][i / 2][j % 2 * 2 + i % 2] + bias;
+      const bool on = !(h <= 0.0f);
+      sums[j / 2][j % 2] += (on ? h : 0.0f) * v;
+      words[j / 2][j % 2][i / 8] |= (on ? 1u : 0u) << col % 32;
+    }
+  }
+  GALA_UNROLL for (int j = 0; j < 2 * row_tiles; ++j) {
+    float& sum = sums[j / 2][j % 2];
+    const int at = row + j * 8 + lane() / 4;
+    for (int mask = 1; mask < 4; mask *= 2) sum += shuffle_xor(sum, mask);
+    if (lane() % 4 == 0) store_shared(s_parts + at, sum);
+    GALA_UNROLL for (int word = 0; word < kWords; ++word) {
+      uint32_t& bits = words[j / 2][j % 2][word];
+      for (int mask = 1; mask < 4; mask *= 2) bits |= shuffle_xor(bits, mask);
+      const int of_row = first_hidden / 32 + word;
+      if (p.bits && lane() % 4 == word && at < rows_left && of_row < p.words)
+        store_global(p.bits + (first_row + at) * p.words + of_row, bits);
+    }
+  }
+}
+
+template <class T, bool channel_lanes, int rows, int hidden>
+GALA_KERNEL(kTileThreads, hidden >= 256 ? 1 : 2)
+gather_kernel(GatherParams p) {
+  using Mine = Warps<rows, hidden>;
+  constexpr int kLines = channel_lanes ? rows : kDepth<T>, kLineBytes = rows * kStepBytes / kLines;
+  constexpr int kXBytes = rows * kStepBytes, kStage = kXBytes + hidden * kStepBytes;
+  char* shared = shared_memory<char>();
+  const int64_t tile = block_x() / p.hidden_tiles, first_row = tile * rows;
+  const int hidden_tile = block_x() % p.hidden_tiles, first_hidden = hidden_tile * hidden;
+  const int rows_left = static_cast<int>(p.rows - first_row < rows ? p.rows - first_row : rows);
+  const Spot first = Spot::at(first_row, p.x.pixels);
+  const int pixels = static_cast<int>(p.x.pixels.divisor);
+  const int segments = static_cast<int>(first.after(rows_left - 1, p.x.pixels).image - first.image) + 1;
+  float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
+
+  const auto load = [&](int step, int stage) {
+    if (step >= p.steps) return;
+    char* to = shared + stage * kStage;
+    load_tile<T, channel_lanes, kLines, kLineBytes>(to, p.x, {first, rows_left, step * kDepth<T>});
+    load_packed<hidden>(to + kXBytes, p.packed, p.packed_row_bytes, first_hidden, p.reduced, step);
+  };
+  const auto compute = [&](int step, int stage) {
+    const char *x = shared + stage * kStage, *v = x + kXBytes;
+    GALA_UNROLL for (int k = 0; k < kInstructions; ++k) {
+      Fragment<T, 4> left[Mine::kRowTiles];
+      GALA_UNROLL for (int i = 0; i < Mine::kRowTiles; ++i) left[i] =
+          left_operand<T, channel_lanes, kLineBytes>(x, Mine::row() + 16 * i, k);
+      GALA_UNROLL for (int j = 0; j < Mine::kColTiles; j += 2) {
+        Fragment<T, 2> right[2];
+        right_operands<T, true, kStepBytes>(right, v, Mine::col() + 8 * j, k);
+        GALA_UNROLL for (int i = 0; i < 2; ++i) multiply_column<T>(sums, j + i, left, right[i], p.precise);
+      }
+    }
+    if (step % p.hidden_tiles != hidden_tile) return;  // the tiles of the same pixels share the pooling
+    const int channel = step * kDepth<T>;
+    for (int i = 0; i < segments; ++i) {
+      const int64_t begin = i == 0 ? 0 : int64_t{i} * pixels - first.pixel, end = int64_t{i + 1} * pixels - first.pixel;
+      const Segment segment{static_cast<int>(begin), end < rows_left ? static_cast<int>(end) : rows_left};
+      pool<T, channel_lanes, rows>(x, segment, p.x.channels - channel,
+                                   p.pool_parts + (tile * p.segments + i) * p.x.channels + channel);
+    }
+  };
+  pipeline(p.steps, p.stages, load, compute);
+
+  float* s_parts = reinterpret_cast<float*>(shared);  // [warps beside each other, rows]
+  const int part = Mine::col() / (hidden / Mine::kCols);
+  collapse(p, sums, first_row, first_hidden + Mine::col(), Mine::row(), rows_left, s_parts + part * rows);
+  block_barrier();
+  const int row = thread_index();
+  if (row >= rows_left) return;
+  float s = 0.0f;
+  GALA_UNROLL for (int i = 0; i < Mine::kCols; ++i) s += load_shared(s_parts + i * rows + row);
+  store_global(p.s_parts + hidden_tile * p.rows + first_row + row, s);
+}
+
+struct FinishParams {
+  const float *s_parts, *pool_parts, *b_v_collapse;
+  float* stats;  // from the chunk's first image on
+  int64_t rows, stats_width;
+  int tile_rows, channels, hidden_tiles, segments;
+  Divider pixels;
+};
+
+// s and p of an image from the tiles' parts; a thread each element.
+GALA_KERNEL(kTileThreads, 2) gather_finish_kernel(FinishParams p) {
+  const int64_t pixels = p.pixels.divisor, blocks = (pixels + p.channels + kTileThreads - 1) / kTileThreads;
+  const int64_t image = block_x() / blocks, index = block_x() % blocks * kTileThreads + thread_index();
+  if (index >= pixels + p.channels) return;
+  const int64_t first_row = image * pixels, channel = index - pixels;
+  float sum = 0.0f;
+  if (channel < 0) {
+    for (int i = 0; i < p.hidden_tiles; ++i) sum += load_global(p.s_parts + i * p.rows + first_row + index);
+    if (p.b_v_collapse) sum += load_global(p.b_v_collapse);
+  } else {
+    const int64_t end = (first_row + pixels - 1) / p.tile_rows;
+    for (int64_t tile = first_row / p.tile_rows; tile <= end; ++tile) {
+      const int64_t segment = image - tile * p.tile_rows / pixels;
+      sum += load_global(p.pool_parts + (tile * p.segments + segment) * p.channels + channel);
+    }
+    sum /= static_cast<float>(pixels);
+  }
+  store_global(p.stats + image * p.stats_width + index, sum);
+}
+
+namespace {
+
+// Pixels and hidden units of a tile, by the shape alone, as what is summed in which order depends on them.
+struct GatherTile {
+  int rows, hidden;
+  int64_t row_tiles, hidden_tiles, segments;
+
+  GatherTile(const Shape& s, Images images) {
+    constexpr int64_t kFewBlocks = 96;
+    const int64_t count = images.count * s.pixels;
+    hidden = s.reduced > 128 && ceil_div(count, 128) * ceil_div(s.reduced, 256) >= kFewBlocks ? 256 : 64;
+    hidden_tiles = ceil_div(s.reduced, hidden);
+    rows = ceil_div(count, 128) * hidden_tiles >= kFewBlocks ? 128 : 64;
+    row_tiles = ceil_div(count, rows);
+    segments = (rows - 2) / s.pixels + 2;
+  }
+  int64_t s_floats(const Shape& s, Images images) const { return hidden_tiles * images.count * s.pixels; }
+  int64_t pool_floats(const Shape& s) const { return row_tiles * segments * s.channels; }
+  int stage_bytes() const { return (rows + hidden) * kStepBytes; }
+};
+
+template <class T>
+void launch_gather(const GatherTile& tile, bool channel_lanes, const GatherParams& p, const Execution& execution) {
+  const auto run = [&](void (*kernel)(GatherParams)) {
+    launch("gather_kernel", kernel, {tile.row_tiles * tile.hidden_tiles}, kTileThreads, p.stages * tile.stage_bytes(),
+           execution.stream, p);
+  };
+  const auto by_lanes = [&]<int rows, int hidden>() {
+    channel_lanes ? run(gather_kernel<T, true, rows, hidden>) : run(gather_kernel<T, false, rows, hidden>);
+  };
+  if (tile.hidden == 256) by_lanes.template operator()<128, 256>();
+  else if (tile.rows == 128) by_lanes.template operator()<128, 64>();
+  else by_lanes.template operator()<64, 64>();
+}
+
+}  // namespace
+
+int64_t gather_scratch(const Problem& problem, const Forward&, Images images) {
+  const GatherTile tile(problem.shape, images);
+  return (tile.s_floats(problem.shape, images) + tile.pool_floats(problem.shape)) * 4;
+}
+
+void gather(const Problem& problem, const Forward& f, Images images, const void* packed_shrink,
+            const Execution& execution) {
+  const Shape& s = problem.shape;
+  const Weights& w = problem.weights;
+  const GatherTile tile(s, images);
+  GatherParams p{};
+  p.x = map_view(problem, f.x, images);
+  p.packed = static_cast<const char*>(packed_shrink);
+  p.packed_row_bytes = packed_row_bytes(problem, s.channels);
+  p.b_v_shrink = static_cast<const float*>(w.b_v_shrink);
+  p.v_collapse = static_cast<const float*>(w.v_collapse);
+  p.s_parts = static_cast<float*>(execution.workspace);
+  p.pool_parts = p.s_parts + tile.s_floats(s, images);
+  p.words = static_cast<int>(bit_words(s));
+  if (f.bits) p.bits = reinterpret_cast<uint32_t*>(f.bits) + images.first * s.pixels * p.words;
+  p.rows = images.count * s.pixels;
+  p.reduced = static_cast<int>(s.reduced);
+  p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
+  p.hidden_tiles = static_cast<int>(tile.hidden_tiles);
+  p.segments = static_cast<int>(tile.segments);
+  p.stages = stages_that_fit(tile.stage_bytes(), 0, tile.hidden == 256 ? 3 : 4);
+  p.precise = !execution.tf32;
+  switch (problem.dtype) {
+    case DType::f32: launch_gather<float>(tile, problem.channel_lanes, p, execution); break;
+    case DType::bf16: launch_gather<bf16>(tile, problem.channel_lanes, p, execution); break;
+    case DType::f16: launch_gather<f16>(tile, problem.channel_lanes, p, execution); break;
+    case DType::f64: return;  // refused before
+  }
+  FinishParams finish{p.s_parts,  p.pool_parts, static_cast<const float*>(w.b_v_collapse),
+                      nullptr,    p.rows,       stats_width(s),
+                      tile.rows,  p.x.channels, p.hidden_tiles,
+                      p.segments, p.x.pixels};
+  finish.stats = static_cast<float*>(f.stats) + images.first * finish.stats_width;
+  launch("gather_finish_kernel", gather_finish_kernel, {images.count * ceil_div(s.pixels + s.channels, kTileThreads)},
+         kTileThreads, 0, execution.stream, finish);
+}
+
+}  // namespace gala::cuda

@@ -1,0 +1,230 @@
+// Tiles of feature maps and of packed weights in shared memory, and the pipeline that fills them.
+//
+// A tile is lines of neighbouring elements: with channel lanes a line is a pixel's channels, else a channel's pixels.
+// The pixels of a chunk's images are counted through, so that a tile of them may span several images.
+#pragma once
+
+#include <primitives.cuh>
+
+#include "stages.h"
+
+namespace gala::cuda {
+
+constexpr int kTileThreads = 256;
+constexpr int kTileWarps = kTileThreads / 32;
+constexpr int kStepBytes = 128;  // the depth of one step of a product, as bytes of its operands
+template <class T>
+constexpr int kDepth = kStepBytes / static_cast<int>(sizeof(T));
+constexpr int kInstructions = 4;  // along the depth of a step
+constexpr int kVectorBytes = 16;
+template <class T>
+constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
+
+// Divides numbers below 2^31: a multiplication and a shift.
+struct Divider {
+  uint32_t divisor, multiplier, shift;
+  GALA_DEVICE int divide(int value) const {
+    return static_cast<int>(multiply_high(2 * static_cast<uint32_t>(value), multiplier) >> shift);
+  }
+};
+
+inline Divider divider(int64_t divisor) {
+  uint32_t shift = 0;
+  while ((int64_t{1} << shift) < divisor) ++shift;
+  const uint64_t power = uint64_t{1} << (31 + shift), by = static_cast<uint64_t>(divisor);
+  return {static_cast<uint32_t>(divisor), static_cast<uint32_t>((power + by - 1) / by), shift};
+}
+
+// A pixel by its image, counted from the chunk's first one.
+struct Spot {
+  int64_t image;
+  int pixel;
+
+  GALA_DEVICE static Spot at(int64_t row, const Divider& pixels) {
+    const int64_t image = row / pixels.divisor;
+    return {image, static_cast<int>(row - image * pixels.divisor)};
+  }
+  GALA_DEVICE Spot after(int rows, const Divider& pixels) const {
+    const int images = pixels.divide(pixel + rows);
+    return {image + images, pixel + rows - images * static_cast<int>(pixels.divisor)};
+  }
+};
+
+// A feature map from the chunk's first image on; strides in elements.
+struct MapView {
+  char* data;
+  int64_t image_stride, line_stride;
+  int channels, width;  // bytes of the widest vectors that are aligned and do not straddle a pixel's or image's end
+  Divider pixels;
+};
+
+// The place of 16-byte vector `vector` of a line: eight lines in a row, and the first four vectors pairs of four lines,
+// lie in different banks.
+GALA_DEVICE int swizzle(int line) { return (line & 3) << 1 | (line >> 2 & 1); }
+
+template <int line_bytes>
+GALA_DEVICE char* tile_at(char* tile, int line, int byte) {
+  static_assert(line_bytes % 128 == 0);
+  return tile + line * line_bytes + (byte ^ swizzle(line) * kVectorBytes);
+}
+template <int line_bytes>
+GALA_DEVICE const char* tile_at(const char* tile, int line, int byte) {
+  return tile_at<line_bytes>(const_cast<char*>(tile), line, byte);
+}
+
+// Where a tile of a map stands: its first pixel, how many pixels from there on exist, and its first channel.
+struct TilePlace {
+  Spot first;
+  int rows, channel;
+};
+
+// The global address of a tile's byte, and whether that exists.
+struct Source {
+  const char* from;
+  bool inside;
+};
+
+template <class T, bool channel_lanes>
+GALA_DEVICE Source source(const MapView& map, const TilePlace& place, int line, int byte) {
+  const int element = byte / static_cast<int>(sizeof(T));
+  const int row = channel_lanes ? line : element, channel = place.channel + (channel_lanes ? element : line);
+  const Spot spot = place.first.after(row, map.pixels);
+  const int64_t offset = spot.image * map.image_stride + (channel_lanes ? spot.pixel * map.line_stride + channel
+                                                                        : channel * map.line_stride + spot.pixel);
+  return {map.data + offset * static_cast<int64_t>(sizeof(T)), row < place.rows && channel < map.channels};
+}
+
+// The tile's vectors of `bytes` bytes, dealt out to the block's threads, some of each at once: each(line, byte) of the
+// thread's vectors i, i + 1, ...
+template <int lines, int line_bytes, int bytes>
+struct Deal {
+  static constexpr int kPerLine = line_bytes / bytes, kEach = lines * kPerLine / kTileThreads;
+  static constexpr int kAtOnce = kEach < 8 ? kEach : 8;
+  static_assert(kEach * kTileThreads == lines * kPerLine);
+  GALA_DEVICE static int line(int i) { return static_cast<int>(index(i) / kPerLine); }
+  GALA_DEVICE static int byte(int i) { return static_cast<int>(index(i) % kPerLine) * bytes; }
+
+ private:
+  GALA_DEVICE static unsigned index(int i) { return static_cast<unsigned>(thread_index() + i * kTileThreads); }
+};
+
+template <class T, bool channel_lanes, int lines, int line_bytes, int bytes>
+GALA_DEVICE void load_vectors(char* tile, const MapView& map, const TilePlace& place) {
+  using Dealt = Deal<lines, line_bytes, bytes>;
+  GALA_ROLL for (int first = 0; first < Dealt::kEach; first += Dealt::kAtOnce) {
+    if constexpr (bytes >= 4) {
+      GALA_UNROLL for (int i = first; i < first + Dealt::kAtOnce; ++i) {
+        const Source at = source<T, channel_lanes>(map, place, Dealt::line(i), Dealt::byte(i));
+        copy_async<bytes>(tile_at<line_bytes>(tile, Dealt::line(i), Dealt::byte(i)), at.from, at.inside);
+      }
+    } else if constexpr (bytes == sizeof(T)) {  // narrower than the hardware copies
+      T values[Dealt::kAtOnce] = {};
+      GALA_UNROLL for (int i = 0; i < Dealt::kAtOnce; ++i) {
+        const Source at = source<T, channel_lanes>(map, place, Dealt::line(first + i), Dealt::byte(first + i));
+        if (at.inside) values[i] = load_global(reinterpret_cast<const T*>(at.from));
+      }
+      GALA_UNROLL for (int i = 0; i < Dealt::kAtOnce; ++i) {
+        char* to = tile_at<line_bytes>(tile, Dealt::line(first + i), Dealt::byte(first + i));
+        store_shared(reinterpret_cast<T*>(to), values[i]);
+      }
+    }
+  }
+}
+
+// Queues the copy of a tile into shared memory, zeros where the map has no elements.
+template <class T, bool channel_lanes, int lines, int line_bytes>
+GALA_DEVICE void load_tile(char* tile, const MapView& map, const TilePlace& place) {
+  switch (map.width) {
+    case 16: return load_vectors<T, channel_lanes, lines, line_bytes, 16>(tile, map, place);
+    case 8: return load_vectors<T, channel_lanes, lines, line_bytes, 8>(tile, map, place);
+    case 4: return load_vectors<T, channel_lanes, lines, line_bytes, 4>(tile, map, place);
+    case 2: return load_vectors<T, channel_lanes, lines, line_bytes, 2>(tile, map, place);
+  }
+}
+
+template <class T, bool channel_lanes, int lines, int line_bytes, int bytes>
+GALA_DEVICE void store_vectors(const char* tile, const MapView& map, const TilePlace& place) {
+  using Dealt = Deal<lines, line_bytes, bytes>;
+  using V = Vec<uint16_t, bytes / 2>;
+  GALA_ROLL for (int first = 0; first < Dealt::kEach; first += Dealt::kAtOnce) {
+    GALA_UNROLL for (int i = first; i < first + Dealt::kAtOnce; ++i) {
+      const Source at = source<T, channel_lanes>(map, place, Dealt::line(i), Dealt::byte(i));
+      const char* from = tile_at<line_bytes>(tile, Dealt::line(i), Dealt::byte(i));
+      if (at.inside)
+        store_global(reinterpret_cast<V*>(const_cast<char*>(at.from)), load_shared(reinterpret_cast<const V*>(from)));
+    }
+  }
+}
+
+// Writes a tile out, what of it the map has.
+template <class T, bool channel_lanes, int lines, int line_bytes>
+GALA_DEVICE void store_tile(const char* tile, const MapView& map, const TilePlace& place) {
+  switch (map.width) {
+    case 16: return store_vectors<T, channel_lanes, lines, line_bytes, 16>(tile, map, place);
+    case 8: return store_vectors<T, channel_lanes, lines, line_bytes, 8>(tile, map, place);
+    case 4: return store_vectors<T, channel_lanes, lines, line_bytes, 4>(tile, map, place);
+    case 2: return store_vectors<T, channel_lanes, lines, line_bytes, 2>(tile, map, place);
+  }
+}
+
+// Queues the copy of one step of packed weights [rows, steps * kStepBytes]: `lines` rows from `first` on.
+template <int lines>
+GALA_DEVICE void load_packed(char* tile, const char* packed, int64_t row_bytes, int first, int rows, int step) {
+  using Dealt = Deal<lines, kStepBytes, kVectorBytes>;
+  GALA_UNROLL for (int i = 0; i < Dealt::kEach; ++i) {
+    const int line = Dealt::line(i), byte = Dealt::byte(i);
+    const char* from = packed + (first + line) * row_bytes + step * int64_t{kStepBytes} + byte;
+    copy_async<kVectorBytes>(tile_at<kStepBytes>(tile, line, byte), from, first + line < rows);
+  }
+}
+
+// Calls load(step, stage) for the steps from 0 on, also some beyond the last, and compute(step, stage) for each step
+// once what was loaded for it is there. Ends with all copies done and all threads past the last step.
+template <class Load, class Compute>
+GALA_DEVICE void pipeline(int steps, int stages, const Load& load, const Compute& compute) {
+  GALA_ROLL for (int step = 0; step < stages - 1; ++step) {
+    load(step, step);
+    copy_commit();
+  }
+  GALA_ROLL for (int step = 0, stage = 0; step < steps; ++step) {
+    stages == 2 ? copy_wait<0>() : stages == 3 ? copy_wait<1>() : copy_wait<2>();
+    block_barrier();  // the step's copies are there, and the stage of the step before is free
+    load(step + stages - 1, stage == 0 ? stages - 1 : stage - 1);
+    copy_commit();
+    compute(step, stage);
+    stage = stage + 1 < stages ? stage + 1 : 0;
+  }
+  copy_wait<0>();
+  block_barrier();
+}
+
+// ---- host
+
+inline int element_size(const Problem& problem) { return problem.dtype == DType::f32 ? 4 : 2; }
+
+// Bytes of a packed row of `depth` weights.
+inline int64_t packed_row_bytes(const Problem& problem, int64_t depth) {
+  return ceil_div(depth * element_size(problem), kStepBytes) * kStepBytes;
+}
+
+inline MapView map_view(const Problem& problem, const FeatureMap& map, Images images) {
+  const Shape& s = problem.shape;
+  const int64_t size = element_size(problem),
+                line_stride = problem.channel_lanes ? map.pixel_stride : map.channel_stride;
+  const int64_t length = problem.channel_lanes ? s.channels : s.pixels, lines = s.channels * s.pixels / length;
+  char* data = static_cast<char*>(map.data) + images.first * map.image_stride * size;
+  int64_t width = kVectorBytes;
+  while (reinterpret_cast<uintptr_t>(data) % width != 0 || length * size % width != 0 ||
+         (lines > 1 && line_stride * size % width != 0) || (images.count > 1 && map.image_stride * size % width != 0))
+    width /= 2;
+  return {
+      data, map.image_stride, line_stride, static_cast<int>(s.channels), static_cast<int>(width), divider(s.pixels)};
+}
+
+// How many stages of a pipeline fit, 2 to 4, next to `fixed` bytes of shared memory.
+inline int stages_that_fit(int stage_bytes, int fixed, int most) {
+  const int fit = (shared_limit() - fixed) / stage_bytes;
+  return fit < 2 ? 2 : fit < most ? fit : most;
+}
+
+}  // namespace gala::cuda
