@@ -33,7 +33,7 @@ scale_kernel(ScaleParams p) {
   for (int top = here.begin; top < here.end; top += kRows * here.groups) {
     Vec<T, width> x[kRows] = {}, residual[kRows] = {};
     float row_alpha[kRows] = {}, row_factor[kRows] = {};
-#pragma unroll
+    GALA_UNROLL
     for (int k = 0; k < kRows; ++k) {
       const int row = top + here.group + k * here.groups;
       if (!here.inside || row >= here.end) continue;
@@ -42,14 +42,14 @@ scale_kernel(ScaleParams p) {
       row_alpha[k] = gates.row_alpha(row);
       row_factor[k] = gates.row_factor(row);
     }
-#pragma unroll
+    GALA_UNROLL
     for (int k = 0; k < kRows; ++k) {
       const int row = top + here.group + k * here.groups;
       const bool valid = here.inside && row < here.end;
       float value[width], added[width], square = 0.0f;
       widen(x[k], value);
       widen(residual[k], added);
-#pragma unroll
+      GALA_UNROLL
       for (int i = 0; i < width; ++i) {
         const float attention = squash<T>(gates.total(i, row_alpha[k], row_factor[k]), p.tanh);
         value[i] *= attention;

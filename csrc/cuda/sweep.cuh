@@ -70,7 +70,7 @@ struct Gates {
   GALA_DEVICE Gates(const float* gates, const float* statistics, const Sweep& sweep, const Place& here)
       : alpha(gates + here.image * 2 * sweep.channels), beta(alpha + sweep.channels), s(statistics) {
     const float* factors = channels ? beta : s;
-#pragma unroll
+    GALA_UNROLL
     for (int i = 0; i < width; ++i) {
       lane_alpha[i] = channels && here.inside ? load_global(alpha + here.first + i) : 0.0f;
       lane_factor[i] = here.inside ? load_global(factors + here.first + i) : 0.0f;
@@ -95,7 +95,7 @@ GALA_DEVICE void sum_groups(const float (&mine)[width], const Sweep& sweep, cons
   float* shared = shared_memory<float>();  // [groups, width, abreast]
   const int beside = thread_index() % sweep.abreast, tile = sweep.abreast * width;
   block_barrier();
-#pragma unroll
+  GALA_UNROLL
   for (int i = 0; i < width; ++i) store_shared(shared + here.group * tile + i * sweep.abreast + beside, mine[i]);
   block_barrier();
   for (int i = thread_index(); i < tile; i += kSweepThreads) {

@@ -8,7 +8,7 @@ namespace gala::cuda {
 
 template <class T, int n>
 GALA_DEVICE void widen(const Vec<T, n>& from, float (&to)[n]) {
-#pragma unroll
+  GALA_UNROLL
   for (int i = 0; i < n; ++i) to[i] = to_float(from.at[i]);
 }
 
@@ -16,10 +16,10 @@ template <class T, int n>
 GALA_DEVICE Vec<T, n> narrow(const float (&from)[n]) {
   Vec<T, n> to;
   if constexpr (std::is_same_v<T, float> || n == 1) {
-#pragma unroll
+    GALA_UNROLL
     for (int i = 0; i < n; ++i) to.at[i] = from_float<T>(from[i]);
   } else {
-#pragma unroll
+    GALA_UNROLL
     for (int i = 0; i < n; i += 2) {
       const uint32_t pair = pack_pair<T>(from[i], from[i + 1]);
       to.at[i].bits = static_cast<uint16_t>(pair);
@@ -33,25 +33,23 @@ GALA_DEVICE Vec<T, n> narrow(const float (&from)[n]) {
 GALA_DEVICE float relu(float value) { return value <= 0.0f ? 0.0f : value; }
 
 // Each of the warp's lanes gives n values, n a power of two; returns the sum over the lanes of value lane * n / 32.
-template <int n>
-GALA_DEVICE float sum_over_lanes(float (&values)[n]) {
-  int mask = 16;
-#pragma unroll
-  for (int half = n / 2; half > 0; half /= 2) {
+template <int n, int mask = 16>
+GALA_DEVICE float sum_over_lanes(const float (&values)[n]) {
+  if constexpr (n > 1) {
     const bool upper = (lane() & mask) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float other = upper ? values[i] : values[i + half];
-      values[i] = (upper ? values[i + half] : values[i]) + shuffle_xor(other, mask);
+    float half[n / 2];
+    GALA_UNROLL
+    for (int i = 0; i < n / 2; ++i) {
+      const float other = upper ? values[i] : values[i + n / 2];
+      half[i] = (upper ? values[i + n / 2] : values[i]) + shuffle_xor(other, mask);
     }
-    mask /= 2;
+    return sum_over_lanes<n / 2, mask / 2>(half);
+  } else {
+    float sum = values[0];
+    GALA_UNROLL
+    for (int left = mask; left > 0; left /= 2) sum += shuffle_xor(sum, left);
+    return sum;
   }
-#pragma unroll
-  for (int left = 32 / n; left > 1; left /= 2) {
-    values[0] += shuffle_xor(values[0], mask);
-    mask /= 2;
-  }
-  return values[0];
 }
 
 }  // namespace gala::cuda
