@@ -7,6 +7,9 @@ _HOMES = {
     "ClickMeSample": "sample",
     "GalaMapLoss": "loss",
     "HarmonizationLoss": "loss",
+    "MapRecord": "similarity",
+    "MapScore": "similarity",
+    "human_ceiling": "similarity",
 }
 __all__ = [*_HOMES]
 

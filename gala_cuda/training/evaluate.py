@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from ..clickme.similarity import MapRecord
 from .distributed import add_up
 from .meters import hits
 from .sampling import Batches
@@ -18,7 +19,10 @@ FEW_CLASSES = 20  # whose confusion is shown
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares of 1, the mean loss in nats, and ``confusion`` [K, K] int64: images by class and answer."""
+    """Shares of 1, the mean loss in nats, and ``confusion`` [K, K] int64: images by class and answer.
+
+    ``map_similarity`` is the mean rank correlation with human maps, None where none were compared.
+    """
 
     loss: float
     top1: float
@@ -26,41 +30,56 @@ class Evaluation:
     images: int
     images_per_second: float
     confusion: Tensor
+    map_similarity: float | None = None
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, device: torch.device, precision: str = "float32") -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    device: torch.device,
+    precision: str = "float32",
+    record: MapRecord | None = None,
+) -> Evaluation:
     """The result over all ranks, in evaluation mode; the mode is restored.
 
     ``model`` is on ``device`` and its logits are [n, K]. Images per second are those of all ranks, reading included.
+    ``record`` gets the maps of images that come with human ones; that of this rank alone.
 
     Raises:
         ValueError: no image could be read.
     """
     training = model.training
     model.eval()
-    totals, confusion = torch.zeros(4, dtype=torch.float64, device=device), None
+    totals, confusion = torch.zeros(6, dtype=torch.float64, device=device), None
     began = time.perf_counter()
-    for images, labels, *_ in batches.epoch():
+    for images, labels, *human in batches.epoch():
         images, labels = on(images, labels, device)
         with autocast(device, precision):
-            logits = model(images)
+            if human and record is not None:
+                logits, maps = record.look(model, images, labels)
+                record.add(maps, *human)
+            else:
+                logits = model(images)
         logits = logits.float()
-        totals += hits(F.cross_entropy(logits, labels), logits, labels)
+        totals[:4] += hits(F.cross_entropy(logits, labels), logits, labels)
         classes = logits.shape[1]
         if confusion is None:
             confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
         confusion += torch.bincount(labels * classes + logits.argmax(1), minlength=len(confusion))
     model.train(training)
-    loss, first, five, images_seen = add_up(totals).tolist()
+    if record is not None:
+        totals[4:] = torch.stack([record.rho.sum(), torch.tensor(len(record.rho))])
+    loss, first, five, images_seen, rho, compared = add_up(totals).tolist()
     seconds = time.perf_counter() - began
     if confusion is None or not images_seen:
         raise ValueError("there are no images to test on")
     side = int(len(confusion) ** 0.5)
     table = add_up(confusion).view(side, side).cpu()
     return Evaluation(
-        loss / images_seen, first / images_seen, five / images_seen, int(images_seen), images_seen / seconds, table
-    )
+        loss / images_seen, first / images_seen, five / images_seen, int(images_seen), images_seen / seconds, table,
+        rho / compared if compared else None,
+    )  # fmt: skip
 
 
 def on(images: Tensor, labels: Tensor, device: torch.device, channels_last: bool = True) -> tuple[Tensor, Tensor]:

@@ -140,7 +140,7 @@ class Trainer:
         self.stepper.model.train()
         done = self.step - self._first_step
         waiting, began = Waiting(), time.perf_counter()
-        already, seconds = self.meter.all()[3].item(), 0.0
+        already, seconds = self.meter.images, 0.0
         drawn = self.data.train.epoch(len(self.log), done * self.recipe.accumulate)
         with bar(self.run.console) as shown:
             task = shown.add_task(
@@ -154,7 +154,7 @@ class Trainer:
                 last = self.step == self._first_step + self.steps_per_epoch or self.progress >= 1
                 saves = not last and self.step % (self.run.checkpoint_every or self.steps_per_epoch) == 0
                 if last or saves or self.step % LOOK == 0:
-                    loss, first, five, seen = self._look()
+                    loss, first, five, seen, *_ = self._look()
                     seconds = time.perf_counter() - began
                     shown.update(
                         task, completed=self.step - self._first_step, rate=(seen - already) / seconds,
@@ -164,7 +164,7 @@ class Trainer:
                     self._save()
                 if last:
                     break
-        return (self.meter.all()[3].item() - already) / seconds, waiting.seconds / seconds
+        return (self.meter.images - already) / seconds, waiting.seconds / seconds
 
     @property
     def _first_step(self) -> int:
@@ -186,16 +186,19 @@ class Trainer:
         return Diverged(f"{what}, step {step}, at lr {lr:.3g}; {last}")
 
     def _finish_epoch(self, rate: float, waiting: float) -> None:
-        loss, first, five, seen = self.meter.all().tolist()
+        loss, first, five, seen, map_loss, with_map = self.meter.all().tolist()
         distributed.share_buffers(self.stepper.model)
         with self.stepper.averaged():
-            tested = evaluate(self.stepper.model, self.data.test, self.run.device, self.recipe.precision)
+            tested = evaluate(
+                self.stepper.model, self.data.test, self.run.device, self.recipe.precision, self.stepper.record()
+            )
         work = self.stepper.flops * rate
         peak = peak_flops(self.run.device, self.recipe.precision)
         self.log.append(Epoch(
             len(self.log) + 1, self.step, self.stepper.lr, loss / seen, first / seen, five / seen,
             tested.loss, tested.top1, tested.top5, rate, waiting, peak_memory(self.run.device),
             work, None if peak is None else work / (peak * self.world.size), self._name_skipped(), self._elapsed,
+            map_loss / with_map if with_map else None, tested.map_similarity,
         ))  # fmt: skip
         self.meter = Meter(self.run.device)
         if self.world.main:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,20 +22,32 @@ PEAKS = {
 
 
 class Meter:
-    """Sums of one epoch: loss, right answers among the best 1 and 5, images; on the device until they are asked for."""
+    """Sums of one epoch, on the device until they are asked for.
+
+    They are loss, right answers among the best 1 and 5, images, and of those with a human map the map loss and number.
+    """
 
     def __init__(self, device: torch.device, totals: Tensor | None = None):
-        start = torch.zeros(4, dtype=torch.float64) if totals is None else totals
-        self.totals = start.to(device)  # of this rank
+        start = torch.zeros(0, dtype=torch.float64) if totals is None else totals
+        self.totals = F.pad(start, (0, 6 - len(start))).to(device)  # of this rank
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """``loss`` the mean of the images, ``logits`` [n, K], ``labels`` [n]."""
-        self.totals += hits(loss, logits, labels)
+        self.totals[:4] += hits(loss, logits, labels)
+
+    @torch.no_grad()
+    def add_maps(self, losses: Tensor, has_map: Tensor) -> None:
+        """``losses`` [n], 0 where ``has_map`` [n] is False."""
+        self.totals[4:] += torch.stack([losses.sum(dtype=torch.float64), has_map.sum(dtype=torch.float64)])
 
     def all(self) -> Tensor:
         """The sums over all ranks."""
         return add_up(self.totals)
+
+    @property
+    def images(self) -> float:
+        return self.all()[3].item()
 
 
 def hits(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

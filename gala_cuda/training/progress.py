@@ -1,5 +1,6 @@
 """What a training shows: a bar, a line for each epoch, a table and a picture at the end, TensorBoard."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+MAPS = {"map loss": "map_loss", "map rho": "map_similarity"}  # where there are human maps
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -16,7 +19,9 @@ class Epoch:
 
     Rates are of training, over all processes; ``data_wait`` is the share of its time that rank 0 waited for images,
     ``peak_memory`` its bytes; ``mfu`` the work done over the device's 16-bit peak, None where that is not known;
-    ``skipped`` the images that could not be read so far.
+    ``skipped`` the images that could not be read so far. ``loss`` is the cross-entropy alone; ``map_loss`` the mean map
+    loss of training images with a human map, before its weight, ``map_similarity`` the mean rank correlation of maps
+    with human ones on the test images; None without.
     """
 
     epoch: int
@@ -35,6 +40,8 @@ class Epoch:
     mfu: float | None
     skipped: int
     seconds: float
+    map_loss: float | None = None
+    map_similarity: float | None = None
 
 
 def bar(console: Console) -> Progress:
@@ -55,8 +62,11 @@ def bar(console: Console) -> Progress:
 
 
 def line(epoch: Epoch, title: str) -> str:
+    maps = "" if epoch.map_loss is None else f"map loss {epoch.map_loss:.4f}  "
+    if epoch.map_similarity is not None:
+        maps += f"map rho {epoch.map_similarity:+.3f}  "
     return (
-        f"{title:<12} loss {epoch.loss:.4f}  train {epoch.train_accuracy:6.1%}  test {epoch.test_accuracy:6.1%}  "
+        f"{title:<12} loss {epoch.loss:.4f}  train {epoch.train_accuracy:6.1%}  test {epoch.test_accuracy:6.1%}  {maps}"
         f"{epoch.images_per_second:6.0f} image/s  waiting {epoch.data_wait:3.0%}  {epoch.seconds:5.0f} s"
     )
 
@@ -65,8 +75,10 @@ def print_summary(log: list[Epoch], console: Console) -> None:
     """The last and the best epoch, side by side."""
     best = max(log, key=lambda epoch: epoch.test_accuracy)
     table = Table("", title=f"{len(log)} epochs, {log[-1].step} steps, {log[-1].seconds:.0f} s")
-    for name in ("epoch", "train top-1", "test top-1", "test top-5", "test loss", "image/s", "waiting", "memory",
-                 "GFLOP/s", "MFU"):  # fmt: skip
+    names = ["epoch", "train top-1", "test top-1", "test top-5", "test loss", "image/s", "waiting", "memory",
+             "GFLOP/s", "MFU"]  # fmt: skip
+    maps = [(head, name) for head, name in MAPS.items() if any(getattr(epoch, name) is not None for epoch in log)]
+    for name in (*names, *(head for head, _ in maps)):
         table.add_column(name, justify="right")
     for name, epoch in (("last", log[-1]), ("best", best)):
         table.add_row(
@@ -74,21 +86,27 @@ def print_summary(log: list[Epoch], console: Console) -> None:
             f"{epoch.test_top5:.2%}", f"{epoch.test_loss:.4f}", f"{epoch.images_per_second:.0f}",
             f"{epoch.data_wait:.1%}", f"{epoch.peak_memory / 2**30:.2f} GiB", f"{epoch.flops_per_second / 1e9:.0f}",
             "-" if epoch.mfu is None else f"{epoch.mfu:.1%}",
+            *("-" if (value := getattr(epoch, field)) is None else f"{value:.4f}" for _, field in maps),
         )  # fmt: skip
     console.print(table)
 
 
 def draw_curves(log: list[Epoch], path: Path) -> None:
-    """Loss and accuracy, of training and test, and the learning rate, by epoch, as a PNG."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    axes = figure.subplots(1, 3)
+    """Loss and accuracy, of training and test, and the learning rate, by epoch, as a PNG; those of maps if there."""
     epochs = [epoch.epoch for epoch in log]
     lines: list[list[tuple[str, list[float]]]] = [
         [("training", [e.loss for e in log]), ("test", [e.test_loss for e in log])],
         [("training", [100 * e.train_accuracy for e in log]), ("test", [100 * e.test_accuracy for e in log])],
         [("", [e.lr for e in log])],
     ]
-    for axis, title, series in zip(axes, ("loss", "top-1, %", "learning rate"), lines, strict=True):
+    titles = ["loss", "top-1, %", "learning rate"]
+    for title, name in MAPS.items():
+        values = [getattr(epoch, name) for epoch in log]
+        if any(value is not None for value in values):
+            titles.append(title)
+            lines.append([("", [math.nan if value is None else value for value in values])])
+    figure = Figure(figsize=(3.7 * len(titles), 3.4), layout="constrained")
+    for axis, title, series in zip(figure.subplots(1, len(titles)), titles, lines, strict=True):
         for name, values in series:
             axis.plot(epochs, values, marker="." if len(log) < 40 else "", label=name or None)
         axis.set_title(title)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..clickme.loss import WEIGHTS
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
@@ -46,6 +47,11 @@ class Recipe:
     """
 
     data: str = _of("digits", "digits, synthetic, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
+    clickme: str | None = _of(None, "folder of images with human maps, in place of data (default: none)")
+    clickme_loss: str = _of("paper", "what maps are compared by; harmonization is for any network", tuple(WEIGHTS))
+    clickme_weight: float | None = _of(
+        None, "λ of that loss, 0 is off (default: 6 for paper, 1e-5 for gala_tpu, 1 for harmonization)"
+    )
     model: str = _of("gala_resnet18", "a network of this package, timm/NAME or torchvision/NAME")
     layers: tuple[str, ...] = _of((), "stages or blocks with GALA (default: layer3)")
     width: int | None = _of(None, "channels of the first stage (default: 16 for digits, else 64)")
@@ -94,7 +100,7 @@ class Recipe:
             self._expect(name, lambda value: 0 < value < math.inf, "more than 0")
         for name in ("momentum", "warm_up", "label_smoothing", "ema"):
             self._expect(name, lambda value: 0 <= value < 1, f"0 <= {name} < 1")
-        for name in ("weight_decay", "mixup", "cutmix"):
+        for name in ("weight_decay", "mixup", "cutmix", "clickme_weight"):
             self._expect(name, lambda value: 0 <= value < math.inf, "at least 0")
         self._expect("decay_at", lambda shares: all(0 < share < 1 for share in shares), "shares between 0 and 1")
         if self.keep_output and not self.weights:
@@ -109,6 +115,11 @@ class Recipe:
     def peak_lr(self) -> float:
         """The learning rate after the warm-up."""
         return self.lr_256 * self.batch_size / LR_BATCH if self.lr is None else self.lr
+
+    @property
+    def map_weight(self) -> float:
+        """λ, with which the loss of images with human maps counts."""
+        return WEIGHTS[self.clickme_loss] if self.clickme_weight is None else self.clickme_weight
 
     def lr_share(self, progress: float) -> float:
         """The learning rate over ``peak_lr`` when ``progress``, 0 to 1, of the training is done."""

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..clickme.similarity import MapRecord, returns_maps
 from . import distributed
 from .evaluate import autocast, on
 from .meters import Meter, training_flops
 from .optimize import Average, mix, optimizer
 from .recipe import BadRecipe, Recipe
 from .sampling import Batch
+from .supervision import Supervision
 
 
 class Stepper:
@@ -25,7 +27,7 @@ class Stepper:
         lr: of the last step.
 
     Raises:
-        BadRecipe: BatchNorm is to be synchronised on a CPU.
+        BadRecipe: BatchNorm is to be synchronised on a CPU, or the map loss does not go with network or recipe.
     """
 
     def __init__(
@@ -46,29 +48,41 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.average = None if recipe.ema is None else Average(self.model, recipe.ema)
         self.mix = mix(recipe, classes, distributed.world().rank)
+        self._supervision = Supervision(self.model, recipe, device) if recipe.clickme and recipe.map_weight else None
 
     def __call__(self, parts: list[Batch], lr: float, step: int, meter: Meter) -> Tensor:
-        """Step number ``step`` on this rank's ``parts``; the mean loss, on the device. ``meter`` counts the images."""
+        """Step number ``step`` on this rank's ``parts``; the mean loss, on the device. ``meter`` counts the images.
+
+        Where parts hold human maps and their weight is not 0, the map loss is added.
+
+        Raises:
+            BadRecipe: the map loss does not go with this network or recipe; nothing is trained.
+        """
         recipe = self.recipe
         self.lr = lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         count, mean = sum(len(labels) for _, labels, *_ in parts), torch.zeros((), device=self.device)
         for number, part in enumerate(parts):
-            images, labels, *_ = part
+            images, labels, *maps = part
             images, labels = on(images, labels, self.device, recipe.channels_last)
             targets = labels
             if self.mix is not None:
                 images, targets = self.mix(images, labels, step * recipe.accumulate + number)
             distributed.synchronised(self.called, number == len(parts) - 1)
-            with autocast(self.device, recipe.precision):
-                logits = self.called(images)
-            logits = logits.float()
+            taught = [tensor.to(self.device, non_blocking=True) for tensor in maps if recipe.map_weight]
+            if taught:
+                logits, distances = self.supervision(self._forward, images, labels, *taught)
+            else:
+                logits = self._forward(images).float()
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            meter.add(loss, logits, labels)
+            if taught:
+                meter.add_maps(distances, taught[1])
+                loss = loss + recipe.map_weight * distances.mean()
             share = len(labels) / count
             self.scaler.scale(loss * share).backward()
             mean += loss.detach() * share
-            meter.add(loss, logits, labels)
         if recipe.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
@@ -78,6 +92,22 @@ class Stepper:
         if self.average is not None:
             self.average.update()
         return mean
+
+    def _forward(self, images: Tensor, **options: bool) -> Any:
+        with autocast(self.device, self.recipe.precision):
+            return self.called(images, **options)
+
+    def record(self) -> MapRecord | None:
+        """For test images with human maps: of attention, or of input gradients where those are taught; else None."""
+        saliency = self._supervision is not None and self._supervision.by_gradients
+        return MapRecord(saliency) if saliency or returns_maps(self.model) else None
+
+    @property
+    def supervision(self) -> Supervision:
+        """Made for the first part with human maps, unless the recipe has told of them before."""
+        if self._supervision is None:
+            self._supervision = Supervision(self.model, self.recipe, self.device)
+        return self._supervision
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -1,0 +1,184 @@
+"""How well a network looks where people look: rank correlation of its maps with theirs, image by image."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..inspection import input_gradient
+from ..layer import GALA
+
+CEILING = 0.65753  # of people among each other, as serre-lab/Harmonization publishes it
+PAIRS = 512  # images whose maps are exchanged in the permutation test
+PERMUTATIONS, RESAMPLES = 9_999, 9_999
+_AT_ONCE = 500  # permutations
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """How well maps agree with people's over a set of images. Linsley et al. do not spell their score out: it is ours.
+
+    Attributes:
+        rho: mean over images of Spearman's rank correlation with the human map.
+        low, high: 95 % confidence interval of rho, by bootstrap over images.
+        ceiling: mean correlation that people reach among each other.
+        ratio: rho / ceiling; the paper's column is 100 times that.
+        p: share of permutations, which give every image another's human map, of which rho is as large; one-sided, the
+            true pairing counted among them.
+        images: that count. A constant map of the network counts with a correlation of 0.
+        left_out: images whose human map is constant or no number, which orders nothing.
+    """
+
+    rho: float
+    low: float
+    high: float
+    ceiling: float
+    ratio: float
+    p: float
+    images: int
+    left_out: int
+
+    @property
+    def stars(self) -> str:
+        """As in the paper's table: ** for p < 0.01."""
+        return "**" if self.p < 0.01 else ""
+
+
+class MapRecord:
+    """Correlations of a network's maps with people's, added batch by batch.
+
+    A network's map is its attention maps' mean over layers, or with ``saliency`` the norm over colours of the gradient
+    of the true class's logit by the image; resized to the human map.
+
+    Args:
+        saliency: compare input gradients.
+        pairs: the first images of which the ranks are kept, for :meth:`score`.
+    """
+
+    def __init__(self, saliency: bool = False, pairs: int = 0):
+        self.saliency, self.pairs, self.left_out = saliency, pairs, 0
+        self._rho: list[Tensor] = []
+        self._ranks: list[tuple[Tensor, Tensor]] = []  # ours and theirs, standardised: [n, P] float32 each
+
+    def look(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(logits, maps [N, h, w]) of a network in evaluation mode."""
+        if self.saliency:
+            return model(images), [input_gradient(model, images, labels)]
+        logits, maps = model(images, return_maps=True)
+        return logits, list(maps.values())
+
+    def add(self, maps: Sequence[Tensor], heatmap: Tensor, has_map: Tensor) -> None:
+        """``maps`` of layers [N, h, w], ``heatmap`` [N, 1, H, W]; ``has_map`` [N] bool says which images count."""
+        heatmap, has_map = (tensor.to(maps[0].device) for tensor in (heatmap, has_map))
+        ours = standardised_ranks(combined(maps, heatmap.shape[2:])[has_map].flatten(1))
+        theirs = standardised_ranks(heatmap[has_map].flatten(1))
+        orders = ~theirs[:, 0].isnan()
+        ours, theirs = ours[orders].nan_to_num(0.0), theirs[orders]
+        self.left_out += int((~orders).sum())
+        missing = max(0, self.pairs - len(self.rho))
+        self._rho.append((ours * theirs).sum(1).cpu())
+        if missing:
+            self._ranks.append((ours[:missing].float().cpu(), theirs[:missing].float().cpu()))
+
+    @property
+    def rho(self) -> Tensor:
+        """[images] float64, on the CPU."""
+        return torch.cat([torch.empty(0, dtype=torch.float64), *self._rho])
+
+    def score(self, ceiling: float = CEILING, seed: int = 0) -> MapScore:
+        """The score of what was added; random draws by ``seed``.
+
+        Raises:
+            ValueError: there are no maps, or ``ceiling`` is out of range.
+        """
+        if not 0 < ceiling <= 1:
+            raise ValueError(f"ceiling is {ceiling}; expected 0 < ceiling <= 1")
+        rho, generator = self.rho, torch.Generator().manual_seed(seed)
+        if not len(rho) or not self._ranks:
+            raise ValueError(f"there are no human maps to compare with; {self.left_out} are constant")
+        ours, theirs = (torch.cat(parts) for parts in zip(*self._ranks, strict=True))
+        drawn = torch.randint(len(rho), (RESAMPLES, len(rho)), generator=generator)
+        low, high = torch.quantile(rho[drawn].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        mean = rho.mean().item()
+        p = permutation_p(ours @ theirs.T, generator)
+        return MapScore(mean, low, high, ceiling, mean / ceiling, p, len(rho), self.left_out)
+
+
+def permutation_p(correlations: Tensor, generator: torch.Generator) -> float:
+    """The one-sided p of the mean of the diagonal of [n, n] correlations of every map with every other."""
+    correlations, count = correlations.double(), len(correlations)
+    observed, as_large, left = correlations.diagonal().mean(), 0, PERMUTATIONS
+    while left:
+        number = min(left, _AT_ONCE)
+        orders = torch.rand(number, count, generator=generator).argsort(1)
+        means = correlations[torch.arange(count), orders].mean(1)
+        as_large += int((means >= observed - 1e-12).sum())  # rounding apart
+        left -= number
+    return (as_large + 1) / (PERMUTATIONS + 1)
+
+
+def human_ceiling(participants: Sequence[Tensor], splits: int = 10, seed: int = 0) -> float:
+    """The mean split-half correlation between people: over images, and ``splits`` random halvings of each.
+
+    The correlation is Spearman's between the mean maps of both halves, without a correction for their smaller number.
+
+    Args:
+        participants: for each image the maps [k, H, W] of k people; images of fewer than 2 are passed over.
+
+    Raises:
+        ValueError: no image has two maps that order anything.
+    """
+    generator, found = torch.Generator().manual_seed(seed), []
+    for maps in participants:
+        if len(maps) < 2:
+            continue
+        for _ in range(splits):
+            order = torch.randperm(len(maps), generator=generator)
+            halves = [maps[half].mean(0).flatten()[None] for half in order.tensor_split(2)]
+            found.append(spearman(*halves))
+    rho = torch.cat(found).nanmean().item() if found else float("nan")
+    if rho != rho:
+        raise ValueError("participants has no image with two maps that are not constant")
+    return rho
+
+
+def returns_maps(model: nn.Module) -> bool:
+    """Whether ``model(x, return_maps=True)`` gives attention maps, as our GALA-ResNets do."""
+    takes = "return_maps" in inspect.signature(model.forward).parameters
+    return takes and any(isinstance(module, GALA) for module in model.modules())
+
+
+def combined(maps: Sequence[Tensor] | Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+    """The mean over layers of their maps [N, h, w], resized bilinearly to ``size``: [N, H, W]."""
+    layers = list(maps.values()) if isinstance(maps, Mapping) else maps
+    enlarged = [F.interpolate(amap[:, None], tuple(size), mode="bilinear")[:, 0] for amap in layers]
+    return torch.stack(enlarged).mean(0)
+
+
+def ranks(x: Tensor) -> Tensor:
+    """The rank of each value within its row, from 1, of equal ones the mean: [N, P] float64."""
+    ordered = x.sort(dim=1).values
+    below, up_to = (torch.searchsorted(ordered, x.contiguous(), right=right) for right in (False, True))
+    return (below + up_to + 1).double() / 2
+
+
+def standardised_ranks(x: Tensor) -> Tensor:
+    """The ranks of each row minus their mean, over their L2 norm; NaN where the row is constant or holds a NaN.
+
+    Products of two rows are Spearman's rank correlation. [N, P] float64.
+    """
+    centred = ranks(x) - (x.shape[1] + 1) / 2
+    norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    spoilt = (norm == 0) | x.isnan().any(1, keepdim=True)
+    return torch.where(spoilt, torch.nan, centred / norm)
+
+
+def spearman(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Spearman's rank correlation of each row of [N, P] with that of the other: [N] float64.
+
+    NaN where one of both is constant, which has no order, or holds a NaN.
+    """
+    return (standardised_ranks(ours) * standardised_ranks(theirs)).sum(1)
