@@ -2,7 +2,8 @@
 
 The environment variable GALA_NATIVE decides: 0 leaves the extension out, 1 makes its absence an error; unset builds it
 where a C++ compiler, Python's headers and torch's are found, else says what is missing and goes on without it. A build
-that starts and fails is an error either way.
+that starts and fails is an error either way. GALA_CUDA (AUTO, ON, OFF) and GALA_CUDA_ARCHITECTURES reach CMake, which
+knows what they mean.
 
 This file is also the PEP 517 backend: setuptools', plus the requirements of a native build, which a pure-Python build
 does not fetch. Of torch it needs headers only, and by the stable ABI those of any torch >= 2.10 serve: one that is
@@ -34,6 +35,7 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).resolve().parent
 TORCH = (2, 10)  # the oldest whose headers serve; CMakeLists.txt targets its stable ABI
 CMAKE = (3, 21)
+PASSED_ON = ("GALA_CUDA", "GALA_CUDA_ARCHITECTURES")  # environment variables that are CMake's options too
 PATH = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])  # a venv need not be activated
 
 
@@ -144,6 +146,7 @@ class BuildNative(build_ext):
                 f"cmake >= {dotted(CMAKE)} or ninja was not found; `pip install cmake ninja` provides them"
             )
         configure = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
+        configure += [f"-D{name}={os.environ[name]}" for name in PASSED_ON if os.environ.get(name)]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(cores())
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         try:

@@ -8,6 +8,10 @@
 
 #include <cstdint>
 
+#ifndef GALA_API
+#define GALA_API  // what a shared library exports
+#endif
+
 namespace gala {
 
 enum class DType { f32, f64, bf16, f16 };
@@ -77,11 +81,11 @@ struct Backward {
 
 namespace cpu {
 
-void forward(const Problem&, const Forward&);
-void backward(const Problem&, const Backward&);
+GALA_API void forward(const Problem&, const Forward&);
+GALA_API void backward(const Problem&, const Backward&);
 
 // The vector instruction set in use: "avx512", "avx2" or "baseline". The environment variable GALA_CPU_ISA lowers it.
-const char* isa();
+GALA_API const char* isa();
 
 }  // namespace cpu
 
@@ -97,13 +101,13 @@ struct Execution {
   bool tf32;  // f32 products take one TF32 product each, else three, as accurate as float32
 };
 
-int64_t forward_workspace(const Problem&, const Forward&);  // in bytes
-void forward(const Problem&, const Forward&, const Execution&);
-int64_t backward_workspace(const Problem&, const Backward&);
-void backward(const Problem&, const Backward&, const Execution&);
+GALA_API int64_t forward_workspace(const Problem&, const Forward&);  // in bytes
+GALA_API void forward(const Problem&, const Forward&, const Execution&);
+GALA_API int64_t backward_workspace(const Problem&, const Backward&);
+GALA_API void backward(const Problem&, const Backward&, const Execution&);
 
 // The architectures with kernels in this build, as "80 86 90a".
-const char* architectures();
+GALA_API const char* architectures();
 
 }  // namespace cuda
 }  // namespace gala

@@ -1,0 +1,29 @@
+# The extension gala_cuda._C.
+find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+
+# find_package(Torch) brings torch's own flags and needs its CUDA toolkit; the stable ABI needs but two folders.
+set(find_pybind11 "import pybind11; print(pybind11.get_cmake_dir())")
+set(find_torch "import importlib.util; print(importlib.util.find_spec('torch').submodule_search_locations[0])")
+execute_process(COMMAND ${Python_EXECUTABLE} -c "${find_pybind11}"
+  OUTPUT_VARIABLE pybind11_DIR OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+if(NOT GALA_TORCH)
+  execute_process(COMMAND ${Python_EXECUTABLE} -c "${find_torch}"
+    OUTPUT_VARIABLE GALA_TORCH OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+endif()
+find_package(pybind11 2.13 REQUIRED CONFIG)
+
+pybind11_add_module(_C MODULE csrc/module.cpp csrc/torch_bindings.cpp ${kernels})
+list(JOIN isas " " isas)
+target_compile_definitions(_C PRIVATE
+  TORCH_TARGET_VERSION=0x020a000000000000  # 2.10, see torch/csrc/stable/version.h
+  GALA_ISAS="${isas}")
+target_compile_options(_C PRIVATE -ffile-prefix-map=${GALA_TORCH}/=)
+target_include_directories(_C SYSTEM PRIVATE ${GALA_TORCH}/include)
+find_library(torch_cpu torch_cpu PATHS ${GALA_TORCH}/lib NO_DEFAULT_PATH REQUIRED NO_CACHE)
+target_link_libraries(_C PRIVATE gala_flags ${torch_cpu})
+if(NOT cuda_missing)
+  set_target_properties(_C PROPERTIES LINKER_LANGUAGE CXX)
+  target_link_libraries(_C PRIVATE CUDA::cudart_static)
+  target_link_options(_C PRIVATE -Wl,--exclude-libs,ALL)  # CUDA's runtime stays inside
+endif()
+install(TARGETS _C DESTINATION .)
