@@ -96,9 +96,8 @@ void scale(const Problem& problem, const Forward& f, Images images, const float*
   p.stats = static_cast<const float*>(f.stats) + images.first * p.stats_width;
   p.map_parts = f.map ? static_cast<float*>(execution.workspace) : nullptr;
   p.tanh = problem.squash == Squash::tanh;
-  const int64_t blocks = int64_t{p.sweep.tiles} * p.sweep.shares * images.count;
   with_sweep(problem, width, [&]<class T, int width, bool channels>() {
-    launch("scale_kernel", scale_kernel<T, width, channels>, {blocks}, kSweepThreads,
+    launch("scale_kernel", scale_kernel<T, width, channels>, {blocks(p.sweep)}, kSweepThreads,
            f.map && !channels ? kSweepShared<width> : 0, execution.stream, p);
   });
   if (!f.map) return;

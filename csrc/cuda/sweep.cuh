@@ -109,7 +109,7 @@ GALA_DEVICE void sum_groups(const float (&mine)[width], const Sweep& sweep, cons
 }
 
 template <int width>
-constexpr int kSweepShared = kSweepThreads * width * 4;
+constexpr int kSweepShared = kSweepThreads * width * 4;  // bytes of sum_groups
 
 // ---- host
 
@@ -167,6 +167,8 @@ inline Sweep sweep_of(const Problem& problem, int width, Images images) {
           static_cast<int>(span),
           images.count};
 }
+
+inline int64_t blocks(const Sweep& sweep) { return int64_t{sweep.tiles} * sweep.shares * sweep.images; }
 
 // Calls launch<T, width, channels>().
 template <class Launch>

@@ -1,0 +1,180 @@
+// scale's backward: e = (d x + map_factor A) squash'(A), its sums d alpha, d beta and ds, and d as the residual's
+// gradient. x and grad_out are read once; the sums along the lanes are of a warp, those along the rows of a block, and
+// parts of both are added in order.
+
+#include <primitives.cuh>
+
+#include "squash.cuh"
+#include "stages.h"
+#include "sweep.cuh"
+#include "vectors.cuh"
+
+namespace gala::cuda {
+
+struct ScaleBackwardParams {
+  Sweep sweep;
+  Plane x, grad_out, out, grad_residual;  // out and grad_residual with a residual only
+  const float* gates;  // [images, 2, C]
+  const float* stats;
+  int64_t stats_width;
+  const float* map_factor;  // [images, HW], or null
+  float* d_gates;  // [shares with channel lanes, else tiles; images, 2, C]
+  float* ds;  // [tiles with channel lanes, else shares; images, HW]
+  bool tanh;
+};
+
+// One row's elements of x, grad_out and out, and what of the gates and the map's gradient is the row's.
+template <class T, int width>
+struct Row {
+  Vec<T, width> x = {}, grad = {}, out = {};
+  float alpha = 0.0f, factor = 0.0f, map_factor = 0.0f;
+};
+
+template <class T, int width, bool channels>
+GALA_DEVICE Row<T, width> load_row(const ScaleBackwardParams& p, const Gates<width, channels>& gates, const Place& here,
+                                   int row, const float* map_factor) {
+  Row<T, width> loaded;
+  if (!here.inside || row >= here.end) return loaded;
+  loaded.x = load_streaming(vector_at<T, width>(p.x, here, row));
+  const auto* grad = vector_at<T, width>(p.grad_out, here, row);
+  loaded.grad = p.out.data ? load_streaming(grad) : load_global(grad);  // what grad_x reads again stays in the cache
+  if (p.out.data) loaded.out = load_streaming(vector_at<T, width>(p.out, here, row));
+  loaded.alpha = gates.row_alpha(row);
+  loaded.factor = gates.row_factor(row);
+  if (channels && map_factor) loaded.map_factor = load_global(map_factor + row);
+  return loaded;
+}
+
+// d alpha, d beta and ds of one row's elements: what goes along the row and what along the lanes.
+template <int width>
+struct LaneSums {
+  float plain[width] = {}, weighted[width] = {};  // of e, and of e times the row's factor
+};
+
+template <class T, int width, bool channels>
+GALA_DEVICE void add_row(const ScaleBackwardParams& p, const Gates<width, channels>& gates, const Row<T, width>& row,
+                         const float (&lane_map)[width], bool valid, LaneSums<width>& sums, float (&d)[width],
+                         float& plain, float& weighted) {
+  float x[width], out[width];
+  widen(row.x, x);
+  widen(row.grad, d);
+  widen(row.out, out);
+  plain = weighted = 0.0f;
+  GALA_UNROLL
+  for (int i = 0; i < width; ++i) {
+    const float attention = squash<T>(gates.total(i, row.alpha, row.factor), p.tanh);
+    if (p.out.data && out[i] <= 0.0f) d[i] = 0.0f;
+    const float from_map = (channels ? row.map_factor : lane_map[i]) * attention;
+    const float e = valid ? std::fma(d[i], x[i], from_map) * derivative(attention, p.tanh) : 0.0f;
+    if (channels) sums.plain[i] += e;
+    else plain += e;
+    sums.weighted[i] = std::fma(e, row.factor, sums.weighted[i]);
+    weighted = std::fma(e, gates.lane_factor[i], weighted);
+  }
+}
+
+template <class T, int width, bool channels>
+GALA_KERNEL(kSweepThreads, 3)
+scale_backward_kernel(ScaleBackwardParams p) {
+  constexpr int kRows = kRowsInFlight<T, width>;
+  const Place here(p.sweep, width);
+  const Gates<width, channels> gates(p.gates, p.stats + here.image * p.stats_width, p.sweep, here);
+  const float* map_factor = p.map_factor ? p.map_factor + here.image * p.sweep.pixels : nullptr;
+  const int64_t gates_part = (channels ? here.share : here.tile) * p.sweep.images + here.image;
+  const int64_t ds_part = (channels ? here.tile : here.share) * p.sweep.images + here.image;
+  float* d_alpha = p.d_gates + gates_part * 2 * p.sweep.channels;
+  float* ds = p.ds + ds_part * p.sweep.pixels;
+  float lane_map[width] = {};
+  GALA_UNROLL
+  for (int i = 0; i < width; ++i)
+    if (!channels && map_factor && here.inside) lane_map[i] = load_global(map_factor + here.first + i);
+  LaneSums<width> sums;
+
+  for (int top = here.begin; top < here.end; top += kRows * here.groups) {
+    Row<T, width> rows[kRows];
+    GALA_UNROLL
+    for (int k = 0; k < kRows; ++k)
+      rows[k] = load_row<T, width, channels>(p, gates, here, top + here.group + k * here.groups, map_factor);
+    float row_sums[2 * kRows];  // of e, and of e times the lanes' factors
+    GALA_UNROLL
+    for (int k = 0; k < kRows; ++k) {
+      const int row = top + here.group + k * here.groups;
+      const bool valid = here.inside && row < here.end;
+      float d[width];
+      add_row<T, width, channels>(p, gates, rows[k], lane_map, valid, sums, d, row_sums[k], row_sums[kRows + k]);
+      if (p.out.data && valid) store_global(vector_at<T, width>(p.grad_residual, here, row), narrow<T>(d));
+    }
+    if constexpr (channels) {
+      GALA_UNROLL
+      for (int k = 0; k < kRows; ++k) {
+        const int row = top + here.group + k * here.groups;
+        const float sum = sum_abreast(row_sums[kRows + k], p.sweep.abreast);
+        if (here.leader && row < here.end) store_global(ds + row, sum);
+      }
+    } else {
+      const float sum = sum_over_lanes(row_sums);
+      const int index = lane() * 2 * kRows / 32, row = top + here.group + index % kRows * here.groups;
+      if (lane() % (16 / kRows) == 0 && row < here.end)
+        store_global(d_alpha + index / kRows * p.sweep.channels + row, sum);
+    }
+  }
+  if (channels) sum_groups(sums.plain, p.sweep, here, d_alpha);
+  sum_groups(sums.weighted, p.sweep, here, channels ? d_alpha + p.sweep.channels : ds);
+}
+
+namespace {
+
+int width_of(const Problem& problem, const Backward& b) {
+  const bool add = b.out.data != nullptr;
+  const FeatureMap maps[] = {b.x, b.grad_out, add ? b.out : b.x, add ? b.grad_residual : b.x};
+  return sweep_width(problem, maps);
+}
+
+// The sums' parts in the scratch memory; a single part is the sum, and needs no place there.
+struct Parts {
+  int64_t gates_count, ds_count, gates_rows, ds_rows;
+  Parts(const Problem& problem, const Sweep& sweep)
+      : gates_count(problem.channel_lanes ? sweep.shares : sweep.tiles),
+        ds_count(problem.channel_lanes ? sweep.tiles : sweep.shares), gates_rows(sweep.images * 2 * sweep.channels),
+        ds_rows(sweep.images * sweep.pixels) {}
+  int64_t gates_floats() const { return gates_count > 1 ? gates_count * gates_rows : 0; }
+  int64_t ds_floats() const { return ds_count > 1 ? ds_count * ds_rows : 0; }
+};
+
+}  // namespace
+
+int64_t scale_backward_scratch(const Problem& problem, const Backward& b, Images images) {
+  const Parts parts(problem, sweep_of(problem, width_of(problem, b), images));
+  return (parts.gates_floats() + parts.ds_floats()) * 4;
+}
+
+void scale_backward(const Problem& problem, const Backward& b, Images images, const float* gates, float* d_gates,
+                    float* ds, const Execution& execution) {
+  const Shape& s = problem.shape;
+  const int width = width_of(problem, b);
+  ScaleBackwardParams p{};
+  p.sweep = sweep_of(problem, width, images);
+  p.x = plane(problem, b.x, images);
+  p.grad_out = plane(problem, b.grad_out, images);
+  p.out = plane(problem, b.out, images);
+  p.grad_residual = b.out.data ? plane(problem, b.grad_residual, images) : Plane{};
+  p.gates = gates + images.first * 2 * s.channels;
+  p.stats_width = stats_width(s);
+  p.stats = static_cast<const float*>(b.stats) + images.first * p.stats_width;
+  p.map_factor = b.map_factor ? static_cast<const float*>(b.map_factor) + images.first * s.pixels : nullptr;
+  p.tanh = problem.squash == Squash::tanh;
+  const Parts parts(problem, p.sweep);
+  float* scratch = static_cast<float*>(execution.workspace);
+  d_gates += images.first * 2 * s.channels;
+  ds += images.first * s.pixels;
+  p.d_gates = parts.gates_count > 1 ? scratch : d_gates;
+  p.ds = parts.ds_count > 1 ? scratch + parts.gates_floats() : ds;
+  with_sweep(problem, width, [&]<class T, int width, bool channels>() {
+    launch("scale_backward_kernel", scale_backward_kernel<T, width, channels>, {blocks(p.sweep)}, kSweepThreads,
+           kSweepShared<width>, execution.stream, p);
+  });
+  sum_parts({p.d_gates, d_gates, parts.gates_count > 1 ? parts.gates_rows : 0, parts.gates_count},
+            {p.ds, ds, parts.ds_count > 1 ? parts.ds_rows : 0, parts.ds_count}, execution);
+}
+
+}  // namespace gala::cuda
