@@ -235,7 +235,12 @@ def _add_eval_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--json", action="store_true", help="as JSON")
     add("--device", type=_device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    names = ("data", "model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers")
+    add("--maps", action="store_true", help="compare attention maps, or input gradients of networks without attention, "
+        "with the human maps of --clickme: the columns of the paper's table")  # fmt: skip
+    add("--saliency", action="store_true", help="with --maps: compare input gradients in any case")
+    add("--ceiling", type=_positive, default=0.65753, metavar="X", help="correlation of people among each other, "
+        "to which the maps' is set in proportion (default: %(default)s, as Fel et al. published)")  # fmt: skip
+    names = ("data", "clickme", "model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers")
     recipe.add_flags(sub, names)
 
 

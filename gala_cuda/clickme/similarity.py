@@ -22,6 +22,7 @@ class MapScore:
     """How well maps agree with people's over a set of images. Linsley et al. do not spell their score out: it is ours.
 
     Attributes:
+        of: "attention" or "input gradient": the network's maps.
         rho: mean over images of Spearman's rank correlation with the human map.
         low, high: 95 % confidence interval of rho, by bootstrap over images.
         ceiling: mean correlation that people reach among each other.
@@ -32,6 +33,7 @@ class MapScore:
         left_out: images whose human map is constant or no number, which orders nothing.
     """
 
+    of: str
     rho: float
     low: float
     high: float
@@ -104,7 +106,8 @@ class MapRecord:
         low, high = torch.quantile(rho[drawn].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         mean = rho.mean().item()
         p = permutation_p(ours @ theirs.T, generator)
-        return MapScore(mean, low, high, ceiling, mean / ceiling, p, len(rho), self.left_out)
+        of = "input gradient" if self.saliency else "attention"
+        return MapScore(of, mean, low, high, ceiling, mean / ceiling, p, len(rho), self.left_out)
 
 
 def permutation_p(correlations: Tensor, generator: torch.Generator) -> float:

@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from ..clickme.similarity import PAIRS, MapRecord, MapScore, returns_maps
 from . import distributed, networks
 from .checkpoint import CheckpointError, Checkpoints
 from .data import Data, load
-from .evaluate import evaluate, print_evaluation
+from .evaluate import evaluate, print_evaluation, print_score
 from .export import FORMATS, ExportFailed
 from .loop import Diverged, Run, fit, images_per_part
 from .networks import BadNetwork, BadWeights, Network
@@ -22,6 +23,7 @@ from .recipe import BadRecipe, Recipe, given_flags, resolve
 from .sampling import TooManyUnreadable, Unreachable
 
 FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable, Unreachable)
+MAPS = {"paper": "paper", "gala_tpu": "paper", "harmonization": "harmonization"}  # gala_tpu's loss blurs them itself
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
 
 
@@ -66,20 +68,44 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
     device = device_of(args)
     with arguments_named(), distributed.joined(device) as world:
         recipe = resolve(None, given_flags(args))
+        _check_maps(args, recipe, world)
         model, network = open_network(args, recipe)
         data = _load(recipe, recipe.batch_size, recipe.image_size or network.size, device)
         if len(data.classes) != len(network.classes):
             raise argparse.ArgumentError(
-                None, f"argument --data: {recipe.data} has {len(data.classes)} classes, {args.weights_file} has "
-                f"{len(network.classes)}")  # fmt: skip
+                None, f"argument {_source_flag(recipe)}: {recipe.source} has {len(data.classes)} classes, "
+                f"{args.weights_file} has {len(network.classes)}")  # fmt: skip
         model = model.to(device).to(memory_format=torch.channels_last)
-        result = evaluate(model, data.test, device, recipe.precision)
+        record = MapRecord(args.saliency or not returns_maps(model), PAIRS) if args.maps else None
+        result = evaluate(model, data.test, device, recipe.precision, record)
         if not world.main:
             return
+        score = None if record is None else _score(record, args)
         if args.json:
-            print(json.dumps({**asdict(result), "confusion": result.confusion.tolist()}))
-        else:
-            print_evaluation(result, data.classes, console)
+            maps = {} if score is None else {"maps": asdict(score)}
+            print(json.dumps({**asdict(result), "confusion": result.confusion.tolist(), **maps}))
+            return
+        print_evaluation(result, data.classes, console)
+        if score is not None:
+            print_score(result, score, console)
+
+
+def _check_maps(args: argparse.Namespace, recipe: Recipe, world: distributed.World) -> None:
+    if args.saliency and not args.maps:
+        raise argparse.ArgumentError(None, "argument --saliency: is what --maps compares; expected --maps too")
+    if args.maps and recipe.clickme is None:
+        raise argparse.ArgumentError(None, "argument --maps: compares with human maps; expected --clickme DIR")
+    if args.maps and world.size > 1:
+        raise argparse.ArgumentError(None, f"argument --maps: there are {world.size} processes; expected 1")
+    if args.ceiling > 1:
+        raise argparse.ArgumentError(None, f"argument --ceiling: is {args.ceiling}; expected a correlation, at most 1")
+
+
+def _score(record: MapRecord, args: argparse.Namespace) -> MapScore:
+    try:
+        return record.score(args.ceiling)
+    except ValueError as error:
+        raise argparse.ArgumentError(None, f"argument --maps: {error}") from error
 
 
 def export(args: argparse.Namespace, console: Console) -> None:
@@ -112,13 +138,18 @@ def open_network(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, N
 
 def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.device) -> Data:
     world = distributed.world()
+    maps = None if recipe.clickme is None else MAPS[recipe.clickme_loss]
     try:
         return load(
-            recipe.data, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
-            augment=recipe.augment, pin_memory=device.type == "cuda",
+            recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
+            augment=recipe.augment, maps=maps, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
-        raise argparse.ArgumentError(None, f"argument --data: {error}") from error
+        raise argparse.ArgumentError(None, f"argument {_source_flag(recipe)}: {error}") from error
+
+
+def _source_flag(recipe: Recipe) -> str:
+    return "--data" if recipe.clickme is None else "--clickme"
 
 
 def device_of(args: argparse.Namespace) -> torch.device:

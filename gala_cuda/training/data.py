@@ -39,6 +39,7 @@ def load(
     rank: int = 0,
     world: int = 1,
     augment: str = "paper",
+    maps: str | None = None,
     pin_memory: bool = False,
 ) -> Data:
     """The batches of one of ``world`` processes, ``batch_size`` images each, read by ``workers`` processes more.
@@ -46,13 +47,18 @@ def load(
     ``source`` is "digits"; "synthetic", or "synthetic:N" for N images; a folder of pictures; a folder of tar shards; or
     the http(s) address of shards with an index. See :func:`digits`, :func:`synthetic`, :func:`image_folder` and
     :func:`tar_shards`. ``size`` is 224 unless given, of digits 32. ``augment`` is for pictures:
-    :func:`pictures.augmentation` has the choices. Other images are taken as they are.
+    :func:`pictures.augmentation` has the choices. Other images are taken as they are. With ``maps``, how human maps are
+    processed, ``source`` is a folder as of :func:`gala_cuda.clickme.data.clickme_folder`.
 
     Raises:
         FileNotFoundError, ValueError: as those functions say, or a number is out of range.
     """
     kind, _, count = source.partition(":")
-    if source == "digits":
+    if maps is not None:
+        from ..clickme.data import clickme_folder
+
+        train, test, classes = clickme_folder(Path(source), size or 224, augment, maps)
+    elif source == "digits":
         train, test, classes = digits(size or 32)
         workers = 0  # there is nothing to do
     elif kind == "synthetic":

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..clickme.similarity import MapRecord
+from ..clickme.similarity import MapRecord, MapScore
 from .distributed import add_up
 from .meters import hits
 from .sampling import Batches
@@ -110,4 +110,17 @@ def print_evaluation(result: Evaluation, classes: tuple[str, ...], console: Cons
     for i, (name, row) in enumerate(zip(classes, result.confusion.tolist(), strict=True)):
         share = f"{row[i] / sum(row):.1%}" if sum(row) else "-"
         table.add_row(name, *(str(count) if count else "·" for count in row), share)
+    console.print(table)
+
+
+def print_score(result: Evaluation, score: MapScore, console: Console) -> None:
+    """The columns of the paper's table, errors in per cent and 100 times the ratio; and what that comes from."""
+    table = Table(title=f"{score.of} against human maps of {score.images} images")
+    for name in ("top-1 error", "top-5 error", "maps", "rho", "95 %", "ceiling", "p", "left out"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        f"{100 * (1 - result.top1):.2f}", f"{100 * (1 - result.top5):.2f}", f"{100 * score.ratio:.2f}{score.stars}",
+        f"{score.rho:.4f}", f"{score.low:.4f} to {score.high:.4f}", f"{score.ceiling:.4f}", f"{score.p:.4f}",
+        str(score.left_out),
+    )  # fmt: skip
     console.print(table)

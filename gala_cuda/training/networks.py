@@ -62,7 +62,7 @@ class Network:
     @classmethod
     def of(cls, recipe: Recipe, classes: tuple[str, ...], channels: int, size: int) -> "Network":
         stem = "small" if size < SMALL_IMAGE else "imagenet"
-        width = recipe.width or (16 if recipe.data == "digits" else 64)
+        width = recipe.width or (16 if recipe.source == "digits" else 64)
         return cls(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size)
 
     def metadata(self) -> dict[str, str]:
@@ -198,7 +198,7 @@ def described_by(path: Path, weights: Mapping[str, Tensor], model: str | None, r
         raise BadWeights(f"{path} holds no convolution or no linear layer; expected the weights of {model}")
     width, channels, kernel, _ = first
     stem = "small" if kernel == 3 else "imagenet"
-    size = recipe.image_size or (32 if recipe.data == "digits" else 224)
+    size = recipe.image_size or (32 if recipe.source == "digits" else 224)
     classes = tuple(map(str, range(heads[-1])))
     return Network(model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size)
 

@@ -117,6 +117,11 @@ class Recipe:
         return self.lr_256 * self.batch_size / LR_BATCH if self.lr is None else self.lr
 
     @property
+    def source(self) -> str:
+        """Where the images come from."""
+        return self.clickme or self.data
+
+    @property
     def map_weight(self) -> float:
         """λ, with which the loss of images with human maps counts."""
         return WEIGHTS[self.clickme_loss] if self.clickme_weight is None else self.clickme_weight
