@@ -43,23 +43,26 @@ GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
   return f;
 }
 
-// Products of float32 as the sum of one or, `precise`, of all but the smallest of its four parts.
+// Adds the products of `rows` left operands and one right one to column `col` of the sums. Of float32 a product is one
+// of the TF32 numbers or, `precise`, the sum of all but the smallest of its four parts; these are summed apart first,
+// since the tensor cores truncate what they add to.
 template <class T, class A, class B, int rows, int cols>
 GALA_DEVICE void multiply_column(float (&sums)[rows][cols][4], int col, const Fragment<A, 4> (&a)[rows],
                                  const Fragment<B, 2>& b, bool precise) {
-  const auto each_row = [&](const auto& multiply) {
-    GALA_UNROLL for (int row = 0; row < rows; ++row) multiply(sums[row][col], a[row]);
-  };
   if constexpr (!std::is_same_v<T, float>) {
-    each_row([&](float (&sum)[4], const auto& left) { mma(sum, left.high, b.high, T{}); });
+    GALA_UNROLL for (int row = 0; row < rows; ++row) mma(sums[row][col], a[row].high, b.high, T{});
+  } else if (!precise) {
+    GALA_UNROLL for (int row = 0; row < rows; ++row) mma_tf32(sums[row][col], a[row].high, b.high);
   } else {
-    if (precise) {
-      if constexpr (std::is_same_v<A, float>)
-        each_row([&](float (&sum)[4], const auto& left) { mma_tf32(sum, left.low, b.high); });
-      if constexpr (std::is_same_v<B, float>)
-        each_row([&](float (&sum)[4], const auto& left) { mma_tf32(sum, left.high, b.low); });
+    float parts[rows][4] = {};
+    GALA_UNROLL for (int row = 0; row < rows; ++row) {
+      if constexpr (std::is_same_v<A, float>) mma_tf32(parts[row], a[row].low, b.high);
     }
-    each_row([&](float (&sum)[4], const auto& left) { mma_tf32(sum, left.high, b.high); });
+    GALA_UNROLL for (int row = 0; row < rows; ++row) {
+      if constexpr (std::is_same_v<B, float>) mma_tf32(parts[row], a[row].high, b.low);
+    }
+    GALA_UNROLL for (int row = 0; row < rows; ++row) mma_tf32(parts[row], a[row].high, b.high);
+    GALA_UNROLL for (int i = 0; i < 4 * rows; ++i) sums[i / 4][col][i % 4] += parts[i / 4][i % 4];
   }
 }
 
