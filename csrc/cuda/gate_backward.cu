@@ -1,0 +1,168 @@
+// gate's backward in float32: d alpha, d beta -> dg -> dz -> dp. Both products take weights whose rows lie along the
+// result: a block adds up some rows of the weights for 8 images, its warps a share of the rows each.
+
+#include <cmath>
+#include <primitives.cuh>
+
+#include "stages.h"
+#include "vectors.cuh"
+
+namespace gala::cuda {
+
+constexpr int kWarps = 8, kImages = 8, kSlice = 64;  // kSlice: rows of the weights between two barriers
+
+struct CombineParams {
+  int64_t first;  // image
+  int images, depth, cols, splits, span;
+  // the input [N, depth], which is kept: dg = a d_alpha + m d_beta, or dz = the sum of its parts where z > 0
+  const float *a, *m, *d_gates;  // d_gates [N, 2, depth], or null
+  const float *dz_parts, *z;  // [dz_splits, images, depth], z of row stride z_stride
+  int64_t z_stride;
+  int dz_splits;
+  float* input;
+  const float* w;  // [depth, cols]
+  float* to;  // [splits, images, cols]
+  float factor;  // of the result
+};
+
+GALA_DEVICE float input_of(const CombineParams& p, int image, int k) {
+  const int64_t row = p.first + image;
+  if (p.d_gates) {
+    const float* d_alpha = p.d_gates + row * 2 * p.depth + k;
+    return std::fma(load_global(p.a + k), load_global(d_alpha), load_global(p.m + k) * load_global(d_alpha + p.depth));
+  }
+  float sum = 0.0f;
+  for (int split = 0; split < p.dz_splits; ++split)
+    sum += load_global(p.dz_parts + (int64_t{split} * p.images + image) * p.depth + k);
+  return load_global(p.z + row * p.z_stride + k) <= 0.0f ? 0.0f : sum;
+}
+
+// The sum over the warps, in order.
+template <int width>
+GALA_DEVICE void add_warps(const CombineParams& p, const float (&sums)[kImages][width], int top, int tile, int split) {
+  constexpr int kCols = 32 * width;
+  float* shared = shared_memory<float>();  // [kWarps, kImages, width, 32]
+  block_barrier();
+  GALA_UNROLL
+  for (int i = 0; i < kImages * width; ++i)
+    store_shared(shared + (warp() * kImages * width + i) * 32 + lane(), sums[i / width][i % width]);
+  block_barrier();
+  for (int i = thread_index(); i < kImages * kCols; i += kWarps * 32) {
+    const int image = top + i / kCols, col = tile * kCols + i % kCols;
+    if (image >= p.images || col >= p.cols) continue;
+    const float* from = shared + i / kCols * kCols + i % width * 32 + i % kCols / width;
+    float total = 0.0f;
+    for (int k = 0; k < kWarps; ++k) total += load_shared(from + k * kImages * kCols);
+    store_global(p.to + (int64_t{split} * p.images + image) * p.cols + col, total * p.factor);
+  }
+}
+
+template <int width>
+GALA_KERNEL(kWarps * 32, 2)
+combine_kernel(CombineParams p) {
+  using Vector = Vec<float, width>;
+  constexpr int kCols = 32 * width;
+  float* shared = shared_memory<float>();
+  const int tiles = (p.cols + kCols - 1) / kCols, tile = block_x() % tiles, split = block_x() / tiles % p.splits;
+  const int top = block_x() / (tiles * p.splits) * kImages;  // the first of the block's images, of the chunk's
+  const int col = tile * kCols + lane() * width;
+  const int begin = split * p.span, end = begin + p.span < p.depth ? begin + p.span : p.depth;
+  float sums[kImages][width] = {};
+  for (int slice = begin; slice < end; slice += kSlice) {
+    block_barrier();
+    for (int i = thread_index(); i < kSlice * kImages; i += kWarps * 32) {
+      const int k = slice + i % kSlice, image = top + i / kSlice;
+      const bool inside = k < end && image < p.images;
+      const float value = inside ? input_of(p, image, k) : 0.0f;
+      store_shared(shared + i % kSlice * kImages + i / kSlice, value);
+      if (inside && tile == 0) store_global(p.input + (p.first + image) * p.depth + k, value);
+    }
+    block_barrier();
+    GALA_UNROLL
+    for (int j = 0; j < kSlice / kWarps; ++j) {
+      const int k = slice + j * kWarps + warp();
+      Vector weights = {};
+      if (k < end && col < p.cols)
+        weights = load_global(reinterpret_cast<const Vector*>(p.w + int64_t{k} * p.cols + col));
+      GALA_UNROLL
+      for (int i = 0; i < kImages; i += 4) {
+        const auto values = load_shared(reinterpret_cast<const Vec<float, 4>*>(shared + (k - slice) * kImages + i));
+        GALA_UNROLL
+        for (int n = 0; n < 4 * width; ++n) {
+          float& sum = sums[i + n / width][n % width];
+          sum = std::fma(values.at[n / width], weights.at[n % width], sum);
+        }
+      }
+    }
+  }
+  add_warps(p, sums, top, tile, split);
+}
+
+namespace {
+
+struct Splits {
+  int64_t count, span;
+};
+
+// Of the sum over C, so that few images keep many blocks busy; by the shape of the whole batch alone.
+Splits splits_of(const Shape& s) {
+  const int64_t blocks = ceil_div(s.reduced, 128) * ceil_div(s.images, kImages);
+  const int64_t most = ceil_div(s.channels, kSlice), wanted = ceil_div(512, blocks);
+  const int64_t span = ceil_div(ceil_div(s.channels, wanted < most ? wanted : most), kSlice) * kSlice;
+  return {ceil_div(s.channels, span), span};
+}
+
+void combine(const CombineParams& p, const char* name, void* stream) {
+  const bool wide = p.cols % 4 == 0 && reinterpret_cast<uintptr_t>(p.w) % 16 == 0;
+  const int width = wide ? 4 : 1;
+  const int64_t blocks = ceil_div(p.cols, 32 * width) * p.splits * ceil_div(p.images, kImages);
+  launch(name, wide ? combine_kernel<4> : combine_kernel<1>, {blocks}, kWarps * 32, kWarps * kImages * 32 * width * 4,
+         stream, p);
+}
+
+}  // namespace
+
+int64_t gate_backward_scratch(const Problem& problem, Images images) {
+  return splits_of(problem.shape).count * images.count * problem.shape.reduced * 4;
+}
+
+void gate_backward(const Problem& problem, const void* stats, Images images, const float* d_gates, float* dg, float* dz,
+                   float* dp, const Execution& execution) {
+  const Shape& s = problem.shape;
+  const Weights& w = problem.weights;
+  const Splits splits = splits_of(s);
+  CombineParams hidden{};
+  hidden.first = images.first;
+  hidden.images = static_cast<int>(images.count);
+  hidden.depth = static_cast<int>(s.channels);
+  hidden.cols = static_cast<int>(s.reduced);
+  hidden.splits = static_cast<int>(splits.count);
+  hidden.span = static_cast<int>(splits.span);
+  hidden.a = static_cast<const float*>(w.a);
+  hidden.m = static_cast<const float*>(w.m);
+  hidden.d_gates = d_gates;
+  hidden.input = dg;
+  hidden.w = static_cast<const float*>(w.w_expand);
+  hidden.to = static_cast<float*>(execution.workspace);
+  hidden.factor = 1.0f;
+  combine(hidden, "combine_kernel of dz", execution.stream);
+
+  CombineParams pooled{};
+  pooled.first = images.first;
+  pooled.images = hidden.images;
+  pooled.depth = hidden.cols;
+  pooled.cols = hidden.depth;
+  pooled.splits = 1;
+  pooled.span = pooled.depth;
+  pooled.dz_parts = hidden.to;
+  pooled.dz_splits = hidden.splits;
+  pooled.z = static_cast<const float*>(stats) + s.pixels + s.channels;
+  pooled.z_stride = stats_width(s);
+  pooled.input = dz;
+  pooled.w = static_cast<const float*>(w.w_shrink);
+  pooled.to = dp + images.first * s.channels;
+  pooled.factor = 1.0f / static_cast<float>(s.pixels);
+  combine(pooled, "combine_kernel of dp", execution.stream);
+}
+
+}  // namespace gala::cuda
