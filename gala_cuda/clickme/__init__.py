@@ -7,6 +7,8 @@ _HOMES = {
     "ClickMeSample": "sample",
     "GalaMapLoss": "loss",
     "HarmonizationLoss": "loss",
+    "clickme_folder": "data",
+    "open_samples": "samples",
     "MapRecord": "similarity",
     "MapScore": "similarity",
     "human_ceiling": "similarity",

@@ -1,0 +1,120 @@
+"""ClickMe's files in each public format, written by other code than the readers'."""
+
+import io
+import json
+
+import numpy as np
+import torch
+from imagesets import write_shard
+from PIL import Image
+from tfrecord.writer import TFRecordWriter
+
+SIDE, COUNT, CLASSES = 16, 6, 3
+WITHOUT = 4  # the sample without a map
+
+
+def picture(number, side=SIDE):
+    """An image [side, side, 3] uint8, a map [side, side] float32 with one bright spot, a label."""
+    rng = np.random.default_rng(number)
+    image = np.kron(rng.integers(0, 256, (2, 2, 3)), np.ones((side // 2, side // 2, 1))).astype(np.uint8)
+    heatmap = np.zeros((side, side), np.float32)
+    if number != WITHOUT:
+        y, x = rng.integers(1, side - 1, 2)
+        heatmap[y - 1 : y + 2, x - 1 : x + 2] = 3
+        heatmap[y, x] = 9
+    return image, heatmap, number % CLASSES
+
+
+def encoded(array, kind):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, kind, quality=95)
+    return stream.getvalue()
+
+
+def raw_example(number, scale=1 / 255):
+    """The features of format A, as the package tfrecord takes them."""
+    image, heatmap, label = picture(number)
+    return {
+        "image": ((image * np.float32(scale)).astype("<f4").tobytes(), "byte"),
+        "heatmap": (heatmap.astype("<f4").tobytes(), "byte"),
+        "label": (label, "int"),
+        "click_count": (0 if number == WITHOUT else 7 + number, "int"),
+        "bbox": ([1, 2, 3, 300], "int"),
+    }
+
+
+def jpeg_example(number):
+    """The features of format B."""
+    image, heatmap, label = picture(number)
+    grey = (heatmap * 20).astype(np.uint8)
+    return {
+        "image": (encoded(image, "JPEG"), "byte"),
+        "heatmap": (encoded(grey, "JPEG"), "byte"),
+        "label": (label, "int"),
+    }
+
+
+def write_tfrecord(file, examples):
+    writer = TFRecordWriter(str(file))
+    for example in examples:
+        writer.write(example)
+    writer.close()
+
+
+def write_npz(file, number, **more):
+    image, heatmap, label = picture(number)
+    np.savez_compressed(file, image=image, heatmap=heatmap.astype(np.float64), label=label, **more)
+
+
+def write_pth(file, number, batched=False):
+    image, heatmap, label = picture(number)
+    image = torch.from_numpy(image).permute(2, 0, 1)
+    heatmap = (torch.from_numpy(heatmap) * 20).to(torch.uint8)[None]
+    if batched:  # as the files were first written
+        image, heatmap, label = image[None], heatmap[None], torch.tensor([[label]], dtype=torch.int32)
+    torch.save({"image": image, "heatmap": heatmap, "label": label}, file)
+
+
+def tar_members(number):
+    image, heatmap, label = picture(number)
+    stream = io.BytesIO()
+    np.save(stream, heatmap)
+    return {
+        f"{number:04}.png": encoded(image, "PNG"),
+        f"{number:04}.heatmap.npy": stream.getvalue(),
+        f"{number:04}.json": json.dumps({"click_count": 0 if number == WITHOUT else 2}).encode(),
+        f"{number:04}.cls": str(label).encode(),
+    }
+
+
+def write_split(folder, kind, split, numbers):
+    """``numbers`` of the samples in one of the formats, in files as they are published."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = len(numbers) // 2
+    if kind in ("raw", "raw255", "jpeg"):
+        make = {"raw": raw_example, "raw255": lambda n: raw_example(n, 1), "jpeg": jpeg_example}[kind]
+        names = [f"{split}-{i}.tfrecords" if kind == "jpeg" else f"{split}-0000{i}-of-00002" for i in range(2)]
+        for name, part in zip(names, (numbers[:half], numbers[half:]), strict=True):
+            write_tfrecord(folder / name, map(make, part))
+    elif kind == "tar":
+        for i, part in enumerate((numbers[:half], numbers[half:])):
+            members = {}
+            for number in part:
+                members |= tar_members(number)
+            write_shard(folder / f"{split}-{i:06}.tar", members)
+    else:
+        (folder / split).mkdir()
+        for number in numbers:
+            if kind == "npz":
+                write_npz(folder / split / f"{number:04}.npz", number)
+            else:
+                write_pth(folder / split / f"{number:04}.pth", number, batched=number % 2 == 1)
+    return folder
+
+
+KINDS = ("raw", "raw255", "jpeg", "npz", "pth", "tar")
+
+
+def write_all(folder, kind, train=range(COUNT), val=range(2)):
+    write_split(folder, kind, "train", list(train))
+    return write_split(folder, kind, "val", list(val))
