@@ -32,11 +32,9 @@ int64_t gather_scratch(const Problem&, const Forward&, Images);
 void gather(const Problem&, const Forward&, Images, const void* packed_shrink, const Execution&);
 
 // gate: z into the statistics, and the gates.
-int64_t gate_scratch(const Problem&, Images);
 void gate(const Problem&, void* stats, Images, float* gates, const Execution&);
 
 // The gates and g again, from z.
-int64_t expand_scratch(const Problem&, Images);
 void expand(const Problem&, const void* stats, Images, float* gates, float* g, const Execution&);
 
 // scale: out and the map.
@@ -76,6 +74,7 @@ struct Sum {
 };
 void sum_parts(const Sum& first, const Sum& second, const Execution&);  // one of no rows is left out
 
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace gala::cuda

@@ -1,0 +1,208 @@
+// The stages in order, forward and backward, chunk of images by chunk.
+
+#include <primitives.cuh>
+#include <stdexcept>
+#include <string>
+
+#include "stages.h"
+
+namespace gala::cuda {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("gala::cuda: " + what); }
+
+void check_size(const char* name, int64_t size) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  if (size < 1 || size > kMost)
+    refuse("shape." + std::string(name) + " is " + std::to_string(size) + ", expected 1 to " + std::to_string(kMost));
+}
+
+void check_pointer(const char* name, const void* pointer) {
+  if (!pointer) refuse(std::string(name) + " is null");
+}
+
+void check_map(const Problem& problem, const char* name, const FeatureMap& map) {
+  const std::string label(name);
+  check_pointer((label + ".data").c_str(), map.data);
+  const bool channels = problem.channel_lanes;
+  const int64_t stride = channels ? map.channel_stride : map.pixel_stride;
+  if (stride != 1 && (channels ? problem.shape.channels : problem.shape.pixels) > 1)
+    refuse(label + (channels ? ".channel_stride" : ".pixel_stride") + " is " + std::to_string(stride) +
+           ", expected 1: problem.channel_lanes says which are adjacent");
+}
+
+void check_problem(const Problem& problem) {
+  const Shape& s = problem.shape;
+  check_size("images", s.images);
+  check_size("channels", s.channels);
+  check_size("pixels", s.pixels);
+  check_size("reduced", s.reduced);
+  if (problem.dtype == DType::f64) refuse("dtype is f64, expected f32, bf16 or f16");
+  const Weights& w = problem.weights;
+  check_pointer("weights.w_shrink", w.w_shrink);
+  check_pointer("weights.w_expand", w.w_expand);
+  check_pointer("weights.v_shrink", w.v_shrink);
+  check_pointer("weights.v_collapse", w.v_collapse);
+  check_pointer("weights.a", w.a);
+  check_pointer("weights.m", w.m);
+}
+
+void check_forward(const Problem& problem, const Forward& f) {
+  check_problem(problem);
+  check_map(problem, "x", f.x);
+  if (f.residual.data) check_map(problem, "residual", f.residual);
+  check_map(problem, "out", f.out);
+  check_pointer("stats", f.stats);
+}
+
+void check_backward(const Problem& problem, const Backward& b) {
+  check_problem(problem);
+  check_map(problem, "x", b.x);
+  check_map(problem, "grad_out", b.grad_out);
+  if (b.out.data) {
+    check_map(problem, "out", b.out);
+    check_map(problem, "grad_residual", b.grad_residual);
+  }
+  if (b.grad_x.data) check_map(problem, "grad_x", b.grad_x);
+  check_pointer("stats", b.stats);
+  check_pointer("bits", b.bits);
+  const WeightGrads& g = b.grads;
+  if (!g.w_shrink) return;
+  check_pointer("grads.w_expand", g.w_expand);
+  check_pointer("grads.v_shrink", g.v_shrink);
+  check_pointer("grads.v_collapse", g.v_collapse);
+  check_pointer("grads.a", g.a);
+  check_pointer("grads.m", g.m);
+}
+
+void check_execution(const Execution& execution) {
+  check_pointer("workspace", execution.workspace);
+  if (reinterpret_cast<uintptr_t>(execution.workspace) % 256 != 0) refuse("workspace is not aligned to 256 bytes");
+}
+
+// Hands out pieces of the workspace; without memory it only adds up their sizes.
+class Workspace {
+ public:
+  explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
+  void* take(int64_t bytes) {
+    char* piece = memory_ ? memory_ + used_ : nullptr;
+    used_ += ceil_div(bytes, 256) * 256;
+    return piece;
+  }
+  float* take_floats(int64_t count) { return static_cast<float*>(take(count * 4)); }
+  int64_t bytes() const { return used_; }
+
+ private:
+  char* memory_;
+  int64_t used_ = 0;
+};
+
+// How many images to take through all stages before the next ones, so that a second read of a feature map hits the L2
+// cache, which other tensors share: chunks of about equal size.
+int64_t images_per_chunk(const Problem& problem) {
+  const Shape& s = problem.shape;
+  const int64_t image = s.channels * s.pixels * (problem.dtype == DType::f32 ? 4 : 2);
+  const int64_t most = larger(1, l2_bytes() / 3 * 2 / image);
+  return ceil_div(s.images, ceil_div(s.images, most));
+}
+
+template <class Body>
+void for_each_chunk(const Shape& s, int64_t chunk, const Body& body) {
+  for (int64_t first = 0; first < s.images; first += chunk)
+    body(Images{first, first + chunk < s.images ? chunk : s.images - first});
+}
+
+struct ForwardMemory {
+  void *packed_shrink, *scratch;
+  float* gates;
+
+  ForwardMemory(const Problem& problem, const Forward& f, Images chunk, Workspace& workspace) {
+    packed_shrink = workspace.take(packed_shrink_bytes(problem));
+    gates = workspace.take_floats(problem.shape.images * 2 * problem.shape.channels);
+    const int64_t gathering = gather_scratch(problem, f, chunk), scaling = scale_scratch(problem, f, chunk);
+    scratch = workspace.take(larger(gathering, scaling));
+  }
+};
+
+struct BackwardMemory {
+  void *packed_local, *scratch;
+  float *gates, *g, *d_gates, *ds, *dg, *dz, *dp;
+
+  BackwardMemory(const Problem& problem, const Backward& b, Images chunk, Workspace& workspace) {
+    const Shape& s = problem.shape;
+    packed_local = workspace.take(b.grad_x.data ? packed_local_bytes(problem) : 0);
+    gates = workspace.take_floats(s.images * 2 * s.channels);
+    g = workspace.take_floats(s.images * s.channels);
+    d_gates = workspace.take_floats(s.images * 2 * s.channels);
+    ds = workspace.take_floats(s.images * s.pixels);
+    dg = workspace.take_floats(s.images * s.channels);
+    dz = workspace.take_floats(s.images * s.reduced);
+    dp = workspace.take_floats(s.images * s.channels);
+    int64_t most = larger(scale_backward_scratch(problem, b, chunk), gate_backward_scratch(problem, chunk));
+    if (b.grad_x.data) most = larger(most, grad_x_scratch(problem, b, chunk));
+    if (b.grads.w_shrink) most = larger(most, larger(global_grads_scratch(problem), local_grads_scratch(problem, b)));
+    scratch = workspace.take(most);
+  }
+};
+
+// Only grad_x reads again what scale's backward has read.
+Images backward_chunk(const Problem& problem, const Backward& b) {
+  return {0, b.grad_x.data ? images_per_chunk(problem) : problem.shape.images};
+}
+
+}  // namespace
+
+int64_t forward_workspace(const Problem& problem, const Forward& f) {
+  check_forward(problem, f);
+  Workspace workspace(nullptr);
+  ForwardMemory(problem, f, {0, images_per_chunk(problem)}, workspace);
+  return workspace.bytes();
+}
+
+void forward(const Problem& problem, const Forward& f, const Execution& execution) {
+  check_forward(problem, f);
+  check_execution(execution);
+  const int64_t chunk = images_per_chunk(problem);
+  Workspace workspace(execution.workspace);
+  const ForwardMemory memory(problem, f, {0, chunk}, workspace);
+  const Execution stage{execution.stream, memory.scratch, execution.tf32};
+  pack_shrink(problem, memory.packed_shrink, stage);
+  for_each_chunk(problem.shape, chunk, [&](Images images) {
+    gather(problem, f, images, memory.packed_shrink, stage);
+    gate(problem, f.stats, images, memory.gates, stage);
+    scale(problem, f, images, memory.gates, stage);
+  });
+}
+
+int64_t backward_workspace(const Problem& problem, const Backward& b) {
+  check_backward(problem, b);
+  Workspace workspace(nullptr);
+  BackwardMemory(problem, b, backward_chunk(problem, b), workspace);
+  return workspace.bytes();
+}
+
+void backward(const Problem& problem, const Backward& b, const Execution& execution) {
+  check_backward(problem, b);
+  check_execution(execution);
+  const bool need_input = b.grad_x.data != nullptr, need_weights = b.grads.w_shrink != nullptr;
+  const Images chunk = backward_chunk(problem, b);
+  Workspace workspace(execution.workspace);
+  const BackwardMemory memory(problem, b, chunk, workspace);
+  const Execution stage{execution.stream, memory.scratch, execution.tf32};
+  if (need_input) pack_local(problem, memory.packed_local, stage);
+  expand(problem, b.stats, {0, problem.shape.images}, memory.gates, memory.g, stage);
+  for_each_chunk(problem.shape, chunk.count, [&](Images images) {
+    scale_backward(problem, b, images, memory.gates, memory.d_gates, memory.ds, stage);
+    if (need_input || need_weights)
+      gate_backward(problem, b.stats, images, memory.d_gates, memory.dg, memory.dz, memory.dp, stage);
+    if (need_input) grad_x(problem, b, images, memory.packed_local, memory.gates, memory.ds, memory.dp, stage);
+  });
+  if (!need_weights) return;
+  global_grads(problem, b, memory.g, memory.d_gates, memory.dg, memory.dz, stage);
+  local_grads(problem, b, memory.ds, stage);
+}
+
+const char* architectures() { return GALA_CUDA_ARCHITECTURES; }
+
+}  // namespace gala::cuda
