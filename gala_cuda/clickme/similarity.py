@@ -14,7 +14,7 @@ from ..layer import GALA
 CEILING = 0.65753  # of people among each other, as serre-lab/Harmonization publishes it
 PAIRS = 512  # images whose maps are exchanged in the permutation test
 PERMUTATIONS, RESAMPLES = 9_999, 9_999
-_AT_ONCE = 500  # permutations
+_AT_ONCE = 64  # images, or random draws: memory is bounded
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class MapScore:
         low, high: 95 % confidence interval of rho, by bootstrap over images.
         ceiling: mean correlation that people reach among each other.
         ratio: rho / ceiling; the paper's column is 100 times that.
-        p: share of permutations, which give every image another's human map, of which rho is as large; one-sided, the
-            true pairing counted among them.
+        p: share of random pairings of images and human maps whose rho is as large, the true one counted among them:
+            one-sided. That people look at the middle of every image is no reason for a small p.
         images: that count. A constant map of the network counts with a correlation of 0.
         left_out: images whose human map is constant or no number, which orders nothing.
     """
@@ -57,11 +57,12 @@ class MapRecord:
 
     Args:
         saliency: compare input gradients.
-        pairs: the first images of which the ranks are kept, for :meth:`score`.
+        every: of each such number of images one is kept for the random pairings of :meth:`score`; 0 keeps none.
     """
 
-    def __init__(self, saliency: bool = False, pairs: int = 0):
-        self.saliency, self.pairs, self.left_out = saliency, pairs, 0
+    def __init__(self, saliency: bool = False, every: int = 0):
+        self.saliency, self.every, self.left_out = saliency, every, 0
+        self._count = 0
         self._rho: list[Tensor] = []
         self._ranks: list[tuple[Tensor, Tensor]] = []  # ours and theirs, standardised: [n, P] float32 each
 
@@ -75,15 +76,22 @@ class MapRecord:
     def add(self, maps: Sequence[Tensor], heatmap: Tensor, has_map: Tensor) -> None:
         """``maps`` of layers [N, h, w], ``heatmap`` [N, 1, H, W]; ``has_map`` [N] bool says which images count."""
         heatmap, has_map = (tensor.to(maps[0].device) for tensor in (heatmap, has_map))
-        ours = standardised_ranks(combined(maps, heatmap.shape[2:])[has_map].flatten(1))
-        theirs = standardised_ranks(heatmap[has_map].flatten(1))
+        chosen = [amap[has_map] for amap in maps]
+        parts = zip(heatmap[has_map].split(_AT_ONCE), *(amap.split(_AT_ONCE) for amap in chosen), strict=True)
+        for human, *ours in parts:
+            self._add(combined(ours, human.shape[2:]).flatten(1), human.flatten(1))
+
+    def _add(self, ours: Tensor, theirs: Tensor) -> None:
+        """[n, P] each."""
+        ours, theirs = standardised_ranks(ours), standardised_ranks(theirs)
         orders = ~theirs[:, 0].isnan()
         ours, theirs = ours[orders].nan_to_num(0.0), theirs[orders]
         self.left_out += int((~orders).sum())
-        missing = max(0, self.pairs - len(self.rho))
         self._rho.append((ours * theirs).sum(1).cpu())
-        if missing:
-            self._ranks.append((ours[:missing].float().cpu(), theirs[:missing].float().cpu()))
+        if self.every:
+            kept = slice(-self._count % self.every, None, self.every)
+            self._ranks.append((ours[kept].float().cpu(), theirs[kept].float().cpu()))
+        self._count += len(ours)
 
     @property
     def rho(self) -> Tensor:
@@ -102,25 +110,36 @@ class MapRecord:
         if not len(rho) or not self._ranks:
             raise ValueError(f"there are no human maps to compare with; {self.left_out} are constant")
         ours, theirs = (torch.cat(parts) for parts in zip(*self._ranks, strict=True))
-        drawn = torch.randint(len(rho), (RESAMPLES, len(rho)), generator=generator)
-        low, high = torch.quantile(rho[drawn].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        low, high = bootstrap_interval(rho, generator)
         mean = rho.mean().item()
         p = permutation_p(ours @ theirs.T, generator)
         of = "input gradient" if self.saliency else "attention"
         return MapScore(of, mean, low, high, ceiling, mean / ceiling, p, len(rho), self.left_out)
 
 
+def bootstrap_interval(rho: Tensor, generator: torch.Generator) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the mean of as many values drawn from ``rho`` [n] with replacement."""
+    count = len(rho)
+    drawn = (torch.randint(count, (number, count), generator=generator) for number in _numbers(RESAMPLES))
+    means = torch.cat([rho[indices].mean(1) for indices in drawn])
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return low, high
+
+
 def permutation_p(correlations: Tensor, generator: torch.Generator) -> float:
     """The one-sided p of the mean of the diagonal of [n, n] correlations of every map with every other."""
     correlations, count = correlations.double(), len(correlations)
-    observed, as_large, left = correlations.diagonal().mean(), 0, PERMUTATIONS
-    while left:
-        number = min(left, _AT_ONCE)
+    observed, as_large = correlations.diagonal().mean(), 0
+    for number in _numbers(PERMUTATIONS):
         orders = torch.rand(number, count, generator=generator).argsort(1)
         means = correlations[torch.arange(count), orders].mean(1)
         as_large += int((means >= observed - 1e-12).sum())  # rounding apart
-        left -= number
     return (as_large + 1) / (PERMUTATIONS + 1)
+
+
+def _numbers(draws: int) -> list[int]:
+    """``draws`` in parts."""
+    return [min(_AT_ONCE, draws - done) for done in range(0, draws, _AT_ONCE)]
 
 
 def human_ceiling(participants: Sequence[Tensor], splits: int = 10, seed: int = 0) -> float:

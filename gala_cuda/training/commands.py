@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -76,7 +77,8 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
                 None, f"argument {_source_flag(recipe)}: {recipe.source} has {len(data.classes)} classes, "
                 f"{args.weights_file} has {len(network.classes)}")  # fmt: skip
         model = model.to(device).to(memory_format=torch.channels_last)
-        record = MapRecord(args.saliency or not returns_maps(model), PAIRS) if args.maps else None
+        every = math.ceil(data.test.images / PAIRS)
+        record = MapRecord(args.saliency or not returns_maps(model), every) if args.maps else None
         result = evaluate(model, data.test, device, recipe.precision, record)
         if not world.main:
             return
