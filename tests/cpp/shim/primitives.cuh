@@ -13,6 +13,8 @@
 
 #define GALA_KERNEL(threads, blocks) void
 #define GALA_DEVICE inline
+#define GALA_UNROLL
+#define GALA_ROLL
 
 namespace gala::cuda {
 

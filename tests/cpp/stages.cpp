@@ -1,0 +1,21 @@
+// gala.h's CUDA stages for Python; the structs are those of tests/shim.py.
+#include "../../csrc/gala.h"
+
+#include "errors.h"
+
+using namespace gala;
+
+extern "C" {
+
+const int64_t gala_sizes[] = {sizeof(Problem), sizeof(Forward), sizeof(Backward), sizeof(cuda::Execution)};
+
+int64_t gala_forward_workspace(const Problem* p, const Forward* f) { return cuda::forward_workspace(*p, *f); }
+int64_t gala_backward_workspace(const Problem* p, const Backward* b) { return cuda::backward_workspace(*p, *b); }
+
+const char* gala_forward(const Problem* p, const Forward* f, const cuda::Execution* e) {
+  return error_of([=] { cuda::forward(*p, *f, *e); });
+}
+const char* gala_backward(const Problem* p, const Backward* b, const cuda::Execution* e) {
+  return error_of([=] { cuda::backward(*p, *b, *e); });
+}
+}

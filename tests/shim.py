@@ -1,0 +1,211 @@
+"""The CUDA sources on the host: compiled by the host's compiler against ``tests/cpp/shim``, called through ctypes.
+
+Every tensor that a kernel sees lies in memory of its own behind guard pages, at its own address modulo 16; what is only
+read cannot be written. A launch that does what is not allowed raises RuntimeError.
+"""
+
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import byref, c_char_p, c_int, c_int64, c_uint64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
+from torch import Tensor
+
+from gala_cuda.backends.contract import Weights, bit_words, channel_lanes, stats_width
+
+ROOT = Path(__file__).parents[1]
+CPP, CUDA = ROOT / "tests" / "cpp", ROOT / "csrc" / "cuda"
+SHIM = (*sorted((CPP / "shim").glob("*.cpp")), CPP / "control.cpp")
+FLAGS = ("-std=c++20", "-O2", "-g", "-fPIC", "-ftrivial-auto-var-init=pattern")
+DEFINED = ('-DGALA_CUDA_ARCHITECTURES="host"', f"-I{CPP / 'shim'}")
+DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3}
+ALIGNMENT, WORKSPACE_ALIGNMENT = 16, 256
+
+
+def compiler() -> list[str] | None:
+    """The command of the host's C++ compiler, from CXX or by its usual names."""
+    command = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    return command if shutil.which(command[0]) else None
+
+
+def why_no_compiler() -> str | None:
+    return None if compiler() else "no C++ compiler: put c++ on the PATH or name one in the environment variable CXX"
+
+
+def build(name: str, sources: Iterable[Path], flags: Iterable[str] = (), link: Iterable[str] = ("-shared",)) -> Path:
+    """Compiles and links what has changed since the last time, under ``build/shim``; RuntimeError with the output."""
+    folder = ROOT / "build" / "shim" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    headers = sorted(p for where in (CPP, ROOT / "csrc") for p in where.rglob("*") if p.suffix in (".h", ".cuh"))
+    common = b"".join(p.read_bytes() for p in headers)
+
+    def compiled(source: Path) -> Path:
+        command = [*compiler(), *FLAGS, *DEFINED, *flags, "-x", "c++", "-c", str(source)]
+        return _made(folder, f"{source.stem}.o", command, common + source.read_bytes())
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    return _made(folder, name, [*compiler(), *link, *map(str, objects), "-pthread"], b"")
+
+
+def _made(folder: Path, name: str, command: list[str], content: bytes) -> Path:
+    made = folder / f"{hashlib.sha256(shlex.join(command).encode() + content).hexdigest()[:16]}-{name}"
+    if not made.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            fresh = Path(scratch) / name
+            done = subprocess.run([*command, "-o", str(fresh)], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr}")
+            fresh.replace(made)
+    return made
+
+
+def loaded(path: Path) -> ctypes.CDLL:
+    """A library with the shim's controls in it."""
+    library = ctypes.CDLL(str(path))
+    library.shim_allocate.restype, library.shim_allocate.argtypes = c_void_p, [c_int64] * 3
+    for name in ("shim_make_read_only", "shim_intact", "shim_release"):
+        getattr(library, name).argtypes = [c_void_p]
+    library.shim_set_device.argtypes = [c_uint64, c_int, c_int64, c_int]
+    return library
+
+
+@cache
+def kernels() -> ctypes.CDLL:
+    """All of ``csrc/cuda``."""
+    library = loaded(build("kernels", [*sorted(CUDA.glob("*.cu")), CPP / "stages.cpp", *SHIM]))
+    sizes = (c_int64 * 4).in_dll(library, "gala_sizes")
+    assert list(sizes) == [ctypes.sizeof(struct) for struct in (Problem, Forward, Backward, Execution)]
+    for name in ("forward", "backward"):
+        getattr(library, f"gala_{name}").restype = c_char_p
+        getattr(library, f"gala_{name}_workspace").restype = c_int64
+    return library
+
+
+class Memory:
+    """Tensors behind the guard pages of ``library``; writes beside them are found by ``check``."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self.library = library
+        self.tensors: list[Tensor] = []
+
+    def of(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, modulus: int, residue: int):
+        """Uninitialised: NaN of a bit pattern that no computation yields."""
+        elements = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        nbytes = elements * dtype.itemsize
+        address = self.library.shim_allocate(nbytes, modulus, residue)
+        buffer = type("Buffer", (ctypes.c_char * nbytes,), {}).from_address(address)
+        weakref.finalize(buffer, self.library.shim_release, address)
+        self.tensors.append(torch.frombuffer(buffer, dtype=dtype).as_strided(size, stride))
+        return self.tensors[-1]
+
+    def copy(self, t: Tensor | None) -> Tensor | None:
+        """t with its strides and its address modulo 16, to be read only."""
+        if t is None:
+            return None
+        copy = self.of(t.shape, t.stride(), t.dtype, ALIGNMENT, t.data_ptr() % ALIGNMENT).copy_(t)
+        self.library.shim_make_read_only(copy.data_ptr())
+        return copy
+
+    def like(self, t: Tensor) -> Tensor:
+        like = torch.empty_like(t, device="meta")
+        return self.of(like.shape, like.stride(), t.dtype, ALIGNMENT, 0)
+
+    def new(self, *size: int, dtype: torch.dtype = torch.float32, modulus: int = ALIGNMENT) -> Tensor:
+        return self.of(size, torch.empty(size, device="meta").stride(), dtype, modulus, 0)
+
+    def check(self) -> None:
+        for t in self.tensors:
+            if not self.library.shim_intact(t.data_ptr()):
+                raise RuntimeError(f"written beside a tensor {tuple(t.shape)} of {t.dtype}")
+
+
+@dataclass
+class Shim:
+    """A backend as ``gala_cuda.backends`` has them, on CPU tensors; and the device that it plays."""
+
+    seed: int = 0  # of the order of threads and blocks
+    multiprocessors: int = 4
+    l2_bytes: int = 32 << 20
+    shared_limit: int = 99 << 10
+    tf32: bool = False
+
+    def why_not(self, x: Tensor) -> str | None:
+        return None if x.dtype in DTYPES else f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+
+    def forward(
+        self, x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        n, c, height, width = x.shape
+        reduced = w.w_shrink.shape[0]
+        memory = Memory(kernels())
+        out = memory.like(x)
+        amap = memory.new(n, height, width) if return_map else torch.empty(0)
+        stats = memory.new(n, stats_width(height * width, c, reduced))
+        bits = memory.new(n, height * width, bit_words(reduced), dtype=torch.int32) if save else None
+        x, residual = memory.copy(x), memory.copy(residual)
+        maps = (FeatureMap.of(t) for t in (x, residual, out))
+        call = Forward(*maps, *(t.data_ptr() if t is not None and t.numel() else None for t in (amap, stats, bits)))
+        self._run("forward", memory, x, w, squash, call)
+        return out, amap, stats if save else torch.empty(0), torch.empty(0, dtype=torch.int32) if bits is None else bits
+
+    def backward(
+        self,
+        grad_out: Tensor,
+        map_factor: Tensor | None,
+        x: Tensor,
+        w: Weights,
+        out: Tensor | None,
+        stats: Tensor,
+        bits: Tensor,
+        squash: str,
+        need_input: bool,
+        need_weights: bool,
+    ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+        memory = Memory(kernels())
+        grad_x = memory.like(x) if need_input else None
+        grad_residual = None if out is None else memory.like(x)
+        grads = Weights(*(None if t is None or not need_weights else memory.new(*t.shape) for t in w))
+        x, grad_out, out, *vectors = map(
+            memory.copy, (x, grad_out, out, None if map_factor is None else map_factor.contiguous(), stats, bits)
+        )
+        call = Backward(
+            *map(FeatureMap.of, (x, grad_out, out)),
+            *(None if t is None else t.data_ptr() for t in vectors),
+            *map(FeatureMap.of, (grad_x, grad_residual)),
+            WeightPointers.of(grads),
+        )
+        self._run("backward", memory, x, w, squash, call)
+        return grad_x, grads if need_weights else None, grad_residual
+
+    def _run(self, name: str, memory: Memory, x: Tensor, w: Weights, squash: str, call: Forward | Backward) -> None:
+        library = memory.library
+        n, c, height, width = x.shape
+        weights = Weights(*(memory.copy(None if t is None else t.float().contiguous()) for t in w))
+        problem = Problem(
+            Shape(n, c, height * width, w.w_shrink.shape[0]),
+            DTYPES[x.dtype],
+            ("tanh", "sigmoid").index(squash),
+            channel_lanes(x),
+            WeightPointers.of(weights),
+        )
+        library.shim_set_device(self.seed, self.multiprocessors, self.l2_bytes, self.shared_limit)
+        nbytes = getattr(library, f"gala_{name}_workspace")(byref(problem), byref(call))
+        workspace = memory.new(nbytes, dtype=torch.uint8, modulus=WORKSPACE_ALIGNMENT) if nbytes else None
+        execution = Execution(None, None if workspace is None else workspace.data_ptr(), self.tf32)
+        error = getattr(library, f"gala_{name}")(byref(problem), byref(call), byref(execution))
+        if error:
+            raise RuntimeError(error.decode())
+        memory.check()
