@@ -42,6 +42,7 @@ template <int kImages, int kCols, int width>
 GALA_KERNEL(kGateThreads, 4)
 gate_kernel(GateParams p) {
   using Vector = Vec<float, width>;
+  constexpr int kSteps = kImages == 1 ? 8 : 1;  // whose loads are under way together
   const int blocks = (p.images + kImages - 1) / kImages;  // of images, which share the weights in the L2 cache
   const int first = block_x() % blocks * kImages;
   const int col = (block_x() / blocks * (kGateThreads / 32) + warp()) * kCols;
@@ -51,21 +52,24 @@ gate_kernel(GateParams p) {
   GALA_UNROLL
   for (int j = 0; j < kCols; ++j) w[j] = p.w + int64_t{lesser(col + j, p.cols - 1)} * p.depth;
   float sums[kCols * kImages] = {};
-#pragma unroll(kImages == 1 ? 8 : 1)
-  for (int k = lane() * width; k < p.depth; k += 32 * width) {
-    Vector weights[kCols];
+  for (int first_k = lane() * width; first_k < p.depth; first_k += kSteps * 32 * width) {
+    Vector values[kSteps][kImages] = {}, weights[kSteps][kCols] = {};
     GALA_UNROLL
-    for (int j = 0; j < kCols; ++j) weights[j] = load_global(reinterpret_cast<const Vector*>(w[j] + k));
-    GALA_UNROLL
-    for (int i = 0; i < kImages; ++i) {
-      const Vector value = load_global(reinterpret_cast<const Vector*>(from[i] + k));
+    for (int step = 0; step < kSteps; ++step) {
+      const int k = first_k + step * 32 * width;
+      if (k >= p.depth) continue;
       GALA_UNROLL
-      for (int v = 0; v < width; ++v) {
-        const float input = p.z ? value.at[v] : relu(value.at[v]);
-        GALA_UNROLL
-        for (int j = 0; j < kCols; ++j)
-          sums[j * kImages + i] = std::fma(input, weights[j].at[v], sums[j * kImages + i]);
-      }
+      for (int i = 0; i < kImages; ++i) values[step][i] = load_global(reinterpret_cast<const Vector*>(from[i] + k));
+      GALA_UNROLL
+      for (int j = 0; j < kCols; ++j) weights[step][j] = load_global(reinterpret_cast<const Vector*>(w[j] + k));
+    }
+    GALA_UNROLL
+    for (int n = 0; n < kSteps * width * kImages; ++n) {
+      const int i = n % kImages, v = n / kImages % width, step = n / (kImages * width);
+      const float value = values[step][i].at[v], input = p.z ? value : relu(value);
+      GALA_UNROLL
+      for (int j = 0; j < kCols; ++j)
+        sums[j * kImages + i] = std::fma(input, weights[step][j].at[v], sums[j * kImages + i]);
     }
   }
   const float sum = sum_over_lanes(sums);

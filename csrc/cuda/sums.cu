@@ -20,7 +20,6 @@ GALA_KERNEL(kThreads, 4) sum_kernel(SumParams p) {
   const int64_t row = (block_x() - (is_first ? 0 : p.first_blocks)) * kThreads + thread_index();
   if (row >= sum.rows) return;
   float total = 0.0f;
-#pragma unroll 4
   for (int64_t part = 0; part < sum.count; ++part) total += load_global(sum.parts + part * sum.rows + row);
   store_global(sum.to + row, sum.root ? std::sqrt(total) : total);
 }
