@@ -7,7 +7,7 @@ using namespace gala;
 
 extern "C" {
 
-const int64_t gala_sizes[] = {sizeof(Problem), sizeof(Forward), sizeof(Backward), sizeof(cuda::Execution)};
+int64_t gala_sizes[] = {sizeof(Problem), sizeof(Forward), sizeof(Backward), sizeof(cuda::Execution)};
 
 int64_t gala_forward_workspace(const Problem* p, const Forward* f) { return cuda::forward_workspace(*p, *f); }
 int64_t gala_backward_workspace(const Problem* p, const Backward* b) { return cuda::backward_workspace(*p, *b); }
