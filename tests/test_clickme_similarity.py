@@ -1,0 +1,247 @@
+"""The map score against SciPy and NumPy: ties, constant maps, permutations, bootstrap, ceiling; what eval prints."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy import stats
+from torch import nn
+
+from gala_cuda import cli, gala_resnet18, resnet18
+from gala_cuda.clickme import similarity
+from gala_cuda.clickme.similarity import (
+    MapRecord,
+    bootstrap_interval,
+    combined,
+    human_ceiling,
+    permutation_p,
+    ranks,
+    returns_maps,
+    spearman,
+)
+from gala_cuda.inspection import attention_maps, input_gradient
+from gala_cuda.training import load, read_weights, rebuilt
+from gala_cuda.training.networks import Network
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def drawn(*shape, seed=0, levels=None):
+    """Random numbers; with ``levels`` whole ones, so that many are equal."""
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values if levels is None else (values * levels).floor()
+
+
+@pytest.mark.parametrize("levels", [None, 3, 1000], ids=["distinct", "many-ties", "few-ties"])
+def test_rank_correlation_is_scipys(levels):
+    ours, theirs = drawn(6, 400, levels=levels), drawn(6, 400, seed=1, levels=levels) + drawn(6, 400) / 2
+    np.testing.assert_array_equal(ranks(ours), stats.rankdata(ours, axis=1))
+    expected = [stats.spearmanr(a, b).statistic for a, b in zip(ours, theirs, strict=True)]
+    np.testing.assert_allclose(spearman(ours, theirs), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(spearman(ours.float(), theirs), expected, rtol=0, atol=1e-6)
+
+
+def test_constant_rows_and_rows_that_hold_no_number_have_no_correlation():
+    rows = drawn(4, 30)
+    spoilt = rows.clone()
+    spoilt[1], spoilt[2, 7] = 0.3, torch.nan
+    assert spearman(rows, spoilt).isnan().tolist() == [False, True, True, False]
+    assert spearman(spoilt, rows).isnan().tolist() == [False, True, True, False]
+
+
+def test_maps_are_resized_and_averaged_over_layers():
+    maps = {"a": drawn(2, 4, 4), "b": drawn(2, 4, 4, seed=1), "c": drawn(2, 2, 3, seed=2)}
+    expected = sum(nn.functional.interpolate(m[:, None], (9, 8), mode="bilinear")[:, 0] for m in maps.values()) / 3
+    torch.testing.assert_close(combined(maps, (9, 8)), expected)
+    assert torch.equal(combined(list(maps.values()), (9, 8)), combined(maps, (9, 8)))
+
+
+def recorded(ours, theirs, has_map=None, batch=None, **options):
+    """A record of one layer's maps, in batches."""
+    record = MapRecord(**options)
+    has_map = torch.ones(len(ours), dtype=torch.bool) if has_map is None else has_map
+    for part in torch.arange(len(ours)).split(batch or len(ours)):
+        record.add([ours[part]], theirs[part], has_map[part])
+    return record
+
+
+def test_a_record_holds_the_correlation_of_each_image_with_a_map():
+    theirs = drawn(7, 1, 12, 10, levels=4)
+    ours = drawn(7, 12, 10, seed=1) + theirs[:, 0] / 3
+    theirs[4] = torch.nan
+    has_map = torch.arange(7) != 4
+    expected = [stats.spearmanr(ours[i].flatten(), theirs[i].flatten()).statistic for i in range(7) if i != 4]
+    for batch in (7, 3, 1):
+        record = recorded(ours, theirs, has_map, batch)
+        np.testing.assert_allclose(record.rho, expected, rtol=0, atol=1e-12)
+        assert record.left_out == 0
+
+
+def test_constant_maps_of_people_are_left_out_and_of_networks_count_as_0():
+    theirs, ours = drawn(5, 1, 6, 6), drawn(5, 6, 6, seed=1)
+    theirs[1], theirs[3] = 0.5, 0.0
+    ours[2], ours[3] = 1.0, 0.0
+    score = recorded(ours, theirs, every=1).score()
+    expected = [stats.spearmanr(ours[i].flatten(), theirs[i].flatten()).statistic for i in (0, 4)]
+    assert score.rho == pytest.approx((expected[0] + 0 + expected[1]) / 3)
+    assert (score.images, score.left_out) == (3, 2)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 10])
+def test_every_second_image_is_kept_for_the_pairings(batch):
+    theirs = drawn(9, 1, 4, 4)
+    record = recorded(theirs[:, 0], theirs, batch=batch, every=2)
+    kept = torch.cat([ours for ours, _ in record._ranks])
+    assert torch.equal(kept, similarity.standardised_ranks(theirs.flatten(1))[::2].float())
+
+
+def test_p_counts_pairings_at_least_as_good(monkeypatch):
+    """Of four images all 24 pairings, of which some reach the true one's mean; draws come near their share."""
+    from itertools import permutations
+
+    correlations = torch.tensor(
+        [[0.5, 0.3, 0.1, 0.0], [0.2, 0.4, 0.6, 0.1], [0.1, 0.5, 0.3, 0.2], [0.3, 0.1, 0.2, 0.4]]
+    )
+    observed = correlations.diagonal().sum()
+    orders = list(permutations(range(4)))
+    share = np.mean([sum(correlations[i, j] for i, j in enumerate(order)) >= observed - 1e-6 for order in orders])
+    assert 1 / 24 < share < 0.5
+    found = permutation_p(correlations, torch.Generator().manual_seed(0))
+    assert found == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / similarity.PERMUTATIONS))
+    monkeypatch.setattr(similarity, "PERMUTATIONS", 99)
+    certain = permutation_p(torch.eye(30), torch.Generator().manual_seed(0))
+    assert certain == 1 / 100
+
+
+def test_unrelated_maps_have_no_small_p_though_all_look_at_the_middle():
+    """The pairing is what counts: a middle that all maps share is worth nothing."""
+    middle = torch.zeros(6, 6, dtype=torch.float64)
+    middle[2:4, 2:4] = 2
+    theirs, unrelated = drawn(40, 1, 6, 6) + middle, drawn(40, 6, 6, seed=1) + middle
+    score = recorded(unrelated, theirs, every=1).score()
+    assert score.rho > 0.2
+    assert score.p > 0.05
+    assert score.stars == ""
+    related = recorded(unrelated + 0.5 * theirs[:, 0], theirs, every=1).score()
+    assert related.p == 1 / (similarity.PERMUTATIONS + 1)
+    assert related.stars == "**"
+
+
+def test_the_interval_is_scipys():
+    rho = drawn(50, seed=3)
+    ours = bootstrap_interval(rho, torch.Generator().manual_seed(0))
+    theirs = stats.bootstrap((rho.numpy(),), np.mean, n_resamples=9999, method="percentile").confidence_interval
+    np.testing.assert_allclose(ours, theirs, atol=0.01)
+    assert ours[0] < rho.mean() < ours[1]
+    assert bootstrap_interval(rho[:1], torch.Generator()) == (rho[0], rho[0])
+
+
+def test_the_score_is_in_proportion_to_the_ceiling():
+    theirs = drawn(8, 1, 6, 6)
+    record = recorded(theirs[:, 0] + drawn(8, 6, 6, seed=1), theirs, every=1)
+    score = record.score()
+    assert (score.of, score.ceiling, score.ratio) == ("attention", 0.65753, score.rho / 0.65753)
+    assert record.score(0.5).ratio == 2 * score.rho
+    assert record.score() == score
+    for ceiling in (0, 1.5):
+        with pytest.raises(ValueError, match=rf"ceiling is {ceiling}; expected 0 < ceiling <= 1"):
+            record.score(ceiling)
+    with pytest.raises(ValueError, match="there are no human maps to compare with; 1 are constant"):
+        recorded(theirs[:1, 0], torch.zeros(1, 1, 6, 6), every=1).score()
+
+
+def test_the_ceiling_is_the_mean_correlation_of_halves():
+    """Of two people the halves are the two; of four each halving is one of three."""
+    two, four, one = drawn(2, 5, 5), drawn(4, 5, 5, seed=1), drawn(1, 5, 5)
+
+    def correlation(a, b):
+        return stats.spearmanr(a.mean(0).flatten(), b.mean(0).flatten()).statistic
+
+    assert human_ceiling([two, one]) == pytest.approx(correlation(two[:1], two[1:]))
+    of_four = [correlation(four[list(half)], four[list({0, 1, 2, 3} - set(half))]) for half in ((0, 1), (0, 2), (0, 3))]
+    found = human_ceiling([four], splits=300)
+    assert min(of_four) < found < max(of_four)
+    assert found == pytest.approx(np.mean(of_four), abs=0.05)
+    assert human_ceiling([two, four], splits=300) == pytest.approx((human_ceiling([two]) + found) / 2, abs=0.05)
+    with pytest.raises(ValueError, match="participants has no image with two maps"):
+        human_ceiling([one, torch.zeros(2, 5, 5)])
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: gala_resnet18(2, width=4), True),
+        (lambda: resnet18(2, width=4), False),
+        (lambda: nn.Flatten(), False),
+    ],
+)
+def test_which_networks_return_maps(make, expected):
+    assert returns_maps(make()) == expected
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """File of an untrained GALA-ResNet for two classes and images of 32 pixels."""
+    torch.manual_seed(0)
+    network = Network("gala_resnet18", (), 4, False, "small", ("0", "1"), 3, 32)
+    path = tmp_path_factory.mktemp("weights") / "network.safetensors"
+    save_file(network.build().state_dict(), path, metadata=network.metadata())
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight images to train on and twelve to test on, every fourth without a map, as NPZ."""
+    place, rng = tmp_path_factory.mktemp("clickme"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 12)):
+        (place / split).mkdir()
+        for i in range(count):
+            heatmap = rng.random((37, 37), np.float32) * (i % 4 > 0)
+            image = rng.integers(0, 256, (37, 37, 3), np.uint8)
+            np.savez(place / split / f"{i:02}.npz", image=image, heatmap=heatmap, label=np.int64(i % 2))
+    return str(place)
+
+
+@pytest.mark.parametrize("options", [[], ["--saliency"]], ids=["attention", "saliency"])
+def test_eval_prints_the_columns_of_the_papers_table(weights, folder, capsys, options):
+    command = ["eval", weights, "--clickme", folder, "--maps", "--workers", "0", *options]
+    assert cli.main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    test = load(folder, 4, 0, 32, maps="paper").test
+    model, rho = rebuilt(*reversed(read_weights(weights))).eval(), []
+    for images, labels, heatmaps, has_map in test.epoch():
+        maps = (
+            input_gradient(model, images, labels) if options else combined(attention_maps(model, images)[1], (32, 32))
+        )
+        pairs = zip(maps[has_map], heatmaps[has_map], strict=True)
+        rho += [stats.spearmanr(ours.flatten(), theirs.flatten()).statistic for ours, theirs in pairs]
+    score = result["maps"]
+    assert (score["of"], score["images"]) == ("input gradient" if options else "attention", 9)
+    assert score["rho"] == pytest.approx(np.mean(rho), abs=1e-6)
+    assert result["map_similarity"] == pytest.approx(np.mean(rho), abs=1e-6)
+    assert score["low"] < score["rho"] < score["high"]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    shown = (f"{100 * (1 - result['top1']):.2f}", f"{100 * score['ratio']:.2f}", f"{score['p']:.4f}", "top-5 error")
+    assert [text for text in shown if text not in printed] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--maps"], "argument --maps: compares with human maps; expected --clickme DIR"),
+        (["--saliency"], "argument --saliency: is what --maps compares; expected --maps too"),
+        (
+            ["--maps", "--clickme", "x", "--ceiling", "2"],
+            "argument --ceiling: is 2.0; expected a correlation, at most 1",
+        ),
+        (["--clickme", "no-such-folder"], "argument --clickme: "),
+    ],
+)
+def test_arguments_of_eval_that_do_not_go_together_are_named(weights, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        cli.main(["eval", weights, *arguments])
+    assert message in capsys.readouterr().err
