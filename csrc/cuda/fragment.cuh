@@ -22,10 +22,7 @@ template <int n>
 struct Fragment<float, n> {
   uint32_t high[n], low[n];
 };
-// Numbers that TF32 holds exactly.
-struct exact {};
-template <class T>
-using ExactIf = std::conditional_t<std::is_same_v<T, float>, exact, T>;
+struct Exact {};  // in place of float: numbers that TF32 holds exactly
 
 template <class T, int n>
 GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
@@ -43,26 +40,27 @@ GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
   return f;
 }
 
-// Adds the products of `rows` left operands and one right one to column `col` of the sums. Of float32 a product is one
-// of the TF32 numbers or, `precise`, the sum of all but the smallest of its four parts; these are summed apart first,
+// Adds the products of m left operands and n right ones to the sums from [row][col] on. Of float32 a product is that of
+// the TF32 numbers or, `precise`, the sum of all but the smallest of its four parts; these are summed apart first,
 // since the tensor cores truncate what they add to.
-template <class T, class A, class B, int rows, int cols>
-GALA_DEVICE void multiply_column(float (&sums)[rows][cols][4], int col, const Fragment<A, 4> (&a)[rows],
-                                 const Fragment<B, 2>& b, bool precise) {
+template <class T, int m, int n, class A, class B, int rows, int cols>
+GALA_DEVICE void multiply(float (&sums)[rows][cols][4], int row, int col, const Fragment<A, 4>* a,
+                          const Fragment<B, 2>* b, bool precise) {
   if constexpr (!std::is_same_v<T, float>) {
-    GALA_UNROLL for (int row = 0; row < rows; ++row) mma(sums[row][col], a[row].high, b.high, T{});
+    GALA_UNROLL for (int i = 0; i < m * n; ++i) mma(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high, T{});
   } else if (!precise) {
-    GALA_UNROLL for (int row = 0; row < rows; ++row) mma_tf32(sums[row][col], a[row].high, b.high);
+    GALA_UNROLL for (int i = 0; i < m * n; ++i) mma_tf32(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high);
   } else {
-    float parts[rows][4] = {};
-    GALA_UNROLL for (int row = 0; row < rows; ++row) {
-      if constexpr (std::is_same_v<A, float>) mma_tf32(parts[row], a[row].low, b.high);
+    float parts[m * n][4] = {};
+    GALA_UNROLL for (int i = 0; i < m * n; ++i) {
+      if constexpr (std::is_same_v<A, float>) mma_tf32(parts[i], a[i / n].low, b[i % n].high);
     }
-    GALA_UNROLL for (int row = 0; row < rows; ++row) {
-      if constexpr (std::is_same_v<B, float>) mma_tf32(parts[row], a[row].high, b.low);
+    GALA_UNROLL for (int i = 0; i < m * n; ++i) {
+      if constexpr (std::is_same_v<B, float>) mma_tf32(parts[i], a[i / n].high, b[i % n].low);
     }
-    GALA_UNROLL for (int row = 0; row < rows; ++row) mma_tf32(parts[row], a[row].high, b.high);
-    GALA_UNROLL for (int i = 0; i < 4 * rows; ++i) sums[i / 4][col][i % 4] += parts[i / 4][i % 4];
+    GALA_UNROLL for (int i = 0; i < m * n; ++i) mma_tf32(parts[i], a[i / n].high, b[i % n].high);
+    GALA_UNROLL for (int i = 0; i < 4 * m * n; ++i) sums[row + i / 4 / n][col + i / 4 % n][i % 4] +=
+        parts[i / 4][i % 4];
   }
 }
 

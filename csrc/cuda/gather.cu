@@ -133,7 +133,8 @@ gather_kernel(GatherParams p) {
       GALA_UNROLL for (int j = 0; j < Mine::kColTiles; j += 2) {
         Fragment<T, 2> right[2];
         right_operands<T, true, kStepBytes>(right, v, Mine::col() + 8 * j, k);
-        GALA_UNROLL for (int i = 0; i < 2; ++i) multiply_column<T>(sums, j + i, left, right[i], p.precise);
+        GALA_UNROLL for (int i = 0; i < 2; ++i)
+            multiply<T, Mine::kRowTiles, 1>(sums, 0, j + i, left, right + i, p.precise);
       }
     }
     if (step % p.hidden_tiles != hidden_tile) return;  // the tiles of the same pixels share the pooling
@@ -145,7 +146,7 @@ gather_kernel(GatherParams p) {
                                    p.pool_parts + (tile * p.segments + i) * p.x.channels + channel);
     }
   };
-  pipeline(p.steps, p.stages, load, compute);
+  pipeline(p.steps, p.stages, load, [] {}, compute);
 
   float* s_parts = reinterpret_cast<float*>(shared);  // [warps beside each other, rows]
   const int part = Mine::col() / (hidden / Mine::kCols);
@@ -249,7 +250,7 @@ void gather(const Problem& problem, const Forward& f, Images images, const void*
   p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
   p.hidden_tiles = static_cast<int>(tile.hidden_tiles);
   p.segments = static_cast<int>(tile.segments);
-  p.stages = stages_that_fit(tile.stage_bytes(), 0, tile.hidden == 256 ? 3 : 4);
+  p.stages = stages_that_fit(tile.stage_bytes(), 0, tile.hidden == 256 ? 1 : 2, 4);
   p.precise = !execution.tf32;
   switch (problem.dtype) {
     case DType::f32: launch_gather<float>(tile, problem.channel_lanes, p, execution); break;

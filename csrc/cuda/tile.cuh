@@ -179,13 +179,15 @@ GALA_DEVICE void load_packed(char* tile, const char* packed, int64_t row_bytes, 
 }
 
 // Calls load(step, stage) for the steps from 0 on, also some beyond the last, and compute(step, stage) for each step
-// once what was loaded for it is there. Ends with all copies done and all threads past the last step.
-template <class Load, class Compute>
-GALA_DEVICE void pipeline(int steps, int stages, const Load& load, const Compute& compute) {
+// once what was loaded for it is there. load_once() comes early, for what is needed after the last step. Ends with all
+// copies done and all threads past the last step.
+template <class Load, class LoadOnce, class Compute>
+GALA_DEVICE void pipeline(int steps, int stages, const Load& load, const LoadOnce& load_once, const Compute& compute) {
   GALA_ROLL for (int step = 0; step < stages - 1; ++step) {
     load(step, step);
     copy_commit();
   }
+  load_once();
   GALA_ROLL for (int step = 0, stage = 0; step < steps; ++step) {
     stages == 2 ? copy_wait<0>() : stages == 3 ? copy_wait<1>() : copy_wait<2>();
     block_barrier();  // the step's copies are there, and the stage of the step before is free
@@ -221,9 +223,9 @@ inline MapView map_view(const Problem& problem, const FeatureMap& map, Images im
       data, map.image_stride, line_stride, static_cast<int>(s.channels), static_cast<int>(width), divider(s.pixels)};
 }
 
-// How many stages of a pipeline fit, 2 to 4, next to `fixed` bytes of shared memory.
-inline int stages_that_fit(int stage_bytes, int fixed, int most) {
-  const int fit = (shared_limit() - fixed) / stage_bytes;
+// How many stages of a pipeline, 2 to `most`, each of `blocks` blocks finds room for next to `fixed` bytes.
+inline int stages_that_fit(int stage_bytes, int fixed, int blocks, int most) {
+  const int fit = (shared_limit() / blocks - fixed) / stage_bytes;
   return fit < 2 ? 2 : fit < most ? fit : most;
 }
 

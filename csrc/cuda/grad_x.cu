@@ -1,0 +1,232 @@
+// gather's backward, the gradient of x: dx = d A + dp / HW + ds (bits . (v_collapse v_shrink)), with the attention A
+// computed anew. The bits become the operand of the product in registers.
+
+#include <primitives.cuh>
+
+#include "fragment.cuh"
+#include "squash.cuh"
+#include "stages.h"
+#include "tile.cuh"
+#include "vectors.cuh"
+
+namespace gala::cuda {
+
+constexpr int kGradTile = 128;  // pixels, and channels, of a tile
+template <class T>
+constexpr int kStepWords = kDepth<T> / 32;  // of bits, for a pixel
+
+struct GradXParams {
+  MapView d, grad_x;
+  const char* packed;  // v_collapse times v_shrink, [C, depth]
+  int64_t packed_row_bytes;
+  const uint32_t* bits;  // [rows, words], as all below from the chunk's first image on
+  const float *s, *ds, *gates, *dp;  // s by images of stats_width; [rows]; [images, 2, C]; [images, C]
+  int64_t stats_width, rows;
+  int words, steps, channel_tiles, stages;
+  bool precise, tanh;
+};
+
+template <class T>
+constexpr uint32_t kOnes = 0;  // where a mask selects them
+template <>
+constexpr uint32_t kOnes<bf16> = 0x3f803f80;
+template <>
+constexpr uint32_t kOnes<f16> = 0x3c003c00;
+template <>
+constexpr uint32_t kOnes<float> = 0x3f800000;
+
+// The two registers of instruction `k` of a step that hold a pixel's bits as 0 and 1: the lane's first hidden units and
+// those 16 bytes further. words [kStepWords, pixels] in shared memory.
+template <class T>
+GALA_DEVICE void bits_as_numbers(const uint32_t* words, int pixel, int k, uint32_t& first, uint32_t& further) {
+  constexpr bool kPairs = sizeof(T) == 2;
+  const uint32_t word = load_shared(words + (kPairs ? k / 2 * kGradTile : 0) + pixel);
+  const int in_group = lane() % 4;
+  if constexpr (kPairs) {  // hidden units 2 in_group and the next of a byte
+    const uint32_t even = word << (7 - 2 * in_group), odd = word << (6 - 2 * in_group);
+    first = byte_signs(even, odd, k % 2 * 2) & kOnes<T>;
+    further = byte_signs(even, odd, k % 2 * 2 + 1) & kOnes<T>;
+  } else {
+    const uint32_t low = word << (7 - in_group), high = word << (3 - in_group);
+    first = byte_signs(low, low, k) & kOnes<T>;
+    further = byte_signs(high, high, k) & kOnes<T>;
+  }
+}
+
+// How the warps share a tile: with channel lanes rows are pixels and columns channels, else the other way round, so
+// that neighbouring columns are neighbours in memory; either way a warp holds 32 pixels and 64 channels.
+template <bool channel_lanes>
+struct GradWarps {
+  static constexpr int kCols = channel_lanes ? 2 : 4;
+  static constexpr int kRowTiles = channel_lanes ? 2 : 4, kColTiles = channel_lanes ? 8 : 4;
+  GALA_DEVICE static int row() { return warp() / kCols * kRowTiles * 16; }
+  GALA_DEVICE static int col() { return warp() % kCols * kColTiles * 8; }
+};
+
+template <class T, bool channel_lanes, int rows, int cols>
+GALA_DEVICE void multiply_bits(float (&sums)[rows][cols][4], const char* weights, const uint32_t* words, bool precise) {
+  using Mine = GradWarps<channel_lanes>;
+  using Bits = std::conditional_t<std::is_same_v<T, float>, Exact, T>;
+  GALA_UNROLL for (int k = 0; k < kInstructions; ++k) {
+    if constexpr (channel_lanes) {
+      Fragment<Bits, 4> left[rows];
+      GALA_UNROLL for (int i = 0; i < 2 * rows; ++i) {
+        auto& registers = left[i / 2].high;
+        bits_as_numbers<T>(words, Mine::row() + 8 * i + lane() / 4, k, registers[i % 2], registers[i % 2 + 2]);
+      }
+      GALA_UNROLL for (int j = 0; j < cols; j += 2) {
+        Fragment<T, 2> right[2];
+        right_operands<T, true, kStepBytes>(right, weights, Mine::col() + 8 * j, k);
+        GALA_UNROLL for (int i = 0; i < 2; ++i) multiply<T, rows, 1>(sums, 0, j + i, left, right + i, precise);
+      }
+    } else {
+      Fragment<Bits, 2> right[cols];
+      GALA_UNROLL for (int j = 0; j < cols; ++j)
+          bits_as_numbers<T>(words, Mine::col() + 8 * j + lane() / 4, k, right[j].high[0], right[j].high[1]);
+      GALA_UNROLL for (int i = 0; i < rows; ++i) {
+        const auto left = left_operand<T, true, kStepBytes>(weights, Mine::row() + 16 * i, k);
+        multiply<T, 1, cols>(sums, i, 0, &left, right, precise);
+      }
+    }
+  }
+}
+
+// From the products to the gradient, in place of d in its tile. A thread holds the elements of its rows and columns
+// in pairs of neighbours.
+template <class T, bool channel_lanes, int rows, int cols>
+GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][cols][4], const TilePlace& place,
+                               char* d_tile, const float* s, const float* ds) {
+  using Mine = GradWarps<channel_lanes>;
+  constexpr int kLineBytes = kGradTile * static_cast<int>(sizeof(T));
+  constexpr int kPixels = channel_lanes ? 2 * rows : 2 * cols, kOuter = channel_lanes ? cols : 2 * rows;
+  const auto row = [](int i) { return Mine::row() + 8 * i + lane() / 4; };
+  const auto col = [](int j) { return Mine::col() + 8 * j + lane() % 4 * 2; };
+  float pixel_s[kPixels], pixel_ds[kPixels];
+  int image[kPixels];
+  GALA_UNROLL for (int i = 0; i < kPixels; ++i) {
+    const int pixel = channel_lanes ? row(i) : col(i / 2) + i % 2;
+    pixel_s[i] = load_shared(s + pixel);
+    pixel_ds[i] = load_shared(ds + pixel);
+    const int existing = pixel < place.rows ? pixel : place.rows - 1;
+    image[i] = static_cast<int>(place.first.after(existing, p.d.pixels).image - place.first.image);
+  }
+  GALA_UNROLL for (int outer = 0; outer < kOuter; ++outer) {
+    float alpha[2] = {}, beta[2] = {}, share[2] = {};
+    int loaded = -1;
+    GALA_UNROLL for (int inner = 0; inner < 2 * rows * cols / kOuter; ++inner) {
+      const int i = channel_lanes ? inner : outer, j = channel_lanes ? outer : inner;
+      char* at = tile_at<kLineBytes>(d_tile, row(i), col(j) * static_cast<int>(sizeof(T)));
+      float value[2];
+      widen(load_shared(reinterpret_cast<const Vec<T, 2>*>(at)), value);
+      GALA_UNROLL for (int e = 0; e < 2; ++e) {
+        const int pixel = channel_lanes ? i : 2 * j + e, channel = channel_lanes ? e : 0;
+        if (image[pixel] != loaded) {
+          loaded = image[pixel];
+          GALA_UNROLL for (int k = 0; k < (channel_lanes ? 2 : 1); ++k) {
+            const int c = place.channel + (channel_lanes ? col(j) + k : row(i));
+            if (c >= p.d.channels) continue;
+            const int64_t of_image = (place.first.image + loaded) * p.d.channels;
+            alpha[k] = load_global(p.gates + 2 * of_image + c);
+            beta[k] = load_global(p.gates + 2 * of_image + p.d.channels + c);
+            share[k] = load_global(p.dp + of_image + c);
+          }
+        }
+        const float attention = squash<T>(std::fma(beta[channel], pixel_s[pixel], alpha[channel]), p.tanh);
+        const float rest = std::fma(sums[i / 2][j][i % 2 * 2 + e], pixel_ds[pixel], share[channel]);
+        value[e] = std::fma(value[e], attention, rest);
+      }
+      store_shared(reinterpret_cast<Vec<T, 2>*>(at), narrow<T>(value));
+    }
+  }
+}
+
+template <class T>
+constexpr int kGradStage = kGradTile * (kStepBytes + kStepWords<T> * 4);
+template <class T>
+constexpr int kGradFixed = kGradTile * (kGradTile * static_cast<int>(sizeof(T)) + 2 * 4);
+
+template <class T, bool channel_lanes>
+GALA_KERNEL(kTileThreads, 2)
+grad_x_kernel(GradXParams p) {
+  using Mine = GradWarps<channel_lanes>;
+  constexpr int kLineBytes = kGradTile * static_cast<int>(sizeof(T)), kWeightBytes = kGradTile * kStepBytes;
+  char* shared = shared_memory<char>();
+  char* d_tile = shared + p.stages * kGradStage<T>;
+  float *s = reinterpret_cast<float*>(d_tile + kGradTile * kLineBytes), *ds = s + kGradTile;
+  const int64_t first_row = block_x() / p.channel_tiles * int64_t{kGradTile};
+  const int rows_left = static_cast<int>(p.rows - first_row < kGradTile ? p.rows - first_row : kGradTile);
+  const TilePlace place{Spot::at(first_row, p.d.pixels), rows_left, block_x() % p.channel_tiles * kGradTile};
+  float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
+
+  const auto load = [&](int step, int stage) {
+    if (step >= p.steps) return;
+    const int pixel = thread_index() % kGradTile, half = thread_index() / kGradTile;
+    const int word = step * kStepWords<T> + half;
+    char* to = shared + stage * kGradStage<T>;
+    load_packed<kGradTile>(to, p.packed, p.packed_row_bytes, place.channel, p.d.channels, step);
+    if (half < kStepWords<T>)
+      copy_async<4>(to + kWeightBytes + thread_index() * 4, p.bits + (first_row + pixel) * p.words + word,
+                    pixel < rows_left && word < p.words);
+  };
+  const auto load_once = [&] {
+    const int pixel = thread_index() % kGradTile;
+    const bool inside = pixel < rows_left;
+    load_tile<T, channel_lanes, kGradTile, kLineBytes>(d_tile, p.d, place);
+    const Spot spot = place.first.after(pixel, p.d.pixels);
+    if (thread_index() < kGradTile) copy_async<4>(s + pixel, p.s + spot.image * p.stats_width + spot.pixel, inside);
+    else copy_async<4>(ds + pixel, p.ds + first_row + pixel, inside);
+  };
+  const auto compute = [&](int, int stage) {
+    const char* weights = shared + stage * kGradStage<T>;
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(weights + kWeightBytes);
+    multiply_bits<T, channel_lanes>(sums, weights, words, p.precise);
+  };
+  pipeline(p.steps, p.stages, load, load_once, compute);
+  finish_grad_x<T, channel_lanes>(p, sums, place, d_tile, s, ds);
+  block_barrier();
+  store_tile<T, channel_lanes, kGradTile, kLineBytes>(d_tile, p.grad_x, place);
+}
+
+namespace {
+
+template <class T>
+void launch_grad_x(const Problem& problem, GradXParams p, const Execution& execution) {
+  p.stages = stages_that_fit(kGradStage<T>, kGradFixed<T>, 2, p.steps < 2 ? 2 : 3);
+  launch("grad_x_kernel", problem.channel_lanes ? grad_x_kernel<T, true> : grad_x_kernel<T, false>,
+         {ceil_div(p.rows, kGradTile) * p.channel_tiles}, kTileThreads, p.stages * kGradStage<T> + kGradFixed<T>,
+         execution.stream, p);
+}
+
+}  // namespace
+
+int64_t grad_x_scratch(const Problem&, const Backward&, Images) { return 0; }
+
+void grad_x(const Problem& problem, const Backward& b, Images images, const void* packed_local, const float* gates,
+            const float* ds, const float* dp, const Execution& execution) {
+  const Shape& s = problem.shape;
+  GradXParams p{};
+  p.d = map_view(problem, b.out.data ? b.grad_residual : b.grad_out, images);
+  p.grad_x = map_view(problem, b.grad_x, images);
+  p.packed = static_cast<const char*>(packed_local);
+  p.packed_row_bytes = packed_row_bytes(problem, s.reduced);
+  p.words = static_cast<int>(bit_words(s));
+  p.bits = reinterpret_cast<const uint32_t*>(b.bits) + images.first * s.pixels * p.words;
+  p.stats_width = stats_width(s);
+  p.s = static_cast<const float*>(b.stats) + images.first * p.stats_width;
+  p.ds = ds + images.first * s.pixels;
+  p.gates = gates + images.first * 2 * s.channels;
+  p.dp = dp + images.first * s.channels;
+  p.rows = images.count * s.pixels;
+  p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
+  p.channel_tiles = static_cast<int>(ceil_div(s.channels, kGradTile));
+  p.precise = !execution.tf32;
+  p.tanh = problem.squash == Squash::tanh;
+  switch (problem.dtype) {
+    case DType::f32: return launch_grad_x<float>(problem, p, execution);
+    case DType::bf16: return launch_grad_x<bf16>(problem, p, execution);
+    case DType::f16: return launch_grad_x<f16>(problem, p, execution);
+    case DType::f64: return;  // refused before
+  }
+}
+
+}  // namespace gala::cuda
