@@ -18,10 +18,16 @@ target_compile_definitions(_C PRIVATE
   TORCH_TARGET_VERSION=0x020a000000000000  # 2.10, see torch/csrc/stable/version.h
   GALA_ISAS="${isas}")
 target_compile_options(_C PRIVATE -ffile-prefix-map=${GALA_TORCH}/=)
-target_include_directories(_C SYSTEM PRIVATE ${GALA_TORCH}/include)
 find_library(torch_cpu torch_cpu PATHS ${GALA_TORCH}/lib NO_DEFAULT_PATH REQUIRED NO_CACHE)
-target_link_libraries(_C PRIVATE gala_flags ${torch_cpu})
-if(NOT cuda_missing)
+add_library(torch_stable INTERFACE)  # linked after pybind11: torch's folder holds another copy of that
+target_include_directories(torch_stable SYSTEM INTERFACE ${GALA_TORCH}/include)
+target_link_libraries(torch_stable INTERFACE ${torch_cpu})
+target_link_libraries(_C PRIVATE gala_flags torch_stable)
+if(cuda_missing)
+  target_compile_definitions(_C PRIVATE "GALA_CUDA_MISSING=\"${cuda_missing}\"")
+else()
+  target_sources(_C PRIVATE csrc/torch_cuda.cpp)
+  target_compile_definitions(_C PRIVATE GALA_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}")
   set_target_properties(_C PROPERTIES LINKER_LANGUAGE CXX)
   target_link_libraries(_C PRIVATE CUDA::cudart_static)
   target_link_options(_C PRIVATE -Wl,--exclude-libs,ALL)  # CUDA's runtime stays inside

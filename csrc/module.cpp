@@ -4,6 +4,11 @@
 
 #include <string>
 
+#include "gala.h"
+#ifdef GALA_CUDA_VERSION
+#include <cuda_runtime_api.h>
+#endif
+
 namespace py = pybind11;
 
 namespace {
@@ -21,9 +26,24 @@ std::string torch_target() {
 
 py::dict build_info() {
   using namespace pybind11::literals;
-  return py::dict("compiler"_a = compiler, "cxx_standard"_a = __cplusplus / 100 % 100,
-                  "torch_headers"_a = TORCH_VERSION, "torch_target"_a = torch_target(),
-                  "cpu_isas"_a = py::str(GALA_ISAS).attr("split")());
+  py::dict info("compiler"_a = compiler, "cxx_standard"_a = __cplusplus / 100 % 100, "torch_headers"_a = TORCH_VERSION,
+                "torch_target"_a = torch_target(), "cpu_isas"_a = py::str(GALA_ISAS).attr("split")());
+#ifdef GALA_CUDA_VERSION
+  info["cuda"] = GALA_CUDA_VERSION;
+  info["cuda_architectures"] = py::str(gala::cuda::architectures()).attr("split")();
+#else
+  info["cuda_missing"] = GALA_CUDA_MISSING;
+#endif
+  return info;
+}
+
+// The newest CUDA that the driver runs, 1000 * major + 10 * minor; 0 without a driver or without CUDA in this build.
+int cuda_driver() {
+  int version = 0;
+#ifdef GALA_CUDA_VERSION
+  cudaDriverGetVersion(&version);
+#endif
+  return version;
 }
 
 }  // namespace
@@ -31,5 +51,10 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, module) {
   module.def("build_info", &build_info,
              "What this extension was built with: compiler, cxx_standard, torch_headers (version), torch_target (the "
-             "oldest torch it runs on), cpu_isas (instruction sets the CPU kernels were compiled for).");
+             "oldest torch it runs on), cpu_isas (instruction sets the CPU kernels were compiled for), cuda (version) "
+             "and cuda_architectures (of the CUDA kernels; newer GPUs compile the one with +PTX), or cuda_missing "
+             "(why there are none).");
+  module.def("cuda_driver", &cuda_driver,
+             "The newest CUDA that the driver runs, 1000 * major + 10 * minor; 0 without a driver, or where this "
+             "extension was built without CUDA.");
 }

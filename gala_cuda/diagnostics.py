@@ -45,7 +45,7 @@ class Report:
         rows.append(("GALA_BACKEND", self.gala_backend or "not set"))
         lines = _align(rows)
         for device in self.devices:
-            usable = [(name, f"no: {reason}" if reason else "usable") for name, reason in device.backends.items()]
+            usable = [(name, f"no: {reason}" if reason else _usable(name)) for name, reason in device.backends.items()]
             usable.append(("automatic", f"none: {device.problem}" if device.problem else f"{device.automatic}"))
             lines += ["", f"{device.name}: {device.description}", *(f"  {line}" for line in _align(usable))]
         return "\n".join(lines)
@@ -118,6 +118,11 @@ def _cpu_model() -> str:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # not Linux, or an architecture without the field
         return platform.processor() or platform.machine()
+
+
+def _usable(name: str) -> str:
+    reason = backends.ON_REQUEST.get(name)
+    return f"usable where it is asked for by name: {reason}" if reason else "usable"
 
 
 def _words(value: object) -> str:

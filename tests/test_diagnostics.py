@@ -44,14 +44,14 @@ def test_without_the_extension(monkeypatch):
     assert report.instruction_set is None
     assert cpu(report).automatic == "reference"
     assert cpu(report).backends["cpu"] == native.why_not
-    assert str(report).count("undefined symbol") == 2  # of the extension, of the cpu backend
+    assert str(report).count("undefined symbol") == 3  # of the extension, of the cpu and the cuda backend
 
 
 @pytest.mark.parametrize(
     ("name", "automatic", "problem"),
     [
         pytest.param("reference", "reference", None, id="runs"),
-        pytest.param("cuda", None, backends.UNAVAILABLE.get("cuda"), id="does-not-run"),
+        pytest.param("cuda", None, backends.why_not("cuda", torch.empty(1, 1, 1, 1)), id="does-not-run"),
         pytest.param("fastest", None, "GALA_BACKEND is 'fastest'", id="unknown"),
         pytest.param("", None, None, id="empty"),
     ],
@@ -68,6 +68,12 @@ def test_says_what_the_environment_asks_for(monkeypatch, name, automatic, proble
     else:
         assert problem in device.problem
         assert f"none: {device.problem}" in str(report)
+
+
+def test_says_what_is_chosen_on_request_only(monkeypatch):
+    monkeypatch.setattr(backends.cuda, "why_not", lambda x: None)
+    text = str(gala_cuda.doctor())
+    assert f"usable where it is asked for by name: {backends.ON_REQUEST['cuda']}" in text
 
 
 def test_is_plain_data():

@@ -6,19 +6,18 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import cpu, reference, triton
+from . import cpu, cuda, reference, triton
 
-BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference, "triton": triton}
-UNAVAILABLE = {"cuda": "this version of gala-cuda has no CUDA C++ kernels"}
+BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference, "triton": triton, "cuda": cuda}
+NAMES = tuple(BACKENDS)
+# backends that the automatic choice leaves out, and why
+ON_REQUEST = {"cuda": "no recorded run on a GPU shows it to be right and faster than triton"}
 _FUSED = {"cpu": "cpu", "cuda": "triton"}  # the fused backend of each type of device
-NAMES = (*BACKENDS, *UNAVAILABLE)
 _warned: set[str] = set()
 
 
 def why_not(name: str, x: Tensor) -> str | None:
     """None where the backend ``name`` can run on ``x``, else the reason."""
-    if name in UNAVAILABLE:
-        return UNAVAILABLE[name]
     return BACKENDS[name].why_not(x)
 
 

@@ -1,0 +1,96 @@
+"""The CUDA C++ kernels of ``csrc/cuda``: the stages as in Triton, compiled at install time."""
+
+import functools
+import re
+
+import torch
+from torch import Tensor
+
+from .. import native
+from . import compiled, reference
+from .contract import Weights
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OLDEST = (8, 0)
+
+
+def why_not(x: Tensor) -> str | None:
+    """None where the CUDA kernels can run on ``x``, else the reason."""
+    if native.module is None:
+        return native.why_not
+    if "cuda" not in compiled.BUILD:
+        return f"the compiled extension has no CUDA kernels: {compiled.BUILD['cuda_missing']}"
+    if x.device.type != "cuda":
+        return f"x is on {x.device}, expected cuda"
+    if torch.version.cuda is None:
+        return "torch is not built for CUDA"
+    if reason := _why_not_on(x.device):
+        return reason
+    if x.dtype not in DTYPES:
+        return f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    if (pixels := x.shape[0] * x.shape[2] * x.shape[3]) >= 2**31 and x.numel():
+        return f"x has {pixels} pixels, expected fewer than 2^31"
+    return None
+
+
+def forward(
+    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    if not x.numel():
+        return reference.forward(x, w, residual, squash, return_map, save)
+    return compiled.forward(x, w, residual, squash, return_map, save, _tf32())
+
+
+def backward(
+    grad_out: Tensor,
+    map_factor: Tensor | None,
+    x: Tensor,
+    w: Weights,
+    out: Tensor | None,
+    stats: Tensor,
+    bits: Tensor,
+    squash: str,
+    need_input: bool,
+    need_weights: bool,
+) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+    """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
+    if not x.numel():
+        return reference.backward(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights)
+    return compiled.backward(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights, _tf32())
+
+
+def _tf32() -> bool:
+    """Whether products of float32 are TF32 products: only where torch's own are."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@functools.cache
+def _why_not_on(device: torch.device) -> str | None:
+    capability = torch.cuda.get_device_capability(device)
+    reason = unfit(capability, native.module.cuda_driver(), compiled.BUILD)  # type: ignore[union-attr]
+    return reason and f"{device} {reason}"
+
+
+def unfit(capability: tuple[int, int], driver: int, build: dict) -> str | None:
+    """None where a GPU of this compute capability, under a driver for CUDA ``driver`` (13000 is 13.0), runs the kernels
+    of ``build``, else what it lacks."""
+    name = f"has compute capability {capability[0]}.{capability[1]}"
+    if capability < _OLDEST:
+        return f"{name}, expected 8.0 or newer"
+    if not any(_runs(capability, architecture) for architecture in build["cuda_architectures"]):
+        return f"{name}, for which the kernels were not built: they are for {' '.join(build['cuda_architectures'])}"
+    if driver // 1000 < int(build["cuda"].split(".")[0]):
+        found = f"{driver // 1000}.{driver % 1000 // 10}"
+        return f"has a driver for CUDA {found}, and the kernels were built with CUDA {build['cuda']}"
+    return None
+
+
+def _runs(capability: tuple[int, int], architecture: str) -> bool:
+    """Machine code ("86") runs on its own and later minor versions, also with an "f" ("100f"), with an "a" ("90a") on
+    its own alone; PTX ("100+PTX") on everything later."""
+    number, kind = re.fullmatch(r"(\d+)(a|f|\+PTX|)", architecture).groups()  # type: ignore[union-attr]
+    major, minor = divmod(int(number), 10)
+    if kind == "a":
+        return capability == (major, minor)
+    return capability >= (major, minor) and (kind == "+PTX" or capability[0] == major)
