@@ -1,0 +1,292 @@
+// gather's backward, the gradients of the local path's weights. All come from T = (ds . bits)^T x [R, C], a product
+// over all pixels, and from the sums of ds where a hidden unit was on. The operand ds . bits is made in registers.
+
+#include <primitives.cuh>
+
+#include "fragment.cuh"
+#include "stages.h"
+#include "tile.cuh"
+#include "vectors.cuh"
+
+namespace gala::cuda {
+
+constexpr int kChannelTile = 128;
+
+struct ProductParams {
+  MapView x;
+  const uint32_t* bits;  // [rows, words]
+  const float* ds;  // [rows]
+  float* t_parts;  // [splits, R, t_stride]
+  int64_t rows, steps, t_stride;
+  int reduced, words, splits, hidden_tiles, channel_tiles, stages;
+  bool precise;
+};
+
+// The left operands of instruction `k` of a step for 32 hidden units, from their words of bits and from ds, both
+// [kDepth] in shared memory.
+template <class T>
+GALA_DEVICE void ds_where_on(Fragment<T, 4>* left, const uint32_t* words, const float* ds, int k) {
+  const int shift = 7 - lane() / 4;  // the lane's hidden units are those whose bits this makes the signs of the bytes
+  if constexpr (std::is_same_v<T, float>) {
+    const int pixel = k * 8 + lane() % 4;
+    const auto d = fragment<float>({bits_of(load_shared(ds + pixel)), bits_of(load_shared(ds + pixel + 4))});
+    GALA_UNROLL for (int i = 0; i < 8; ++i) {
+      const int further = i / 2 % 2;
+      const uint32_t word = load_shared(words + pixel + 4 * further) << shift;
+      const uint32_t mask = byte_signs(word, word, i / 4 * 2 + i % 2);
+      left[i / 4].high[i % 4] = d.high[further] & mask;
+      left[i / 4].low[i % 4] = d.low[further] & mask;
+    }
+  } else {
+    GALA_UNROLL for (int further = 0; further < 2; ++further) {
+      const int pixel = k * 16 + further * 8 + lane() % 4 * 2;
+      const auto word = load_shared(reinterpret_cast<const Vec<uint32_t, 2>*>(words + pixel));
+      const auto d = load_shared(reinterpret_cast<const Vec<float, 2>*>(ds + pixel));
+      const uint32_t pair = pack_pair<T>(d.at[0], d.at[1]);
+      GALA_UNROLL for (int i = 0; i < 4; ++i) left[i / 2].high[2 * further + i % 2] =
+          pair & byte_signs(word.at[0] << shift, word.at[1] << shift, i);
+    }
+  }
+}
+
+// How the warps share a tile [hidden, channels] of T.
+template <int hidden>
+struct ProductWarps {
+  static constexpr int kCols = hidden == 256 ? 2 : 4, kRows = kTileWarps / kCols;
+  static constexpr int kRowTiles = hidden / kRows / 16, kColTiles = kChannelTile / kCols / 8;
+  GALA_DEVICE static int row() { return warp() / kCols * kRowTiles * 16; }
+  GALA_DEVICE static int col() { return warp() % kCols * kColTiles * 8; }
+};
+
+template <class T, int hidden>
+constexpr int kProductStage = kChannelTile * kStepBytes + kDepth<T> * (hidden / 32 + 1) * 4;
+
+template <class T, bool channel_lanes, int hidden>
+GALA_KERNEL(kTileThreads, hidden == 256 ? 1 : 2)
+local_products_kernel(ProductParams p) {
+  using Mine = ProductWarps<hidden>;
+  constexpr int kDeep = kDepth<T>, kWords = hidden / 32;
+  constexpr int kLines = channel_lanes ? kDeep : kChannelTile, kXBytes = kChannelTile * kStepBytes;
+  constexpr int kLineBytes = kXBytes / kLines;
+  char* shared = shared_memory<char>();
+  const int tile = block_x() / p.hidden_tiles;
+  const int first_hidden = block_x() % p.hidden_tiles * hidden;
+  const int first_channel = tile % p.channel_tiles * kChannelTile, split = tile / p.channel_tiles;
+  const int64_t begin = split * p.steps / p.splits, end = (split + 1) * p.steps / p.splits;
+  const int steps = static_cast<int>(end - begin);
+  int64_t row = begin * kDeep;  // of the step that is loaded next
+  Spot spot = Spot::at(row, p.x.pixels);
+  float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
+
+  const auto load = [&](int step, int stage) {
+    if (step >= steps) return;
+    const int rows_left = static_cast<int>(p.rows - row < kDeep ? p.rows - row : kDeep);
+    char* to = shared + stage * kProductStage<T, hidden>;
+    load_tile<T, channel_lanes, kLines, kLineBytes>(to, p.x, {spot, rows_left, first_channel});
+    uint32_t* words = reinterpret_cast<uint32_t*>(to + kXBytes);
+    for (int i = thread_index(); i < kDeep * kWords; i += kTileThreads) {
+      const int pixel = i / kWords, word = first_hidden / 32 + i % kWords;
+      copy_async<4>(words + i % kWords * kDeep + pixel, p.bits + (row + pixel) * p.words + word,
+                    pixel < rows_left && word < p.words);
+    }
+    const int pixel = thread_index();
+    if (pixel < kDeep) copy_async<4>(words + kDeep * kWords + pixel, p.ds + row + pixel, pixel < rows_left);
+    row += kDeep;
+    spot = spot.after(kDeep, p.x.pixels);
+  };
+  const auto compute = [&](int, int stage) {
+    const char* x = shared + stage * kProductStage<T, hidden>;
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(x + kXBytes);
+    const float* ds = reinterpret_cast<const float*>(words + kDeep * kWords);
+    GALA_UNROLL for (int k = 0; k < kInstructions; ++k) {
+      Fragment<T, 4> left[Mine::kRowTiles];
+      GALA_UNROLL for (int i = 0; i < Mine::kRowTiles; i += 2)
+          ds_where_on<T>(left + i, words + (Mine::row() / 32 + i / 2) * kDeep, ds, k);
+      GALA_UNROLL for (int j = 0; j < Mine::kColTiles; j += 2) {
+        Fragment<T, 2> right[2];
+        right_operands<T, !channel_lanes, kLineBytes>(right, x, Mine::col() + 8 * j, k);
+        GALA_UNROLL for (int i = 0; i < 2; ++i)
+            multiply<T, Mine::kRowTiles, 1>(sums, 0, j + i, left, right + i, p.precise);
+      }
+    }
+  };
+  pipeline(steps, p.stages, load, [] {}, compute);
+
+  GALA_UNROLL for (int i = 0; i < 2 * Mine::kRowTiles; ++i) {
+    const int r = first_hidden + Mine::row() + 8 * i + lane() / 4;
+    float* to = p.t_parts + (int64_t{split} * p.reduced + r) * p.t_stride;
+    GALA_UNROLL for (int j = 0; j < Mine::kColTiles; ++j) {
+      const int c = first_channel + Mine::col() + 8 * j + lane() % 4 * 2;
+      const float* from = sums[i / 2][j] + i % 2 * 2;
+      if (r < p.reduced && c < p.x.channels)
+        store_global(reinterpret_cast<Vec<float, 2>*>(to + c), Vec<float, 2>{{from[0], from[1]}});
+    }
+  }
+}
+
+struct CountParams {
+  const uint32_t* bits;  // [rows, words]
+  const float* ds;  // [rows]
+  float* parts;  // [splits, 32 words + 1]
+  int64_t rows;
+  int words, splits;
+};
+
+// Over a share of the pixels, the sums of ds where each hidden unit of a word was on, and of all ds.
+GALA_KERNEL(kTileThreads, 2) local_counts_kernel(CountParams p) {
+  float* shared = shared_memory<float>();  // [warps, 33]
+  const int word = block_x() % p.words;
+  const int64_t split = block_x() / p.words, groups = (p.rows + 31) / 32;
+  float on = 0.0f, all = 0.0f;
+  for (int64_t group = split * kTileWarps + warp(); group < groups; group += int64_t{p.splits} * kTileWarps) {
+    const int64_t row = group * 32 + lane();
+    const bool inside = row < p.rows;
+    const uint32_t bits = inside ? load_global(p.bits + row * p.words + word) : 0;
+    const float ds = inside ? load_global(p.ds + row) : 0.0f;
+    all += ds;
+    GALA_UNROLL for (int i = 0; i < 32; ++i) {
+      const float d = shuffle(ds, i);
+      if (shuffle(bits, i) >> lane() & 1) on += d;
+    }
+  }
+  for (int mask = 16; mask > 0; mask /= 2) all += shuffle_xor(all, mask);
+  store_shared(shared + warp() * 33 + lane(), on);
+  if (lane() == 0) store_shared(shared + warp() * 33 + 32, all);
+  block_barrier();
+  const int index = thread_index();
+  if (index > 32 || (index == 32 && word > 0)) return;
+  float sum = 0.0f;
+  for (int i = 0; i < kTileWarps; ++i) sum += load_shared(shared + i * 33 + index);
+  const int at = index < 32 ? word * 32 + index : p.words * 32;
+  store_global(p.parts + split * (p.words * 32 + 1) + at, sum);
+}
+
+struct LocalGradsParams {
+  const float *t_parts, *count_parts;  // the latter null where no bias wants a gradient
+  const float *v_shrink, *v_collapse, *b_v_shrink;
+  float *d_v_shrink, *d_v_collapse, *d_b_v_shrink, *d_b_v_collapse;
+  int64_t t_stride;
+  int channels, reduced, splits, count_splits, count_width;
+};
+
+// The gradients from the sums' parts; a block each hidden unit.
+GALA_KERNEL(kTileThreads, 2) local_grads_kernel(LocalGradsParams p) {
+  float* shared = shared_memory<float>();  // [warps, 3]
+  const int r = block_x();
+  const float v = load_global(p.v_collapse + r);
+  float sums[3] = {};  // of v_shrink T, of ds where the unit was on, of all ds
+  for (int c = thread_index(); c < p.channels; c += kTileThreads) {
+    float t = 0.0f;
+    for (int split = 0; split < p.splits; ++split)
+      t += load_global(p.t_parts + (int64_t{split} * p.reduced + r) * p.t_stride + c);
+    const int64_t at = int64_t{r} * p.channels + c;
+    store_global(p.d_v_shrink + at, v * t);
+    sums[0] += load_global(p.v_shrink + at) * t;
+  }
+  if (p.count_parts)
+    for (int split = thread_index(); split < p.count_splits; split += kTileThreads) {
+      const float* part = p.count_parts + int64_t{split} * p.count_width;
+      sums[1] += load_global(part + r);
+      sums[2] += load_global(part + p.count_width - 1);
+    }
+  GALA_UNROLL for (int i = 0; i < 3; ++i) {
+    for (int mask = 16; mask > 0; mask /= 2) sums[i] += shuffle_xor(sums[i], mask);
+    if (lane() == 0) store_shared(shared + warp() * 3 + i, sums[i]);
+  }
+  block_barrier();
+  if (thread_index() > 0) return;
+  float total[3] = {};
+  for (int i = 0; i < 3 * kTileWarps; ++i) total[i % 3] += load_shared(shared + i);
+  store_global(p.d_v_collapse + r,
+               p.b_v_shrink ? std::fma(load_global(p.b_v_shrink + r), total[1], total[0]) : total[0]);
+  if (p.d_b_v_shrink) store_global(p.d_b_v_shrink + r, v * total[1]);
+  if (p.d_b_v_collapse && r == 0) store_global(p.d_b_v_collapse, total[2]);
+}
+
+namespace {
+
+// How the products are cut, by the shape alone, as what is summed in which order depends on it.
+struct ProductTiles {
+  int hidden;
+  int64_t rows, hidden_tiles, channel_tiles, steps, splits, t_stride, count_splits, count_width;
+
+  explicit ProductTiles(const Problem& problem) {
+    const Shape& s = problem.shape;
+    hidden = s.reduced > 128 ? 256 : 64;
+    rows = s.images * s.pixels;
+    hidden_tiles = ceil_div(s.reduced, hidden);
+    channel_tiles = ceil_div(s.channels, kChannelTile);
+    steps = ceil_div(rows, kStepBytes / element_size(problem));
+    const int64_t wanted = (hidden == 256 ? 128 : 256) / (hidden_tiles * channel_tiles), most = steps / 4;
+    splits = wanted < most ? wanted : most;
+    if (splits < 1) splits = 1;
+    t_stride = ceil_div(s.channels, 2) * 2;
+    count_splits = ceil_div(rows, 4096) < 64 ? ceil_div(rows, 4096) : 64;
+    count_width = bit_words(s) * 32 + 1;
+  }
+  int64_t t_floats(const Shape& s) const { return splits * s.reduced * t_stride; }
+};
+
+template <class T>
+void launch_products(const Problem& problem, int hidden, ProductParams p, const Execution& execution) {
+  const auto run = [&]<bool channel_lanes, int hidden>() {
+    p.stages = stages_that_fit(kProductStage<T, hidden>, 0, hidden == 256 ? 1 : 2, 4);
+    launch("local_products_kernel", local_products_kernel<T, channel_lanes, hidden>,
+           {int64_t{p.splits} * p.channel_tiles * p.hidden_tiles}, kTileThreads, p.stages * kProductStage<T, hidden>,
+           execution.stream, p);
+  };
+  if (problem.channel_lanes) hidden == 256 ? run.template operator()<true, 256>() : run.template operator()<true, 64>();
+  else hidden == 256 ? run.template operator()<false, 256>() : run.template operator()<false, 64>();
+}
+
+}  // namespace
+
+int64_t local_grads_scratch(const Problem& problem, const Backward&) {
+  const ProductTiles tiles(problem);
+  return (tiles.t_floats(problem.shape) + tiles.count_splits * tiles.count_width) * 4;
+}
+
+void local_grads(const Problem& problem, const Backward& b, const float* ds, const Execution& execution) {
+  const Shape& s = problem.shape;
+  const Weights& w = problem.weights;
+  const ProductTiles tiles(problem);
+  const uint32_t* bits = reinterpret_cast<const uint32_t*>(b.bits);
+  float *t_parts = static_cast<float*>(execution.workspace), *count_parts = t_parts + tiles.t_floats(s);
+  const int words = static_cast<int>(bit_words(s)), reduced = static_cast<int>(s.reduced);
+  const int splits = static_cast<int>(tiles.splits), count_splits = static_cast<int>(tiles.count_splits);
+
+  ProductParams p{map_view(problem, b.x, {0, s.images}),
+                  bits,
+                  ds,
+                  t_parts,
+                  tiles.rows,
+                  tiles.steps,
+                  tiles.t_stride,
+                  reduced,
+                  words,
+                  splits,
+                  static_cast<int>(tiles.hidden_tiles),
+                  static_cast<int>(tiles.channel_tiles),
+                  0,
+                  !execution.tf32};
+  switch (problem.dtype) {
+    case DType::f32: launch_products<float>(problem, tiles.hidden, p, execution); break;
+    case DType::bf16: launch_products<bf16>(problem, tiles.hidden, p, execution); break;
+    case DType::f16: launch_products<f16>(problem, tiles.hidden, p, execution); break;
+    case DType::f64: return;  // refused before
+  }
+  const bool biases = b.grads.b_v_shrink || b.grads.b_v_collapse || w.b_v_shrink;
+  if (biases)
+    launch("local_counts_kernel", local_counts_kernel, {tiles.count_splits * words}, kTileThreads, kTileWarps * 33 * 4,
+           execution.stream, CountParams{bits, ds, count_parts, tiles.rows, words, count_splits});
+  const WeightGrads& grads = b.grads;
+  launch("local_grads_kernel", local_grads_kernel, {s.reduced}, kTileThreads, kTileWarps * 3 * 4, execution.stream,
+         LocalGradsParams{t_parts, biases ? count_parts : nullptr, static_cast<const float*>(w.v_shrink),
+                          static_cast<const float*>(w.v_collapse), static_cast<const float*>(w.b_v_shrink),
+                          static_cast<float*>(grads.v_shrink), static_cast<float*>(grads.v_collapse),
+                          static_cast<float*>(grads.b_v_shrink), static_cast<float*>(grads.b_v_collapse),
+                          tiles.t_stride, static_cast<int>(s.channels), reduced, splits, count_splits,
+                          static_cast<int>(tiles.count_width)});
+}
+
+}  // namespace gala::cuda
