@@ -2,7 +2,6 @@
 
 #include <primitives.cuh>
 
-#include "squash.cuh"
 #include "stages.h"
 #include "sweep.cuh"
 #include "vectors.cuh"
@@ -31,7 +30,7 @@ scale_kernel(ScaleParams p) {
   float squares[width] = {};
 
   for (int top = here.begin; top < here.end; top += kRows * here.groups) {
-    Vec<T, width> x[kRows] = {}, residual[kRows] = {};
+    Packed<T, width> x[kRows] = {}, residual[kRows] = {};
     float row_alpha[kRows] = {}, row_factor[kRows] = {};
     GALA_UNROLL
     for (int k = 0; k < kRows; ++k) {
@@ -46,19 +45,19 @@ scale_kernel(ScaleParams p) {
     for (int k = 0; k < kRows; ++k) {
       const int row = top + here.group + k * here.groups;
       const bool valid = here.inside && row < here.end;
-      float value[width], added[width], square = 0.0f;
-      widen(x[k], value);
-      widen(residual[k], added);
+      float value[width], added[width], attention[width], square = 0.0f;
+      gates.template attend<T>(row_alpha[k], row_factor[k], p.tanh, attention);
+      unpack<T>(x[k], value);
+      unpack<T>(residual[k], added);
       GALA_UNROLL
       for (int i = 0; i < width; ++i) {
-        const float attention = squash<T>(gates.total(i, row_alpha[k], row_factor[k]), p.tanh);
-        value[i] *= attention;
+        value[i] *= attention[i];
         if (add) value[i] = relu(value[i] + added[i]);
-        const float this_square = valid ? attention * attention : 0.0f;
+        const float this_square = valid ? attention[i] * attention[i] : 0.0f;
         if (channels) square += this_square;
         else squares[i] += this_square;
       }
-      if (valid) store_global(vector_at<T, width>(p.out, here, row), narrow<T>(value));
+      if (valid) store_global(vector_at<T, width>(p.out, here, row), pack<T>(value));
       if (channels && map) {
         square = sum_abreast(square, p.sweep.abreast);
         if (here.leader && row < here.end) store_global(map + row, square);

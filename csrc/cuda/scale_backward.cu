@@ -4,7 +4,6 @@
 
 #include <primitives.cuh>
 
-#include "squash.cuh"
 #include "stages.h"
 #include "sweep.cuh"
 #include "vectors.cuh"
@@ -26,7 +25,7 @@ struct ScaleBackwardParams {
 // One row's elements of x, grad_out and out, and what of the gates and the map's gradient is the row's.
 template <class T, int width>
 struct Row {
-  Vec<T, width> x = {}, grad = {}, out = {};
+  Packed<T, width> x = {}, grad = {}, out = {};
   float alpha = 0.0f, factor = 0.0f, map_factor = 0.0f;
 };
 
@@ -55,17 +54,17 @@ template <class T, int width, bool channels>
 GALA_DEVICE void add_row(const ScaleBackwardParams& p, const Gates<width, channels>& gates, const Row<T, width>& row,
                          const float (&lane_map)[width], bool valid, LaneSums<width>& sums, float (&d)[width],
                          float& plain, float& weighted) {
-  float x[width], out[width];
-  widen(row.x, x);
-  widen(row.grad, d);
-  widen(row.out, out);
+  float x[width], out[width], attention[width];
+  gates.template attend<T>(row.alpha, row.factor, p.tanh, attention);
+  unpack<T>(row.x, x);
+  unpack<T>(row.grad, d);
+  unpack<T>(row.out, out);
   plain = weighted = 0.0f;
   GALA_UNROLL
   for (int i = 0; i < width; ++i) {
-    const float attention = squash<T>(gates.total(i, row.alpha, row.factor), p.tanh);
     if (p.out.data && out[i] <= 0.0f) d[i] = 0.0f;
-    const float from_map = (channels ? row.map_factor : lane_map[i]) * attention;
-    const float e = valid ? std::fma(d[i], x[i], from_map) * derivative(attention, p.tanh) : 0.0f;
+    const float from_map = (channels ? row.map_factor : lane_map[i]) * attention[i];
+    const float e = valid ? std::fma(d[i], x[i], from_map) * derivative(attention[i], p.tanh) : 0.0f;
     if (channels) sums.plain[i] += e;
     else plain += e;
     sums.weighted[i] = std::fma(e, row.factor, sums.weighted[i]);
@@ -102,7 +101,7 @@ scale_backward_kernel(ScaleBackwardParams p) {
       const bool valid = here.inside && row < here.end;
       float d[width];
       add_row<T, width, channels>(p, gates, rows[k], lane_map, valid, sums, d, row_sums[k], row_sums[kRows + k]);
-      if (p.out.data && valid) store_global(vector_at<T, width>(p.grad_residual, here, row), narrow<T>(d));
+      if (p.out.data && valid) store_global(vector_at<T, width>(p.grad_residual, here, row), pack<T>(d));
     }
     if constexpr (channels) {
       GALA_UNROLL

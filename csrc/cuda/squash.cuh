@@ -27,6 +27,18 @@ GALA_DEVICE float squash(float total, bool tanh) {
   }
 }
 
+// Of n totals in place, with one branch for all.
+template <class T, int n>
+GALA_DEVICE void squash_all(float (&totals)[n], bool tanh) {
+  if (tanh) {
+    GALA_UNROLL
+    for (int i = 0; i < n; ++i) totals[i] = squash<T>(totals[i], true);
+  } else {
+    GALA_UNROLL
+    for (int i = 0; i < n; ++i) totals[i] = squash<T>(totals[i], false);
+  }
+}
+
 // Of the squash, from its value.
 GALA_DEVICE float derivative(float attention, bool tanh) {
   return tanh ? 1.0f - attention * attention : attention * (1.0f - attention);

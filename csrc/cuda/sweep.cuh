@@ -6,6 +6,7 @@
 #include <cmath>
 #include <primitives.cuh>
 
+#include "squash.cuh"
 #include "stages.h"
 #include "vectors.cuh"
 
@@ -56,9 +57,9 @@ struct Place {
 };
 
 template <class T, int width>
-GALA_DEVICE Vec<T, width>* vector_at(const Plane& plane, const Place& here, int row) {
+GALA_DEVICE Packed<T, width>* vector_at(const Plane& plane, const Place& here, int row) {
   T* data = static_cast<T*>(plane.data) + here.image * plane.image_stride + row * plane.row_stride + here.first;
-  return reinterpret_cast<Vec<T, width>*>(data);
+  return reinterpret_cast<Packed<T, width>*>(data);
 }
 
 // alpha and beta, or s, of a thread's elements along the lanes; and of a row the rest.
@@ -78,8 +79,12 @@ struct Gates {
   }
   GALA_DEVICE float row_alpha(int row) const { return channels ? 0.0f : load_global(alpha + row); }
   GALA_DEVICE float row_factor(int row) const { return load_global((channels ? s : beta) + row); }
-  GALA_DEVICE float total(int i, float row_alpha, float row_factor) const {
-    return std::fma(lane_factor[i], row_factor, channels ? lane_alpha[i] : row_alpha);
+  template <class T>
+  GALA_DEVICE void attend(float row_alpha, float row_factor, bool tanh, float (&attention)[width]) const {
+    GALA_UNROLL
+    for (int i = 0; i < width; ++i)
+      attention[i] = std::fma(lane_factor[i], row_factor, channels ? lane_alpha[i] : row_alpha);
+    squash_all<T>(attention, tanh);
   }
 };
 

@@ -6,6 +6,35 @@
 
 namespace gala::cuda {
 
+// n elements of type T as they lie in memory, in whole registers: halves taken apart at once would have to wait for the
+// load.
+template <class T, int n>
+using Packed = std::conditional_t<sizeof(T) * n == 2, Vec<uint16_t, 1>, Vec<uint32_t, sizeof(T) * n / 4>>;
+
+template <class T, int n>
+GALA_DEVICE void unpack(const Packed<T, n>& from, float (&to)[n]) {
+  GALA_UNROLL
+  for (int i = 0; i < n; ++i) {
+    if constexpr (std::is_same_v<T, float>) to[i] = float_of(from.at[i]);
+    else to[i] = to_float(T{static_cast<uint16_t>(from.at[i / 2] >> 16 * (i % 2))});
+  }
+}
+
+template <class T, int n>
+GALA_DEVICE Packed<T, n> pack(const float (&from)[n]) {
+  Packed<T, n> to;
+  if constexpr (std::is_same_v<T, float>) {
+    GALA_UNROLL
+    for (int i = 0; i < n; ++i) to.at[i] = bits_of(from[i]);
+  } else if constexpr (n == 1) {
+    to.at[0] = from_float<T>(from[0]).bits;
+  } else {
+    GALA_UNROLL
+    for (int i = 0; i < n / 2; ++i) to.at[i] = pack_pair<T>(from[2 * i], from[2 * i + 1]);
+  }
+  return to;
+}
+
 template <class T, int n>
 GALA_DEVICE void widen(const Vec<T, n>& from, float (&to)[n]) {
   GALA_UNROLL
@@ -15,17 +44,8 @@ GALA_DEVICE void widen(const Vec<T, n>& from, float (&to)[n]) {
 template <class T, int n>
 GALA_DEVICE Vec<T, n> narrow(const float (&from)[n]) {
   Vec<T, n> to;
-  if constexpr (std::is_same_v<T, float> || n == 1) {
-    GALA_UNROLL
-    for (int i = 0; i < n; ++i) to.at[i] = from_float<T>(from[i]);
-  } else {
-    GALA_UNROLL
-    for (int i = 0; i < n; i += 2) {
-      const uint32_t pair = pack_pair<T>(from[i], from[i + 1]);
-      to.at[i].bits = static_cast<uint16_t>(pair);
-      to.at[i + 1].bits = static_cast<uint16_t>(pair >> 16);
-    }
-  }
+  const Packed<T, n> packed = pack<T>(from);
+  __builtin_memcpy(&to, &packed, sizeof to);
   return to;
 }
 
