@@ -13,13 +13,13 @@ SIDE, COUNT, CLASSES = 16, 6, 3
 WITHOUT = 4  # the sample without a map
 
 
-def picture(number, side=SIDE):
-    """An image [side, side, 3] uint8, a map [side, side] float32 with one bright spot, a label."""
+def picture(number):
+    """An image [SIDE, SIDE, 3] uint8, a map [SIDE, SIDE] float32 with one bright spot, a label."""
     rng = np.random.default_rng(number)
-    image = np.kron(rng.integers(0, 256, (2, 2, 3)), np.ones((side // 2, side // 2, 1))).astype(np.uint8)
-    heatmap = np.zeros((side, side), np.float32)
+    image = np.kron(rng.integers(0, 256, (2, 2, 3)), np.ones((SIDE // 2, SIDE // 2, 1))).astype(np.uint8)
+    heatmap = np.zeros((SIDE, SIDE), np.float32)
     if number != WITHOUT:
-        y, x = rng.integers(1, side - 1, 2)
+        y, x = rng.integers(1, SIDE - 1, 2)
         heatmap[y - 1 : y + 2, x - 1 : x + 2] = 3
         heatmap[y, x] = 9
     return image, heatmap, number % CLASSES

@@ -61,7 +61,7 @@ def open_index(folder: Path, split: str) -> Index:
     no format, by content and by name, have no part in it.
 
     Raises:
-        FileNotFoundError: there are no files of the split.
+        FileNotFoundError: there are no records of the split.
         ValueError: ``split`` is no plain name.
     """
     if not re.fullmatch(r"\w+", split):
@@ -74,9 +74,9 @@ def open_index(folder: Path, split: str) -> Index:
         if index is not None and index.is_sound(names):
             return index
     index = build(folder, [file.name for file in files])
-    if not len(index.files):
+    if not len(index.label):
         raise FileNotFoundError(
-            f"there are no ClickMe files {split}/* or *{split}* in {folder}; expected TFRecord, NPZ, .pth or tar files"
+            f"there are no ClickMe records in {split}/* or *{split}* of {folder}; expected TFRecord, NPZ, .pth or tar"
         )
     for place in _places(folder, split):
         if _save(place, index, state):

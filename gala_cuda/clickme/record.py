@@ -53,6 +53,8 @@ def is_picture(data: bytes) -> bool:
 def checked_label(value: object) -> int:
     """A class from a number or an array of one. Raises Unreadable."""
     array = np.asarray(value)
+    if not array.size:
+        raise Unreadable("there is no label")
     if array.dtype.kind not in "iu" or array.size != 1 or not 0 <= array.item() <= MAX_LABEL:
         what = str(array.item())[:40] if array.size == 1 else f"{array.size} numbers"
         raise Unreadable(f"the label is {what}; expected a whole number from 0 to {MAX_LABEL}")

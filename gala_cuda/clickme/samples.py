@@ -88,6 +88,6 @@ def open_samples(path: Path, split: str = "val") -> Samples:
     if not path.is_file():
         return Samples(path, open_index(path, split))
     index = build(path.parent, [path.name])
-    if not len(index.files):
-        raise FileNotFoundError(f"{path} is no ClickMe file; expected TFRecord, NPZ, .pth or tar")
+    if not len(index.label):
+        raise FileNotFoundError(f"there are no ClickMe records in {path}; expected a TFRecord, NPZ, .pth or tar file")
     return Samples(path.parent, index)

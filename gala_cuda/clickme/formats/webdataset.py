@@ -78,17 +78,19 @@ def key_of(data: bytes) -> str:
 
 def _parts(file: BinaryIO) -> Iterator[_Part]:
     """The members, with one of the key ``DAMAGED`` at the end where no end of an archive is."""
-    at = 0
+    at, size = 0, file.seek(0, os.SEEK_END)
+    file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
-                if tar.offset <= at:
-                    raise tarfile.ReadError("a member of no length")
+                stop = min(tar.offset, size)  # the last member may lack its padding
+                if stop <= at or (member.isreg() and not at < member.offset_data <= stop - member.size):
+                    raise tarfile.ReadError("a member that lies elsewhere")
                 path = PurePosixPath(member.name)
                 stem, _, kind = path.name.partition(".")
                 key = str(path.parent / stem) if stem and member.isreg() else ""
-                yield _Part(key, kind.lower(), at, tar.offset, member.offset_data, member.size)
-                at = tar.offset
+                yield _Part(key, kind.lower(), at, stop, member.offset_data, member.size)
+                at = stop
         file.seek(at)
         whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
     except (tarfile.TarError, *npz.BROKEN):
