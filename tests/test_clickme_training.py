@@ -1,7 +1,10 @@
-"""Training with human maps: what is learnt, logged and refused, resumed; without maps, the same as before."""
+"""Training with human maps: what is learnt, logged and refused, resumed, shared; without maps, the same as before."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from gala_cuda import GALA, gala_resnet18, resnet18
 from gala_cuda.clickme import ClickMeSample, GalaMapLoss, HarmonizationLoss, MapRecord
 from gala_cuda.training import BadRecipe, Recipe, Run, fit
 from gala_cuda.training.data import Data, InMemory
+from gala_cuda.training.distributed import joined, world
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.loop import images_per_part
 from gala_cuda.training.meters import Meter
@@ -209,6 +213,39 @@ def test_compiled_step_has_the_same_loss():
     torch.testing.assert_close(*means, rtol=1e-5, atol=0)
 
 
+SHARED = {loss: replace(RECIPE, clickme_loss=loss, epochs=2) for loss in ("paper", "harmonization")}
+
+
+def shared(output):
+    """The trainings of SHARED by this process and the others."""
+    here = world()
+    for name, recipe in SHARED.items():
+        torch.manual_seed(0)
+        fit(
+            Small(), data(recipe, rank=here.rank, world=here.size), recipe, Run(output / name, CPU, Console(quiet=True))
+        )
+
+
+def test_two_processes_equal_one(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, __file__, tmp_path / "two"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    shared(tmp_path / "one")
+    for name in SHARED:
+        mine, theirs = (
+            [json.loads(line) for line in (tmp_path / count / name / "log.jsonl").read_text().splitlines()]
+            for count in ("one", "two")
+        )
+        for one, two in zip(mine, theirs, strict=True):
+            for measured in ("loss", "test_loss", "map_loss", "map_similarity"):
+                assert two[measured] == pytest.approx(one[measured], rel=1e-4), (name, measured)
+        expected, found = (load_file(tmp_path / count / name / "last.safetensors") for count in ("one", "two"))
+        for key, tensor in expected.items():
+            torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
@@ -237,3 +274,9 @@ def test_weights_of_a_taught_network_load_as_any(tmp_path):
     restored = network()
     restored.load_state_dict(load_file(tmp_path / "last.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(restored.parameters(), model.parameters(), strict=True))
+
+
+if __name__ == "__main__":  # one of the processes of test_two_processes_equal_one
+    torch.set_num_threads(1)
+    with joined(CPU):
+        shared(Path(sys.argv[1]))
