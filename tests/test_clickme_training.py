@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gala_cuda import GALA, gala_resnet18, resnet18
+from gala_cuda import GALA, cli, gala_resnet18, resnet18
 from gala_cuda.clickme import ClickMeSample, GalaMapLoss, HarmonizationLoss, MapRecord
 from gala_cuda.training import BadRecipe, Recipe, Run, fit
 from gala_cuda.training.data import Data, InMemory
@@ -21,6 +22,7 @@ from gala_cuda.training.distributed import joined, world
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.loop import images_per_part
 from gala_cuda.training.meters import Meter
+from gala_cuda.training.recipe import resolve
 from gala_cuda.training.sampling import Batches
 from gala_cuda.training.step import Stepper
 
@@ -269,11 +271,55 @@ def test_what_does_not_go_together_is_refused_before_training(tmp_path, make, op
     assert (tmp_path / "run").exists() == (folder is None)
 
 
-def test_weights_of_a_taught_network_load_as_any(tmp_path):
-    _, model = trained(tmp_path, replace(RECIPE, epochs=1))
-    restored = network()
-    restored.load_state_dict(load_file(tmp_path / "last.safetensors"))
-    assert all(torch.equal(a, b) for a, b in zip(restored.parameters(), model.parameters(), strict=True))
+def write(folder, spots, count):
+    """The first images as NPZ."""
+    folder.mkdir(parents=True)
+    pictures = (32 * spots.images + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    for i in range(count):
+        heatmap = spots.maps[i, 0].nan_to_num(0).numpy()
+        np.savez(folder / f"{i:03}.npz", image=pictures[i], heatmap=heatmap, label=spots.labels[i].numpy())
+
+
+def test_the_commands_train_and_evaluate_a_folder_of_maps(tmp_path, capsys):
+    pictures, output = tmp_path / "clickme", tmp_path / "run"
+    write(pictures / "train", TRAIN, 64)
+    write(pictures / "val", TEST, 20)
+    options = ["--image-size", str(SIDE), "--width", "4", "--batch-size", "16", "--workers", "0", "--epochs", "2"]
+    command = ["train", "--clickme", str(pictures), "--clickme-weight", "3", *options, "--output", str(output)]
+    assert cli.main(command) == 0
+    assert "map loss" in capsys.readouterr().out
+    assert resolve(str(output / "recipe.yaml"), {}).map_weight == 3
+    log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    assert [epoch["map_loss"] > 0 for epoch in log] == [True, True]
+    assert cli.main([*command, "--resume"]) == 0
+    weights = str(output / "last.safetensors")
+    capsys.readouterr()
+    assert cli.main(["eval", weights, "--clickme", str(pictures), "--maps", "--json", "--workers", "0"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["map_similarity"] == pytest.approx(log[-1]["map_similarity"], abs=1e-6)
+    assert result["maps"]["rho"] == pytest.approx(log[-1]["map_similarity"], abs=1e-6)
+    assert result["maps"]["images"] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clickme", "nowhere"], "argument --clickme: "),
+        (["--clickme-weight", "-1"], "argument --clickme-weight: clickme_weight is -1.0; expected at least 0"),
+        (
+            ["--clickme", "FOLDER", "--model", "resnet18"],
+            "argument --clickme-loss: clickme_loss is 'paper', but ResNet",
+        ),
+    ],
+)
+def test_refusals_of_the_command_are_named_and_write_nothing(tmp_path, capsys, options, message):
+    write(tmp_path / "clickme/train", TRAIN, 4)
+    write(tmp_path / "clickme/val", TEST, 2)
+    options = [str(tmp_path / "clickme") if option == "FOLDER" else option for option in options]
+    with pytest.raises(SystemExit):
+        cli.main(["train", *options, "--image-size", "24", "--output", str(tmp_path / "run")])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 if __name__ == "__main__":  # one of the processes of test_two_processes_equal_one
