@@ -1,6 +1,11 @@
 # The CUDA kernels as the object library gala_cuda, or `cuda_missing`: why there are none. They share nothing with
 # torch's CUDA: their runtime is linked in statically, and only the driver must be new enough for it.
-set(cuda_sources launch gather gather_backward gate gate_backward scale scale_backward sums)
+set(cuda_sources
+  launch pack
+  gather grad_x local_grads
+  gate gate_backward global_grads
+  scale scale_backward
+  sums)
 list(TRANSFORM cuda_sources PREPEND csrc/cuda/)
 list(TRANSFORM cuda_sources APPEND .cu)
 
@@ -17,14 +22,9 @@ endforeach()
 
 # A real compile tells whether nvcc takes the host's compiler and C library.
 set(cuda_missing "")
-foreach(source IN LISTS cuda_sources)
-  if(NOT EXISTS ${CMAKE_SOURCE_DIR}/${source})
-    set(cuda_missing "${source} is not there yet")
-  endif()
-endforeach()
 if(GALA_CUDA STREQUAL "OFF")
   set(cuda_missing "GALA_CUDA=OFF")
-elseif(NOT cuda_missing)
+else()
   find_program(nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin NO_CACHE)
   if(nvcc AND NOT DEFINED ENV{CUDACXX})
     set(ENV{CUDACXX} ${nvcc})

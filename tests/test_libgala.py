@@ -89,3 +89,17 @@ def test_wrong_options_are_named(options, message, tmp_path):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode != 0
     assert message in " ".join(done.stdout.split())
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+@pytest.mark.parametrize("choice", ["AUTO", "ON"])
+def test_a_host_compiler_that_nvcc_refuses(choice, tmp_path, monkeypatch):
+    """It costs the CUDA kernels alone, and is an error where they were asked for; either way the reason is told."""
+    refused = tmp_path / "g++"
+    refused.write_text("#!/bin/sh\necho '#error -- unsupported GNU version' >&2\nexit 1\n")
+    refused.chmod(0o755)
+    monkeypatch.setenv("CUDAHOSTCXX", str(refused))
+    command = [tool("cmake"), "-S", ROOT, "-B", tmp_path / "build", "-DGALA_PYTHON=OFF", f"-DGALA_CUDA={choice}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert (done.returncode == 0) == (choice == "AUTO")
+    assert "compiles nothing with this host's compiler (CUDAHOSTCXX names another)" in " ".join(done.stdout.split())
