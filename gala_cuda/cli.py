@@ -1,4 +1,4 @@
-"""The command ``gala-cuda``: doctor, bench, tune, train, eval, export, index, demo."""
+"""The command ``gala-cuda``: doctor, bench, tune, train, eval, export, clickme, index, demo."""
 
 import argparse
 import importlib
@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ import torch
 from . import __version__
 from .backends import triton
 from .backends.contract import DTYPES
+from .clickme import arguments as clickme
 from .diagnostics import doctor
 from .training import recipe
 
@@ -95,16 +97,18 @@ def _tune(args: argparse.Namespace) -> int:
     return 0
 
 
-def _training(args: argparse.Namespace) -> int:
-    """train, eval or export."""
-    commands = _load("training.commands", "train")
+def _action(module: str, args: argparse.Namespace) -> int:
+    """The function ``args.does`` of a module of commands; the exit code is what it returns, 0 for None."""
+    commands = _load(module, "train")
     try:
-        getattr(commands, args.does)(args, _console())
+        return getattr(commands, args.does)(args, _console()) or 0
     except commands.FAILURES as error:
         raise Failure(str(error)) from error
     except ModuleNotFoundError as error:
         raise Failure(f"{error.name} is not installed; pip install {error.name}") from error
-    return 0
+
+
+_clickme, _training = (partial(_action, f"{name}.commands") for name in ("clickme", "training"))
 
 
 def _index(args: argparse.Namespace) -> int:
@@ -159,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval_arguments(command("eval", _training, "Test weights: accuracy, confusion, image/s."))
     text = "Write weights as ONNX and torch.export files, and compare those with PyTorch."
     _add_export_arguments(command("export", _training, text))
+    clickme.add_arguments(command("clickme", _clickme, "Check ClickMe's files, or convert them to another format."))
     sub = command("index", _index, "Write the index of tar shards: a quicker start, and what training over HTTP needs.")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="with train*.tar and val*.tar, or train/*.tar and "
         "val/*.tar; index.json is written there")  # fmt: skip

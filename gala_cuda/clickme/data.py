@@ -28,9 +28,7 @@ class ClickMeImages:
 
     def read(self, index: int, seed: int) -> ClickMeSample:
         """The sample; ``seed`` decides its augmentation. Raises Unreadable."""
-        sample = self.samples.read(index)
-        if sample.label >= self.classes:
-            raise Unreadable(f"the label is {int(sample.label)}; expected 0 to {self.classes - 1}")
+        sample = checked_class(self.samples.read(index), self.classes)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too, for good
             return self.transform(sample)
@@ -44,7 +42,7 @@ def clickme_folder(path: Path, size: int = 224, augment: str = "paper", maps: st
     and ``maps`` are those of :func:`transform.augmentation`.
 
     Raises:
-        FileNotFoundError: there are no files of a split.
+        FileNotFoundError: there are no records of a split.
         ValueError: there is no such ``augment`` or ``maps``, or no label can be read.
     """
     transforms = augmentation(augment, size, maps), centre_crop(size, maps)
@@ -55,6 +53,13 @@ def clickme_folder(path: Path, size: int = 224, augment: str = "paper", maps: st
         for samples, transform in zip((train, val), transforms, strict=True)
     )
     return train_images, val_images, classes
+
+
+def checked_class(sample: ClickMeSample, classes: int | None) -> ClickMeSample:
+    """The sample. Raises Unreadable where there are ``classes`` and its label is none of them."""
+    if classes is not None and sample.label >= classes:
+        raise Unreadable(f"the label is {int(sample.label)}; expected 0 to {classes - 1}")
+    return sample
 
 
 def class_names(path: Path, splits: list[Samples]) -> tuple[str, ...]:

@@ -34,10 +34,10 @@ def decode(record: Record) -> ClickMeSample:
 
     There is no map where ``click_count`` is 0 or the map has no value above 0.
     """
-    image = _image(record.image)
+    image = image_of(record.image)
     heatmap, has_map = np.zeros(image.shape[1:], np.float32), False
     if record.heatmap is not None and record.numbers.get("click_count") != [0]:
-        stored = _heatmap(record.heatmap)
+        stored = heatmap_of(record.heatmap)
         if stored.any():
             heatmap, has_map = stored, True
     return ClickMeSample(
@@ -69,7 +69,7 @@ def checked_numbers(key: str, value: object) -> list[int]:
     return array.ravel().tolist()
 
 
-def _image(data: bytes | np.ndarray) -> np.ndarray:
+def image_of(data: bytes | np.ndarray) -> np.ndarray:
     """uint8 [3, H, W]."""
     if isinstance(data, bytes):
         return np.asarray(_picture(data, "image").convert("RGB")).transpose(2, 0, 1).copy()
@@ -90,7 +90,7 @@ def _as_bytes(image: np.ndarray) -> np.ndarray:
     return np.rint(image.astype(np.float32) * (255 / whole)).clip(0, 255).astype(np.uint8)
 
 
-def _heatmap(data: bytes | np.ndarray) -> np.ndarray:
+def heatmap_of(data: bytes | np.ndarray) -> np.ndarray:
     """float32 [H', W'], at least 0."""
     if isinstance(data, bytes):
         picture = _picture(data, "map")

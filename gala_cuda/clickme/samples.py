@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from .record import MAX_BYTES, Record, decode
 from .sample import ClickMeSample
 
 LARGEST = MAX_BYTES + (1 << 16)  # bytes that are read: a record, and what frames it
+SPLITS = ("train", "val", "test")
 _FORMATS = tuple(FORMATS.items())
 
 
@@ -91,3 +93,14 @@ def open_samples(path: Path, split: str = "val") -> Samples:
     if not len(index.label):
         raise FileNotFoundError(f"there are no ClickMe records in {path}; expected a TFRecord, NPZ, .pth or tar file")
     return Samples(path.parent, index)
+
+
+def open_splits(folder: Path) -> dict[str, Samples]:
+    """The samples of those of ``SPLITS`` that are in a folder. Raises FileNotFoundError where none is."""
+    splits = {}
+    for split in SPLITS:
+        with suppress(FileNotFoundError):
+            splits[split] = Samples(folder, open_index(folder, split))
+    if not splits:
+        raise FileNotFoundError(f"there are no ClickMe records of {', '.join(SPLITS)} in {folder}")
+    return splits
