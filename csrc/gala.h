@@ -91,8 +91,9 @@ GALA_API const char* isa();
 
 // On NVIDIA GPUs of compute capability 8.0 and newer: pointers are device memory, dtypes f32, bf16 and f16. Work is
 // queued on a stream of the current device; nothing waits, nothing is allocated, so that a CUDA graph can capture it.
-// Two runs give the same bits. Errors: std::invalid_argument for a problem that no kernel takes, before anything is
-// launched; std::runtime_error with the kernel's name and CUDA's message.
+// Two runs give the same bits. Errors: std::invalid_argument before anything is launched, for f64, a size outside of
+// 1 to 2^30, a null or misaligned pointer, and strides that contradict channel_lanes; std::runtime_error with the
+// kernel's name and CUDA's message.
 namespace cuda {
 
 struct Execution {

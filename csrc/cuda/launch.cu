@@ -25,6 +25,9 @@ void check_pointer(const char* name, const void* pointer) {
 void check_map(const Problem& problem, const char* name, const FeatureMap& map) {
   const std::string label(name);
   check_pointer((label + ".data").c_str(), map.data);
+  const int bytes = problem.dtype == DType::f32 ? 4 : 2;
+  if (reinterpret_cast<uintptr_t>(map.data) % bytes != 0)
+    refuse(label + ".data is not aligned to its elements of " + std::to_string(bytes) + " bytes");
   const bool channels = problem.channel_lanes;
   const int64_t stride = channels ? map.channel_stride : map.pixel_stride;
   if (stride != 1 && (channels ? problem.shape.channels : problem.shape.pixels) > 1)

@@ -1,7 +1,9 @@
 // scale: out = x * squash(alpha + beta s), with a residual relu(out + residual), and the map.
 
+#include <cmath>
 #include <primitives.cuh>
 
+#include "squash.cuh"
 #include "stages.h"
 #include "sweep.cuh"
 #include "vectors.cuh"
@@ -18,6 +20,34 @@ struct ScaleParams {
   bool tanh;
 };
 
+template <class T, int width>
+GALA_DEVICE Packed<T, width> scaled(const Packed<T, width>& x, const float (&attention)[width],
+                                    const Packed<T, width>& residual, bool add) {
+  float value[width];
+  unpack<T>(x, value);
+  GALA_UNROLL
+  for (int i = 0; i < width; ++i) value[i] *= attention[i];
+  if (add) {
+    float added[width];
+    unpack<T>(residual, added);
+    GALA_UNROLL
+    for (int i = 0; i < width; ++i) value[i] = relu(value[i] + added[i]);
+  }
+  return pack<T>(value);
+}
+
+// The sum over the lanes' squares with channel lanes; else they are added to those of the rows before.
+template <int width, bool channels>
+GALA_DEVICE float add_squares(const float (&attention)[width], float (&squares)[width]) {
+  float sum = 0.0f;
+  GALA_UNROLL
+  for (int i = 0; i < width; ++i) {
+    float& to = channels ? sum : squares[i];
+    to = std::fma(attention[i], attention[i], to);
+  }
+  return sum;
+}
+
 template <class T, int width, bool channels>
 GALA_KERNEL(kSweepThreads, 5)
 scale_kernel(ScaleParams p) {
@@ -27,42 +57,40 @@ scale_kernel(ScaleParams p) {
   const int64_t part = (channels ? here.tile : here.share) * p.sweep.images + here.image;
   float* map = p.map_parts ? p.map_parts + part * p.sweep.pixels : nullptr;
   const bool add = p.residual.data != nullptr;
+  Walk<T, width> x(p.x, here), residual(p.residual, here), out(p.out, here);
   float squares[width] = {};
 
-  for (int top = here.begin; top < here.end; top += kRows * here.groups) {
-    Packed<T, width> x[kRows] = {}, residual[kRows] = {};
+  for (int top = here.begin + here.group; top - here.group < here.end; top += kRows * here.groups) {
+    Packed<T, width> rows[kRows] = {}, added[kRows] = {};
     float row_alpha[kRows] = {}, row_factor[kRows] = {};
     GALA_UNROLL
     for (int k = 0; k < kRows; ++k) {
-      const int row = top + here.group + k * here.groups;
+      const int row = top + k * here.groups;
       if (!here.inside || row >= here.end) continue;
-      x[k] = load_streaming(vector_at<T, width>(p.x, here, row));
-      if (add) residual[k] = load_streaming(vector_at<T, width>(p.residual, here, row));
+      rows[k] = load_streaming(x.at(k));
+      if (add) added[k] = load_streaming(residual.at(k));
       row_alpha[k] = gates.row_alpha(row);
       row_factor[k] = gates.row_factor(row);
     }
     GALA_UNROLL
     for (int k = 0; k < kRows; ++k) {
-      const int row = top + here.group + k * here.groups;
-      const bool valid = here.inside && row < here.end;
-      float value[width], added[width], attention[width], square = 0.0f;
-      gates.template attend<T>(row_alpha[k], row_factor[k], p.tanh, attention);
-      unpack<T>(x[k], value);
-      unpack<T>(residual[k], added);
-      GALA_UNROLL
-      for (int i = 0; i < width; ++i) {
-        value[i] *= attention[i];
-        if (add) value[i] = relu(value[i] + added[i]);
-        const float this_square = valid ? attention[i] * attention[i] : 0.0f;
-        if (channels) square += this_square;
-        else squares[i] += this_square;
+      const int row = top + k * here.groups;
+      float square = 0.0f;
+      if (here.inside && row < here.end) {
+        float attention[width];
+        gates.add_up(row_alpha[k], row_factor[k], attention);
+        squash_all<T>(attention, p.tanh);
+        store_global(out.at(k), scaled<T, width>(rows[k], attention, added[k], add));
+        if (map) square = add_squares<width, channels>(attention, squares);
       }
-      if (valid) store_global(vector_at<T, width>(p.out, here, row), pack<T>(value));
       if (channels && map) {
         square = sum_abreast(square, p.sweep.abreast);
         if (here.leader && row < here.end) store_global(map + row, square);
       }
     }
+    x.advance();
+    residual.advance();
+    out.advance();
   }
   if (!channels && map) sum_groups(squares, p.sweep, here, map);
 }

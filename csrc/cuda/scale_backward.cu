@@ -2,8 +2,10 @@
 // gradient. x and grad_out are read once; the sums along the lanes are of a warp, those along the rows of a block, and
 // parts of both are added in order.
 
+#include <cmath>
 #include <primitives.cuh>
 
+#include "squash.cuh"
 #include "stages.h"
 #include "sweep.cuh"
 #include "vectors.cuh"
@@ -22,53 +24,63 @@ struct ScaleBackwardParams {
   bool tanh;
 };
 
-// One row's elements of x, grad_out and out, and what of the gates and the map's gradient is the row's.
+// One row's elements of x, grad_out and out, and what of the gates and of the map's gradient is the row's.
 template <class T, int width>
 struct Row {
   Packed<T, width> x = {}, grad = {}, out = {};
   float alpha = 0.0f, factor = 0.0f, map_factor = 0.0f;
 };
 
-template <class T, int width, bool channels>
-GALA_DEVICE Row<T, width> load_row(const ScaleBackwardParams& p, const Gates<width, channels>& gates, const Place& here,
-                                   int row, const float* map_factor) {
-  Row<T, width> loaded;
-  if (!here.inside || row >= here.end) return loaded;
-  loaded.x = load_streaming(vector_at<T, width>(p.x, here, row));
-  const auto* grad = vector_at<T, width>(p.grad_out, here, row);
-  loaded.grad = p.out.data ? load_streaming(grad) : load_global(grad);  // what grad_x reads again stays in the cache
-  if (p.out.data) loaded.out = load_streaming(vector_at<T, width>(p.out, here, row));
-  loaded.alpha = gates.row_alpha(row);
-  loaded.factor = gates.row_factor(row);
-  if (channels && map_factor) loaded.map_factor = load_global(map_factor + row);
-  return loaded;
+// d, also as the residual's gradient: grad_out where out is positive.
+template <class T, int width>
+GALA_DEVICE void through_relu(const Packed<T, width>& out, float (&d)[width], Packed<T, width>* grad_residual) {
+  float value[width];
+  unpack<T>(out, value);
+  GALA_UNROLL
+  for (int i = 0; i < width; ++i) d[i] = value[i] <= 0.0f ? 0.0f : d[i];
+  store_global(grad_residual, pack<T>(d));
 }
 
-// d alpha, d beta and ds of one row's elements: what goes along the row and what along the lanes.
-template <int width>
-struct LaneSums {
-  float plain[width] = {}, weighted[width] = {};  // of e, and of e times the row's factor
+// Sums over a thread's elements of a row, or over the rows: of e, and of e times the other dimension's factor.
+template <int n>
+struct Sums {
+  float plain[n] = {}, weighted[n] = {};
 };
 
 template <class T, int width, bool channels>
-GALA_DEVICE void add_row(const ScaleBackwardParams& p, const Gates<width, channels>& gates, const Row<T, width>& row,
-                         const float (&lane_map)[width], bool valid, LaneSums<width>& sums, float (&d)[width],
-                         float& plain, float& weighted) {
-  float x[width], out[width], attention[width];
-  gates.template attend<T>(row.alpha, row.factor, p.tanh, attention);
+GALA_DEVICE void add_row(const Gates<width, channels>& gates, const Row<T, width>& row, const float (&d)[width],
+                         const float (&lane_map)[width], bool tanh, Sums<width>& over_rows, float& plain,
+                         float& weighted) {
+  float x[width], attention[width], slope[width];
   unpack<T>(row.x, x);
-  unpack<T>(row.grad, d);
-  unpack<T>(row.out, out);
-  plain = weighted = 0.0f;
+  gates.add_up(row.alpha, row.factor, attention);
+  squash_all<T>(attention, tanh, slope);
   GALA_UNROLL
   for (int i = 0; i < width; ++i) {
-    if (p.out.data && out[i] <= 0.0f) d[i] = 0.0f;
     const float from_map = (channels ? row.map_factor : lane_map[i]) * attention[i];
-    const float e = valid ? std::fma(d[i], x[i], from_map) * derivative(attention[i], p.tanh) : 0.0f;
-    if (channels) sums.plain[i] += e;
-    else plain += e;
-    sums.weighted[i] = std::fma(e, row.factor, sums.weighted[i]);
+    const float e = std::fma(d[i], x[i], from_map) * slope[i];
+    float& sum = channels ? over_rows.plain[i] : plain;
+    sum += e;
+    over_rows.weighted[i] = std::fma(e, row.factor, over_rows.weighted[i]);
     weighted = std::fma(e, gates.lane_factor[i], weighted);
+  }
+}
+
+// Of the rows in flight: ds with channel lanes, else d alpha and d beta.
+template <int rows, bool channels>
+GALA_DEVICE void store_row_sums(const float (&sums)[2 * rows], const Sweep& sweep, const Place& here, int top,
+                                float* to) {
+  if constexpr (channels) {
+    GALA_UNROLL
+    for (int k = 0; k < rows; ++k) {
+      const int row = top + k * here.groups;
+      const float sum = sum_abreast(sums[rows + k], sweep.abreast);
+      if (here.leader && row < here.end) store_global(to + row, sum);
+    }
+  } else {
+    const float sum = sum_over_lanes(sums);
+    const int index = lane() * 2 * rows / 32, row = top + index % rows * here.groups;
+    if (lane() % (16 / rows) == 0 && row < here.end) store_global(to + index / rows * sweep.channels + row, sum);
   }
 }
 
@@ -87,38 +99,40 @@ scale_backward_kernel(ScaleBackwardParams p) {
   GALA_UNROLL
   for (int i = 0; i < width; ++i)
     if (!channels && map_factor && here.inside) lane_map[i] = load_global(map_factor + here.first + i);
-  LaneSums<width> sums;
+  const bool add = p.out.data != nullptr;
+  Walk<T, width> x(p.x, here), grad_out(p.grad_out, here), out(p.out, here), grad_residual(p.grad_residual, here);
+  Sums<width> over_rows;
 
-  for (int top = here.begin; top < here.end; top += kRows * here.groups) {
+  for (int top = here.begin + here.group; top - here.group < here.end; top += kRows * here.groups) {
     Row<T, width> rows[kRows];
     GALA_UNROLL
-    for (int k = 0; k < kRows; ++k)
-      rows[k] = load_row<T, width, channels>(p, gates, here, top + here.group + k * here.groups, map_factor);
-    float row_sums[2 * kRows];  // of e, and of e times the lanes' factors
+    for (int k = 0; k < kRows; ++k) {
+      const int row = top + k * here.groups;
+      if (!here.inside || row >= here.end) continue;
+      rows[k].x = load_streaming(x.at(k));
+      rows[k].grad = add ? load_streaming(grad_out.at(k)) : load_global(grad_out.at(k));  // grad_x reads d again
+      if (add) rows[k].out = load_streaming(out.at(k));
+      rows[k].alpha = gates.row_alpha(row);
+      rows[k].factor = gates.row_factor(row);
+      if (channels && map_factor) rows[k].map_factor = load_global(map_factor + row);
+    }
+    float row_sums[2 * kRows] = {};  // of e, and of e times the lanes' factors
     GALA_UNROLL
     for (int k = 0; k < kRows; ++k) {
-      const int row = top + here.group + k * here.groups;
-      const bool valid = here.inside && row < here.end;
+      if (!here.inside || top + k * here.groups >= here.end) continue;
       float d[width];
-      add_row<T, width, channels>(p, gates, rows[k], lane_map, valid, sums, d, row_sums[k], row_sums[kRows + k]);
-      if (p.out.data && valid) store_global(vector_at<T, width>(p.grad_residual, here, row), pack<T>(d));
+      unpack<T>(rows[k].grad, d);
+      if (add) through_relu<T>(rows[k].out, d, grad_residual.at(k));
+      add_row(gates, rows[k], d, lane_map, p.tanh, over_rows, row_sums[k], row_sums[kRows + k]);
     }
-    if constexpr (channels) {
-      GALA_UNROLL
-      for (int k = 0; k < kRows; ++k) {
-        const int row = top + here.group + k * here.groups;
-        const float sum = sum_abreast(row_sums[kRows + k], p.sweep.abreast);
-        if (here.leader && row < here.end) store_global(ds + row, sum);
-      }
-    } else {
-      const float sum = sum_over_lanes(row_sums);
-      const int index = lane() * 2 * kRows / 32, row = top + here.group + index % kRows * here.groups;
-      if (lane() % (16 / kRows) == 0 && row < here.end)
-        store_global(d_alpha + index / kRows * p.sweep.channels + row, sum);
-    }
+    store_row_sums<kRows, channels>(row_sums, p.sweep, here, top, channels ? ds : d_alpha);
+    x.advance();
+    grad_out.advance();
+    out.advance();
+    grad_residual.advance();
   }
-  if (channels) sum_groups(sums.plain, p.sweep, here, d_alpha);
-  sum_groups(sums.weighted, p.sweep, here, channels ? d_alpha + p.sweep.channels : ds);
+  if (channels) sum_groups(over_rows.plain, p.sweep, here, d_alpha);
+  sum_groups(over_rows.weighted, p.sweep, here, channels ? d_alpha + p.sweep.channels : ds);
 }
 
 namespace {

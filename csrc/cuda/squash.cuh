@@ -27,7 +27,12 @@ GALA_DEVICE float squash(float total, bool tanh) {
   }
 }
 
-// Of n totals in place, with one branch for all.
+// Of the squash, from its value.
+GALA_DEVICE float derivative(float attention, bool tanh) {
+  return tanh ? 1.0f - attention * attention : attention * (1.0f - attention);
+}
+
+// Of n totals in place, with one branch for all; and its derivative there.
 template <class T, int n>
 GALA_DEVICE void squash_all(float (&totals)[n], bool tanh) {
   if (tanh) {
@@ -38,10 +43,15 @@ GALA_DEVICE void squash_all(float (&totals)[n], bool tanh) {
     for (int i = 0; i < n; ++i) totals[i] = squash<T>(totals[i], false);
   }
 }
-
-// Of the squash, from its value.
-GALA_DEVICE float derivative(float attention, bool tanh) {
-  return tanh ? 1.0f - attention * attention : attention * (1.0f - attention);
+template <class T, int n>
+GALA_DEVICE void squash_all(float (&totals)[n], bool tanh, float (&slopes)[n]) {
+  if (tanh) {
+    GALA_UNROLL
+    for (int i = 0; i < n; ++i) slopes[i] = derivative(totals[i] = squash<T>(totals[i], true), true);
+  } else {
+    GALA_UNROLL
+    for (int i = 0; i < n; ++i) slopes[i] = derivative(totals[i] = squash<T>(totals[i], false), false);
+  }
 }
 
 }  // namespace gala::cuda

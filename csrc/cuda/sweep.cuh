@@ -6,7 +6,6 @@
 #include <cmath>
 #include <primitives.cuh>
 
-#include "squash.cuh"
 #include "stages.h"
 #include "vectors.cuh"
 
@@ -27,11 +26,10 @@ struct Plane {
   int64_t image_stride, row_stride;
 };
 
-// How many rows a thread has in flight: 32 bytes of each feature map, or fewer where the vectors are short.
+// Rows that a thread has in flight: 32 bytes of each feature map, or fewer where its elements are few.
+constexpr int rows_in_flight(int width, int64_t bytes) { return width == 1 ? 8 : width * bytes == 16 ? 2 : 4; }
 template <class T, int width>
-constexpr int kRowsInFlight = width == 1                ? 8
-                              : width * sizeof(T) == 16 ? 2
-                                                        : 4;
+constexpr int kRowsInFlight = rows_in_flight(width, sizeof(T));
 
 // Where a thread stands.
 struct Place {
@@ -56,11 +54,21 @@ struct Place {
   }
 };
 
+// A thread's elements of the rows that it has in flight, in one feature map.
 template <class T, int width>
-GALA_DEVICE Packed<T, width>* vector_at(const Plane& plane, const Place& here, int row) {
-  T* data = static_cast<T*>(plane.data) + here.image * plane.image_stride + row * plane.row_stride + here.first;
-  return reinterpret_cast<Packed<T, width>*>(data);
-}
+class Walk {
+ public:
+  GALA_DEVICE Walk(const Plane& plane, const Place& here)
+      : next_(static_cast<T*>(plane.data) + here.image * plane.image_stride +
+              (here.begin + here.group) * plane.row_stride + here.first),
+        step_(here.groups * plane.row_stride) {}
+  GALA_DEVICE Packed<T, width>* at(int k) const { return reinterpret_cast<Packed<T, width>*>(next_ + k * step_); }
+  GALA_DEVICE void advance() { next_ += kRowsInFlight<T, width> * step_; }
+
+ private:
+  T* next_;
+  int64_t step_;
+};
 
 // alpha and beta, or s, of a thread's elements along the lanes; and of a row the rest.
 template <int width, bool channels>
@@ -79,12 +87,10 @@ struct Gates {
   }
   GALA_DEVICE float row_alpha(int row) const { return channels ? 0.0f : load_global(alpha + row); }
   GALA_DEVICE float row_factor(int row) const { return load_global((channels ? s : beta) + row); }
-  template <class T>
-  GALA_DEVICE void attend(float row_alpha, float row_factor, bool tanh, float (&attention)[width]) const {
+  GALA_DEVICE void add_up(float row_alpha, float row_factor, float (&totals)[width]) const {
     GALA_UNROLL
     for (int i = 0; i < width; ++i)
-      attention[i] = std::fma(lane_factor[i], row_factor, channels ? lane_alpha[i] : row_alpha);
-    squash_all<T>(attention, tanh);
+      totals[i] = std::fma(lane_factor[i], row_factor, channels ? lane_alpha[i] : row_alpha);
   }
 };
 
@@ -158,8 +164,8 @@ inline Sweep sweep_of(const Problem& problem, int width, Images images) {
   const int64_t rows = problem.channel_lanes ? s.pixels : s.channels;
   int64_t abreast = 32;
   while (problem.channel_lanes && abreast > 1 && abreast / 2 * width >= lanes) abreast /= 2;
-  const int64_t in_flight = width == 1 ? 8 : width * element_bytes(problem) == 16 ? 2 : 4;
-  const int64_t tiles = ceil_div(lanes, abreast * width), at_once = kSweepThreads / abreast * in_flight;
+  const int64_t tiles = ceil_div(lanes, abreast * width);
+  const int64_t at_once = kSweepThreads / abreast * rows_in_flight(width, element_bytes(problem));
   const int64_t wanted = ceil_div(2048, tiles * s.images), most = ceil_div(rows, at_once);
   const int64_t span = ceil_div(ceil_div(rows, wanted < most ? wanted : most), at_once) * at_once;
   return {static_cast<int>(s.channels),
