@@ -1,16 +1,14 @@
-"""The map score against SciPy and NumPy: ties, constant maps, permutations, bootstrap, ceiling; what eval prints."""
+"""The map score against SciPy and NumPy: ties, constant maps, permutations, bootstrap, ceiling."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from scipy import stats
 from torch import nn
 
-from gala_cuda import cli, gala_resnet18, resnet18
+from gala_cuda import gala_resnet18, resnet18
 from gala_cuda.clickme import similarity
 from gala_cuda.clickme.similarity import (
     MapRecord,
@@ -22,9 +20,6 @@ from gala_cuda.clickme.similarity import (
     returns_maps,
     spearman,
 )
-from gala_cuda.inspection import attention_maps, input_gradient
-from gala_cuda.training import load, read_weights, rebuilt
-from gala_cuda.training.networks import Network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -180,68 +175,3 @@ def test_the_ceiling_is_the_mean_correlation_of_halves():
 )
 def test_which_networks_return_maps(make, expected):
     assert returns_maps(make()) == expected
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """File of an untrained GALA-ResNet for two classes and images of 32 pixels."""
-    torch.manual_seed(0)
-    network = Network("gala_resnet18", (), 4, False, "small", ("0", "1"), 3, 32)
-    path = tmp_path_factory.mktemp("weights") / "network.safetensors"
-    save_file(network.build().state_dict(), path, metadata=network.metadata())
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Eight images to train on and twelve to test on, every fourth without a map, as NPZ."""
-    place, rng = tmp_path_factory.mktemp("clickme"), np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 12)):
-        (place / split).mkdir()
-        for i in range(count):
-            heatmap = rng.random((37, 37), np.float32) * (i % 4 > 0)
-            image = rng.integers(0, 256, (37, 37, 3), np.uint8)
-            np.savez(place / split / f"{i:02}.npz", image=image, heatmap=heatmap, label=np.int64(i % 2))
-    return str(place)
-
-
-@pytest.mark.parametrize("options", [[], ["--saliency"]], ids=["attention", "saliency"])
-def test_eval_prints_the_columns_of_the_papers_table(weights, folder, capsys, options):
-    command = ["eval", weights, "--clickme", folder, "--maps", "--workers", "0", *options]
-    assert cli.main([*command, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    test = load(folder, 4, 0, 32, maps="paper").test
-    model, rho = rebuilt(*reversed(read_weights(weights))).eval(), []
-    for images, labels, heatmaps, has_map in test.epoch():
-        maps = (
-            input_gradient(model, images, labels) if options else combined(attention_maps(model, images)[1], (32, 32))
-        )
-        pairs = zip(maps[has_map], heatmaps[has_map], strict=True)
-        rho += [stats.spearmanr(ours.flatten(), theirs.flatten()).statistic for ours, theirs in pairs]
-    score = result["maps"]
-    assert (score["of"], score["images"]) == ("input gradient" if options else "attention", 9)
-    assert score["rho"] == pytest.approx(np.mean(rho), abs=1e-6)
-    assert result["map_similarity"] == pytest.approx(np.mean(rho), abs=1e-6)
-    assert score["low"] < score["rho"] < score["high"]
-    assert cli.main(command) == 0
-    printed = capsys.readouterr().out
-    shown = (f"{100 * (1 - result['top1']):.2f}", f"{100 * score['ratio']:.2f}", f"{score['p']:.4f}", "top-5 error")
-    assert [text for text in shown if text not in printed] == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--maps"], "argument --maps: compares with human maps; expected --clickme DIR"),
-        (["--saliency"], "argument --saliency: is what --maps compares; expected --maps too"),
-        (
-            ["--maps", "--clickme", "x", "--ceiling", "2"],
-            "argument --ceiling: is 2.0; expected a correlation, at most 1",
-        ),
-        (["--clickme", "no-such-folder"], "argument --clickme: "),
-    ],
-)
-def test_arguments_of_eval_that_do_not_go_together_are_named(weights, capsys, arguments, message):
-    with pytest.raises(SystemExit):
-        cli.main(["eval", weights, *arguments])
-    assert message in capsys.readouterr().err

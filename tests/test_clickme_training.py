@@ -6,7 +6,6 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gala_cuda import GALA, cli, gala_resnet18, resnet18
+from gala_cuda import GALA, gala_resnet18, resnet18
 from gala_cuda.clickme import ClickMeSample, GalaMapLoss, HarmonizationLoss, MapRecord
 from gala_cuda.training import BadRecipe, Recipe, Run, fit
 from gala_cuda.training.data import Data, InMemory
@@ -22,7 +21,6 @@ from gala_cuda.training.distributed import joined, world
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.loop import images_per_part
 from gala_cuda.training.meters import Meter
-from gala_cuda.training.recipe import resolve
 from gala_cuda.training.sampling import Batches
 from gala_cuda.training.step import Stepper
 
@@ -159,13 +157,13 @@ def test_similarity_is_logged_without_map_loss(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    ("make", "recipe"),
     [
-        pytest.param(replace(RECIPE, ema=0.9, accumulate=2, clip=1.0), id="paper"),
-        pytest.param(replace(RECIPE, clickme_loss="harmonization"), id="harmonization"),
+        pytest.param(gala_resnet18, replace(RECIPE, ema=0.9, accumulate=2, clip=1.0, epochs=2), id="paper"),
+        pytest.param(resnet18, replace(RECIPE, clickme_loss="harmonization", epochs=2), id="harmonization"),
     ],
 )
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recipe):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, make, recipe):
     """Within the second epoch, after a checkpoint in it: the sums of the epoch so far are of map losses too."""
     whole, broken, done = tmp_path / "whole", tmp_path / "broken", []
 
@@ -174,12 +172,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recipe):
         if len(done) == 9:
             raise KeyboardInterrupt
 
-    log, _ = trained(whole, recipe, checkpoint_every=2)
+    log, _ = trained(whole, recipe, network(make), checkpoint_every=2)
     hook = register_optimizer_step_post_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        trained(broken, recipe, checkpoint_every=2)
+        trained(broken, recipe, network(make), checkpoint_every=2)
     hook.remove()
-    again, _ = trained(broken, recipe, resume=True, checkpoint_every=2)
+    again, _ = trained(broken, recipe, network(make), resume=True, checkpoint_every=2)
     assert (broken / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
     logged = [[(e.loss, e.map_loss, e.map_similarity) for e in epochs] for epochs in (log, again)]
     assert logged[0] == logged[1]
@@ -187,7 +185,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recipe):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns(tmp_path, precision):
-    log, _ = trained(tmp_path, replace(RECIPE, precision=precision, epochs=4))
+    log, _ = trained(tmp_path, replace(RECIPE, precision=precision))
     assert log[-1].map_loss < 0.9 * log[0].map_loss
     assert log[-1].map_similarity > log[0].map_similarity
 
@@ -269,57 +267,6 @@ def test_what_does_not_go_together_is_refused_before_training(tmp_path, make, op
         trained(tmp_path / "run", replace(RECIPE, clickme=folder, **options), model)
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     assert (tmp_path / "run").exists() == (folder is None)
-
-
-def write(folder, spots, count):
-    """The first images as NPZ."""
-    folder.mkdir(parents=True)
-    pictures = (32 * spots.images + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    for i in range(count):
-        heatmap = spots.maps[i, 0].nan_to_num(0).numpy()
-        np.savez(folder / f"{i:03}.npz", image=pictures[i], heatmap=heatmap, label=spots.labels[i].numpy())
-
-
-def test_the_commands_train_and_evaluate_a_folder_of_maps(tmp_path, capsys):
-    pictures, output = tmp_path / "clickme", tmp_path / "run"
-    write(pictures / "train", TRAIN, 64)
-    write(pictures / "val", TEST, 20)
-    options = ["--image-size", str(SIDE), "--width", "4", "--batch-size", "16", "--workers", "0", "--epochs", "2"]
-    command = ["train", "--clickme", str(pictures), "--clickme-weight", "3", *options, "--output", str(output)]
-    assert cli.main(command) == 0
-    assert "map loss" in capsys.readouterr().out
-    assert resolve(str(output / "recipe.yaml"), {}).map_weight == 3
-    log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    assert [epoch["map_loss"] > 0 for epoch in log] == [True, True]
-    assert cli.main([*command, "--resume"]) == 0
-    weights = str(output / "last.safetensors")
-    capsys.readouterr()
-    assert cli.main(["eval", weights, "--clickme", str(pictures), "--maps", "--json", "--workers", "0"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["map_similarity"] == pytest.approx(log[-1]["map_similarity"], abs=1e-6)
-    assert result["maps"]["rho"] == pytest.approx(log[-1]["map_similarity"], abs=1e-6)
-    assert result["maps"]["images"] == 16
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--clickme", "nowhere"], "argument --clickme: "),
-        (["--clickme-weight", "-1"], "argument --clickme-weight: clickme_weight is -1.0; expected at least 0"),
-        (
-            ["--clickme", "FOLDER", "--model", "resnet18"],
-            "argument --clickme-loss: clickme_loss is 'paper', but ResNet",
-        ),
-    ],
-)
-def test_refusals_of_the_command_are_named_and_write_nothing(tmp_path, capsys, options, message):
-    write(tmp_path / "clickme/train", TRAIN, 4)
-    write(tmp_path / "clickme/val", TEST, 2)
-    options = [str(tmp_path / "clickme") if option == "FOLDER" else option for option in options]
-    with pytest.raises(SystemExit):
-        cli.main(["train", *options, "--image-size", "24", "--output", str(tmp_path / "run")])
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 if __name__ == "__main__":  # one of the processes of test_two_processes_equal_one
