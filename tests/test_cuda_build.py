@@ -1,0 +1,119 @@
+"""The CUDA kernels as they were compiled: each is there for every architecture and spills nothing."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gala_cuda import native
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # no part of the package
+import cuda_report
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = native.module.build_info() if native.module is not None else {"cuda_missing": native.why_not}
+CUOBJDUMP = cuda_report.cuobjdump()
+SOURCES = "\n".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
+KERNELS = set(re.findall(r"GALA_KERNEL\([^)]*\)\s*(\w+)\(", SOURCES))
+
+needs_cuda = pytest.mark.skipif("cuda" not in BUILD, reason=f"no CUDA kernels: {BUILD.get('cuda_missing')}")
+needs_cuobjdump = pytest.mark.skipif(CUOBJDUMP is None, reason="cuobjdump is not installed")
+
+LISTING = """
+Fatbin elf code:
+================
+arch = sm_80
+code version = [1,8]
+
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function _ZN4gala4cuda12_GLOBAL__N_113gather_kernelIfLi64EEEvNS0_6ParamsE:
+  REG:168 STACK:0 SHARED:16 LOCAL:0 CONSTANT[0]:440 TEXTURE:0 SURFACE:0 SAMPLER:0
+ Function _ZN4gala4cuda10sum_kernelENS0_6ParamsE:
+  REG:32 STACK:{stack} SHARED:0 LOCAL:0 CONSTANT[0]:440 TEXTURE:0 SURFACE:0 SAMPLER:0
+
+Fatbin elf code:
+================
+arch = sm_90a
+code version = [1,8]
+
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function _ZN4gala4cuda10sum_kernelENS0_6ParamsE:
+  REG:40 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:440 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return cuda_report.compiled(CUOBJDUMP, Path(native.module.__file__))
+
+
+@needs_cuda
+@needs_cuobjdump
+def test_every_kernel_is_compiled_for_every_architecture(kernels):
+    architectures = [arch for arch in BUILD["cuda_architectures"] if not arch.endswith("+PTX")]
+    assert {kernel.arch for kernel in kernels} == set(architectures)
+    assert KERNELS
+    for arch in architectures:
+        assert {kernel.name for kernel in kernels if kernel.arch == arch} == KERNELS
+    assert cuda_report.faults(kernels) == []
+
+
+@needs_cuda
+@needs_cuobjdump
+def test_newer_gpus_find_ptx():
+    (newest,) = (arch.removesuffix("+PTX") for arch in BUILD["cuda_architectures"] if arch.endswith("+PTX"))
+    command = [CUOBJDUMP, "--list-ptx", native.module.__file__]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(listing) == len(list((ROOT / "csrc" / "cuda").glob("*.cu")))
+    assert all(line.endswith(f"sm_{newest}.ptx") for line in listing)
+
+
+def test_the_listing_is_read():
+    first, second, third = cuda_report.parse(LISTING.format(stack=24))
+    assert (first.arch, first.name, first.registers, first.shared) == ("80", "gather_kernel", 168, 16)
+    assert (second.arch, second.name, second.registers, second.stack) == ("80", "sum_kernel", 32, 24)
+    assert (third.arch, third.name) == ("90a", "sum_kernel")
+
+
+def test_spills_and_missing_kernels_are_faults():
+    kernels = cuda_report.parse(LISTING.format(stack=24))
+    spill, missing = cuda_report.faults(kernels)
+    assert spill.startswith("sm_80 sum_kernel spills 24 bytes")
+    assert missing.startswith("sm_90a has no _ZN4gala4cuda12_GLOBAL__N_113gather_kernel")
+    assert cuda_report.faults(kernels[2:]) == []
+    assert cuda_report.summary(kernels)["80"] == [
+        ("gather_kernel", "1", "168", "0", "16"),
+        ("sum_kernel", "1", "32", "24", "0"),
+    ]
+
+
+SPILLING = """
+namespace gala::cuda {
+__global__ void __launch_bounds__(1024, 2) spilling_kernel(float* p) {
+  float v[64];
+  for (int i = 0; i < 64; ++i) v[i] = p[i * 1024 + threadIdx.x];
+  __syncthreads();
+  for (int i = 0; i < 64; ++i)
+    for (int j = 0; j < 64; ++j) v[i] += v[j] * v[63 - i];
+  for (int i = 0; i < 64; ++i) p[i * 1024 + threadIdx.x] = v[i];
+}
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+@needs_cuobjdump
+def test_the_report_finds_a_kernel_that_spills(tmp_path, capsys):
+    source, compiled = tmp_path / "spilling.cu", tmp_path / "spilling.o"
+    source.write_text(SPILLING)
+    subprocess.run(["nvcc", "-arch=sm_80", "-c", source, "-o", compiled], check=True, capture_output=True)
+    assert cuda_report.main([str(compiled), "--output", str(tmp_path)]) == 1
+    fault = re.search("sm_80 spilling_kernel spills .*", capsys.readouterr().out)[0]
+    assert f"## Faults\n\n- {fault}\n" in (tmp_path / "report.md").read_text()
