@@ -9,7 +9,7 @@
 
 namespace gala::cuda {
 
-constexpr int kWarps = 8, kImages = 8, kSlice = 64;  // kSlice: rows of the weights between two barriers
+constexpr int kWarps = 8, kImages = 8, kSlice = kWarps * 32;  // kSlice: rows of the weights between two barriers
 
 struct CombineParams {
   int64_t first;  // image
@@ -25,16 +25,35 @@ struct CombineParams {
   float factor;  // of the result
 };
 
-GALA_DEVICE float input_of(const CombineParams& p, int image, int k) {
-  const int64_t row = p.first + image;
+// The input of the block's images at k, into shared memory [kSlice, kImages]; the loads of all images are under way
+// together.
+GALA_DEVICE void stage_input(const CombineParams& p, int top, int k, bool keep, float* shared) {
+  const int count = p.images - top < kImages ? p.images - top : kImages;
+  float values[kImages] = {};
   if (p.d_gates) {
-    const float* d_alpha = p.d_gates + row * 2 * p.depth + k;
-    return std::fma(load_global(p.a + k), load_global(d_alpha), load_global(p.m + k) * load_global(d_alpha + p.depth));
+    const float a = load_global(p.a + k), m = load_global(p.m + k);
+    const float* d_alpha = p.d_gates + (p.first + top) * 2 * p.depth + k;
+    GALA_UNROLL
+    for (int i = 0; i < kImages; ++i) {
+      const float* from = d_alpha + int64_t{i} * 2 * p.depth;
+      if (i < count) values[i] = std::fma(a, load_global(from), m * load_global(from + p.depth));
+    }
+  } else {
+    for (int split = 0; split < p.dz_splits; ++split) {
+      const float* from = p.dz_parts + (int64_t{split} * p.images + top) * p.depth + k;
+      GALA_UNROLL
+      for (int i = 0; i < kImages; ++i)
+        if (i < count) values[i] += load_global(from + int64_t{i} * p.depth);
+    }
+    GALA_UNROLL
+    for (int i = 0; i < kImages; ++i)
+      if (i < count && load_global(p.z + (p.first + top + i) * p.z_stride + k) <= 0.0f) values[i] = 0.0f;
   }
-  float sum = 0.0f;
-  for (int split = 0; split < p.dz_splits; ++split)
-    sum += load_global(p.dz_parts + (int64_t{split} * p.images + image) * p.depth + k);
-  return load_global(p.z + row * p.z_stride + k) <= 0.0f ? 0.0f : sum;
+  GALA_UNROLL
+  for (int i = 0; i < kImages; ++i) {
+    if (keep && i < count) store_global(p.input + (p.first + top + i) * p.depth + k, values[i]);
+    store_shared(shared + thread_index() * kImages + i, values[i]);
+  }
 }
 
 // The sum over the warps, in order.
@@ -58,40 +77,46 @@ GALA_DEVICE void add_warps(const CombineParams& p, const float (&sums)[kImages][
 }
 
 template <int width>
+GALA_DEVICE void add_outer(const float* inputs, const Vec<float, width>& weights, float (&sums)[kImages][width]) {
+  GALA_UNROLL
+  for (int first = 0; first < kImages; first += 4) {
+    const auto values = load_shared(reinterpret_cast<const Vec<float, 4>*>(inputs + first));
+    GALA_UNROLL
+    for (int n = 0; n < 4 * width; ++n) {
+      float& sum = sums[first + n / width][n % width];
+      sum = std::fma(values.at[n / width], weights.at[n % width], sum);
+    }
+  }
+}
+
+template <int width>
 GALA_KERNEL(kWarps * 32, 2)
 combine_kernel(CombineParams p) {
   using Vector = Vec<float, width>;
-  constexpr int kCols = 32 * width;
-  float* shared = shared_memory<float>();
+  constexpr int kCols = 32 * width, kSteps = 8;  // kSteps: rows whose loads are under way together
+  float* shared = shared_memory<float>();  // [kSlice, kImages], then the warps' sums
   const int tiles = (p.cols + kCols - 1) / kCols, tile = block_x() % tiles, split = block_x() / tiles % p.splits;
   const int top = block_x() / (tiles * p.splits) * kImages;  // the first of the block's images, of the chunk's
   const int col = tile * kCols + lane() * width;
   const int begin = split * p.span, end = begin + p.span < p.depth ? begin + p.span : p.depth;
   float sums[kImages][width] = {};
   for (int slice = begin; slice < end; slice += kSlice) {
+    const int left = end - slice < kSlice ? end - slice : kSlice;
     block_barrier();
-    for (int i = thread_index(); i < kSlice * kImages; i += kWarps * 32) {
-      const int k = slice + i % kSlice, image = top + i / kSlice;
-      const bool inside = k < end && image < p.images;
-      const float value = inside ? input_of(p, image, k) : 0.0f;
-      store_shared(shared + i % kSlice * kImages + i / kSlice, value);
-      if (inside && tile == 0) store_global(p.input + (p.first + image) * p.depth + k, value);
-    }
+    if (thread_index() < left) stage_input(p, top, slice + thread_index(), tile == 0, shared);
     block_barrier();
-    GALA_UNROLL
-    for (int j = 0; j < kSlice / kWarps; ++j) {
-      const int k = slice + j * kWarps + warp();
-      Vector weights = {};
-      if (k < end && col < p.cols)
-        weights = load_global(reinterpret_cast<const Vector*>(p.w + int64_t{k} * p.cols + col));
+    for (int first = warp(); first < left; first += kWarps * kSteps) {
+      Vector weights[kSteps] = {};
       GALA_UNROLL
-      for (int i = 0; i < kImages; i += 4) {
-        const auto values = load_shared(reinterpret_cast<const Vec<float, 4>*>(shared + (k - slice) * kImages + i));
-        GALA_UNROLL
-        for (int n = 0; n < 4 * width; ++n) {
-          float& sum = sums[i + n / width][n % width];
-          sum = std::fma(values.at[n / width], weights.at[n % width], sum);
-        }
+      for (int step = 0; step < kSteps; ++step) {
+        const int k = first + step * kWarps;
+        if (k < left && col < p.cols)
+          weights[step] = load_global(reinterpret_cast<const Vector*>(p.w + int64_t{slice + k} * p.cols + col));
+      }
+      GALA_UNROLL
+      for (int step = 0; step < kSteps; ++step) {
+        const int k = first + step * kWarps;
+        if (k < left) add_outer<width>(shared + k * kImages, weights[step], sums);
       }
     }
   }
@@ -106,9 +131,10 @@ struct Splits {
 
 // Of the sum over C, so that few images keep many blocks busy; by the shape of the whole batch alone.
 Splits splits_of(const Shape& s) {
+  constexpr int64_t kSpan = 64;
   const int64_t blocks = ceil_div(s.reduced, 128) * ceil_div(s.images, kImages);
-  const int64_t most = ceil_div(s.channels, kSlice), wanted = ceil_div(512, blocks);
-  const int64_t span = ceil_div(ceil_div(s.channels, wanted < most ? wanted : most), kSlice) * kSlice;
+  const int64_t most = ceil_div(s.channels, kSpan), wanted = ceil_div(512, blocks);
+  const int64_t span = ceil_div(ceil_div(s.channels, wanted < most ? wanted : most), kSpan) * kSpan;
   return {ceil_div(s.channels, span), span};
 }
 
