@@ -27,8 +27,17 @@ struct OuterParams {
   int images, splits, span;
 };
 
-GALA_DEVICE float value_at(const float* from, int64_t stride, int image, int images, int at, int count) {
-  return image < images && at < count ? load_global(from + image * stride + at) : 0.0f;
+constexpr int kEach = kDepth * kTile / kThreads;  // of a slice's elements, a thread's
+
+// A thread's elements [kEach] of `from` [images, count] in the slice of kDepth images from `first` and kTile columns
+// from `side`; zeros from image `end` on.
+GALA_DEVICE void load_slice(const float* from, int64_t stride, int first, int end, int side, int count,
+                            float (&values)[kEach]) {
+  GALA_UNROLL
+  for (int i = 0; i < kEach; ++i) {
+    const int at = i * kThreads + thread_index(), image = first + at / kTile, col = side + at % kTile;
+    values[i] = image < end && col < count ? load_global(from + image * stride + col) : 0.0f;
+  }
 }
 
 GALA_KERNEL(kThreads, 2)
@@ -42,17 +51,20 @@ outer_kernel(OuterParams p) {
   float* left = shared_memory<float>();  // [kDepth, kTile]
   float* right = left + kDepth * kTile;
   const int row = thread_index() / kBeside * kSide, col = thread_index() % kBeside * kSide;
-  float sums[kSide][kSide] = {};
+  float left_values[kEach], right_values[kEach], sums[kSide][kSide] = {};
+  load_slice(o.left, o.left_stride, begin, end, top, o.rows, left_values);
+  load_slice(o.right, o.right_stride, begin, end, side, o.cols, right_values);
   for (int first = begin; first < end; first += kDepth) {
     block_barrier();
     GALA_UNROLL
-    for (int i = 0; i < kDepth * kTile / kThreads; ++i) {
-      const int at = i * kThreads + thread_index(), image = first + at / kTile, k = at % kTile;
-      const float value = value_at(o.right, o.right_stride, image, end, side + k, o.cols);
-      store_shared(left + at, value_at(o.left, o.left_stride, image, end, top + k, o.rows));
-      store_shared(right + at, o.relu ? relu(value) : value);
+    for (int i = 0; i < kEach; ++i) {
+      const int at = i * kThreads + thread_index();
+      store_shared(left + at, left_values[i]);
+      store_shared(right + at, o.relu ? relu(right_values[i]) : right_values[i]);
     }
     block_barrier();
+    load_slice(o.left, o.left_stride, first + kDepth, end, top, o.rows, left_values);
+    load_slice(o.right, o.right_stride, first + kDepth, end, side, o.cols, right_values);
     GALA_UNROLL
     for (int k = 0; k < kDepth; ++k) {
       const auto a = load_shared(reinterpret_cast<const Vec<float, kSide>*>(left + k * kTile + row));
