@@ -182,9 +182,12 @@ def combined(maps: Sequence[Tensor] | Mapping[str, Tensor], size: Sequence[int])
 
 def ranks(x: Tensor) -> Tensor:
     """The rank of each value within its row, from 1, of equal ones the mean: [N, P] float64."""
-    ordered = x.sort(dim=1).values
-    below, up_to = (torch.searchsorted(ordered, x.contiguous(), right=right) for right in (False, True))
-    return (below + up_to + 1).double() / 2
+    ordered, order = x.sort(dim=1)
+    places = torch.arange(x.shape[1], device=x.device).expand_as(order)
+    differs, edge = ordered[:, 1:] != ordered[:, :-1], order.new_ones(len(x), 1, dtype=torch.bool)
+    first = places.where(torch.cat([edge, differs], 1), 0).cummax(1).values
+    last = places.where(torch.cat([differs, edge], 1), x.shape[1]).flip(1).cummin(1).values.flip(1)
+    return torch.empty_like(x, dtype=torch.float64).scatter_(1, order, (first + last).double() / 2 + 1)
 
 
 def standardised_ranks(x: Tensor) -> Tensor:
