@@ -24,7 +24,8 @@ class GalaMapLoss(nn.Module):
     scipy's gaussian_filter spread within the square) and resized bilinearly with its corners aligned, Q_l is the mean
     over channels of the attention's square, A_l²/C; both are divided by sqrt(max(Σ over pixels, 1e-12)), and the loss
     is weight times the mean over layers of 0.5 Σ over pixels of (R_l - Q_l)². That code sums over the images of a
-    device where this takes the mean: its weight has to be multiplied by their number for the same gradients.
+    device where this takes the mean: its weight has to be multiplied by their number for the same gradients. Unlike the
+    paper's, this loss depends on the human map's scale, and on its size, in whose pixels the blur is given.
 
     Per image the loss is as above; over a batch it is the mean over **all** images, those without a map adding 0, as
     the cross-entropy's mean. So parts and processes of a batch add up to the batch.

@@ -24,7 +24,7 @@ from .recipe import BadRecipe, Recipe, given_flags, resolve
 from .sampling import TooManyUnreadable, Unreachable
 
 FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable, Unreachable)
-MAPS = {"paper": "paper", "gala_tpu": "paper", "harmonization": "harmonization"}  # gala_tpu's loss blurs them itself
+MAPS = {"paper": "paper", "gala_tpu": "paper", "harmonization": "harmonization"}  # gala_tpu's loss blurs, after the crop
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
 
 
