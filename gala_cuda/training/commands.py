@@ -24,7 +24,6 @@ from .recipe import BadRecipe, Recipe, given_flags, resolve
 from .sampling import TooManyUnreadable, Unreachable
 
 FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable, Unreachable)
-MAPS = {"paper": "paper", "gala_tpu": "paper", "harmonization": "harmonization"}  # gala_tpu's loss blurs, after the crop
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
 
 
@@ -140,7 +139,8 @@ def open_network(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, N
 
 def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.device) -> Data:
     world = distributed.world()
-    maps = None if recipe.clickme is None else MAPS[recipe.clickme_loss]
+    blurred = recipe.clickme_loss == "harmonization"  # gala_tpu's loss blurs them itself, after the crop
+    maps = None if recipe.clickme is None else "harmonization" if blurred else "paper"
     try:
         return load(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
