@@ -15,10 +15,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # the suite is no par
 from benchmarks.gpu import __main__ as suite
 from benchmarks.gpu import clock, correctness, floors, records, robustness, sanitized, worker
 from benchmarks.gpu.environment import ROOT, slug
-from benchmarks.gpu.settings import DRY_RUN, GPU, PARTS, Context
+from benchmarks.gpu.settings import DRY_RUN, DTYPES, GPU, PARTS, Context
 from gala_cuda.backends import reference
 
-NEED_CUDA = {"graphs", "second stream", "memcheck", "racecheck"}
+NEED_CUDA = {"graphs", "second stream", *robustness.SANITIZERS}
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +288,21 @@ def test_problems_have_no_ties(dtype):
 def test_options_combine_in_threes():
     for dropped in range(4):
         assert len({options[:dropped] + options[dropped + 1 :] for options in correctness.OPTIONS}) == 8
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_each_backend_for_gpus_has_its_steps(context, backend):
+    names = {step.name for part in ("correctness", "robustness") for step in worker.STEPS[part](context)}
+    assert {f"{backend} {dtype} {layout}" for dtype in DTYPES for layout in correctness.LAYOUTS} <= names
+    checks = ("repeats", "graphs", "second stream", "compile", "memcheck", "racecheck", "initcheck", "synccheck")
+    assert {f"{check} {backend}" for check in checks} <= names
+
+
+def test_without_compute_sanitizer_its_steps_say_so(context, monkeypatch):
+    monkeypatch.setattr(robustness, "_on_gpu", lambda context, name: None)
+    monkeypatch.setattr(robustness.shutil, "which", lambda name, path: None)
+    with pytest.raises(records.Unavailable, match="compute-sanitizer is neither on PATH nor in CUDA_HOME"):
+        robustness._sanitize(context, "initcheck", "cuda")
 
 
 def test_sanitized_problems_run():

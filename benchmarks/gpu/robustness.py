@@ -23,7 +23,7 @@ from .settings import DTYPES, GPU_BACKENDS, Context, running
 LOAD = 4096  # rows and columns of the matrices that keep the GPU busy
 LOADS_PER_CALL = 4  # products, together longer than a call
 WARM_UP_CALLS = 3  # before a capture
-SANITIZERS = ("memcheck", "racecheck")
+SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZER_SECONDS = 90
 SANITIZER_LINES = 20  # of its output, recorded
 SANITIZER_FOUND = 86  # the exit code we ask for where it found something
