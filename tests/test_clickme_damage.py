@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import random
+import re
 import struct
 import tarfile
 import time
@@ -177,7 +178,7 @@ def makes(path):
 
 def shared_tuples(depth=60):
     """A pickle whose key is a tuple of one tuple twice, and so on: its hash would take 2**depth steps."""
-    twice = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
+    twice = b"".join(b"qcq" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
     return b"\x80\x02}(K\x01" + twice + b"K\x01u."
 
 
@@ -236,6 +237,23 @@ def test_hostile_files_are_named_and_execute_nothing(tmp_path, name, content, me
     assert time.monotonic() - start < PATIENCE
     assert samples.name(0) == name
     assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("raw", "the record's checksum is not that of its data"),
+        ("jpeg", "the record's checksum is not that of its data"),
+        ("npz", "Bad CRC-32 for file 'image.npy'|while decompressing data"),
+        ("pth", "archive/data/0 is altered: its checksum differs"),
+    ],
+)  # of a tar file only the headers have checksums
+def test_an_altered_byte_of_a_picture_is_noticed(tmp_path, kind, message):
+    data, file = bytearray(whole(kind, tmp_path)), tmp_path / f"altered.{SUFFIX[kind]}"
+    at = {"raw": 200, "jpeg": 200, "npz": 100, "pth": data.find(files.picture(0)[0].tobytes()) + 9}
+    data[at[kind]] ^= 1
+    file.write_bytes(data)
+    assert re.search(message, outcomes(file)[0])
 
 
 def test_what_follows_a_broken_record_is_read_where_it_can_be(tmp_path):

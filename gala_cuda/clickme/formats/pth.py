@@ -56,7 +56,10 @@ def parse(data: bytes) -> Record:
 
 
 def _check(data: bytes) -> None:
-    """Refuses what torch.save does not write and could cost much: packed files, foreign names, nested shared tuples."""
+    """Refuses what torch.save does not write and could cost much: packed files, foreign names, nested shared tuples.
+
+    And, as torch.load does not, data whose checksum differs.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
         if any(info.compress_type != zipfile.ZIP_STORED for info in members):
@@ -66,16 +69,20 @@ def _check(data: bytes) -> None:
         pickles = [info for info in members if info.filename.endswith("/data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
             raise Unreadable(f"expected one data.pkl of at most {MAX_PICKLE} bytes")
+        damaged = archive.testzip()
+        if damaged:
+            raise Unreadable(f"{damaged} is altered: its checksum differs")
         program = archive.read(pickles[0])
     tuples, last = set[int | None](), ""
     for code, argument, _ in pickletools.genops(program):
         if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not ALLOWED.fullmatch(str(argument)):
             raise Unreadable(f"the pickle names {argument}; expected tensors and numbers")
-        if code.name in ("BINPUT", "LONG_BINPUT") and "TUPLE" in last:
-            tuples.add(argument)
         if code.name in ("BINGET", "LONG_BINGET") and argument in tuples:  # its hash may take for ever
             raise Unreadable("the pickle uses a tuple twice")
-        last = code.name
+        if code.name not in ("BINPUT", "LONG_BINPUT"):
+            last = code.name
+        elif "TUPLE" in last:
+            tuples.add(argument)
 
 
 def _numbers(tensor: torch.Tensor) -> np.ndarray:
