@@ -42,7 +42,7 @@ GALA_DEVICE void pool(const char* tile, const Segment& segment, int channels_lef
     const int vector = channel_lanes ? warp() : across + 32 / n * i;
     const char* at = tile_at<kLineBytes>(tile, line, vector * kVectorBytes);
     float values[n];
-    widen(load_shared(reinterpret_cast<const Vec<T, n>*>(at)), values);
+    unpack<T>(load_shared(reinterpret_cast<const Packed<T, n>*>(at)), values);
     GALA_UNROLL for (int j = 0; j < n; ++j) if (segment.has(channel_lanes ? line : vector * n + j))
         sums[channel_lanes ? j : 0] += values[j];
   }

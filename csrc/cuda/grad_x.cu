@@ -117,7 +117,7 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
       const int i = channel_lanes ? inner : outer, j = channel_lanes ? outer : inner;
       char* at = tile_at<kLineBytes>(d_tile, row(i), col(j) * static_cast<int>(sizeof(T)));
       float value[2];
-      widen(load_shared(reinterpret_cast<const Vec<T, 2>*>(at)), value);
+      unpack<T>(load_shared(reinterpret_cast<const Packed<T, 2>*>(at)), value);
       GALA_UNROLL for (int e = 0; e < 2; ++e) {
         const int pixel = channel_lanes ? i : 2 * j + e, channel = channel_lanes ? e : 0;
         if (image[pixel] != loaded) {
@@ -135,7 +135,7 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
         const float rest = std::fma(sums[i / 2][j][i % 2 * 2 + e], pixel_ds[pixel], share[channel]);
         value[e] = std::fma(value[e], attention, rest);
       }
-      store_shared(reinterpret_cast<Vec<T, 2>*>(at), narrow<T>(value));
+      store_shared(reinterpret_cast<Packed<T, 2>*>(at), pack<T>(value));
     }
   }
 }

@@ -35,20 +35,6 @@ GALA_DEVICE Packed<T, n> pack(const float (&from)[n]) {
   return to;
 }
 
-template <class T, int n>
-GALA_DEVICE void widen(const Vec<T, n>& from, float (&to)[n]) {
-  GALA_UNROLL
-  for (int i = 0; i < n; ++i) to[i] = to_float(from.at[i]);
-}
-
-template <class T, int n>
-GALA_DEVICE Vec<T, n> narrow(const float (&from)[n]) {
-  Vec<T, n> to;
-  const Packed<T, n> packed = pack<T>(from);
-  __builtin_memcpy(&to, &packed, sizeof to);
-  return to;
-}
-
 // max(value, 0) that keeps a NaN, as torch.relu.
 GALA_DEVICE float relu(float value) { return value <= 0.0f ? 0.0f : value; }
 
