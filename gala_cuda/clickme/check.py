@@ -114,7 +114,7 @@ def print_report(report: dict[str, Split], console: Console) -> None:
         "image: values": lambda split: split.image_values,
         "map: sides": lambda split: split.map_sides,
         "map: values": lambda split: split.map_values,
-        "images met before": lambda split: f"{len(split.duplicates):,}",
+        "duplicate images": lambda split: f"{len(split.duplicates):,}",
     }
     for name, value in rows.items():
         table.add_row(name, *(str(value(split)) for split in report.values()))
