@@ -27,6 +27,7 @@ from gala_cuda.backends.contract import Weights, bit_words, channel_lanes, stats
 
 ROOT = Path(__file__).parents[1]
 CPP, CUDA = ROOT / "tests" / "cpp", ROOT / "csrc" / "cuda"
+KERNELS = sorted(CUDA.glob("*.cu"))
 SHIM = (*sorted((CPP / "shim").glob("*.cpp")), CPP / "control.cpp")
 FLAGS = ("-std=c++20", "-O2", "-g", "-fPIC", "-ftrivial-auto-var-init=pattern")
 DEFINED = ('-DGALA_CUDA_ARCHITECTURES="host"', f"-I{CPP / 'shim'}")
@@ -44,20 +45,23 @@ def why_no_compiler() -> str | None:
     return None if compiler() else "no C++ compiler: put c++ on the PATH or name one in the environment variable CXX"
 
 
-def build(name: str, sources: Iterable[Path], flags: Iterable[str] = (), link: Iterable[str] = ("-shared",)) -> Path:
-    """Compiles and links what has changed since the last time, under ``build/shim``; RuntimeError with the output."""
+def build(name: str, sources: Iterable[Path], *, races: bool = False) -> Path:
+    """Compiles what has changed since the last time, under ``build/shim``, to a library; with ``races`` to a program in
+    which ThreadSanitizer watches the kernels. RuntimeError with the compiler's words."""
     folder = ROOT / "build" / "shim" / name
     folder.mkdir(parents=True, exist_ok=True)
     headers = sorted(p for where in (CPP, ROOT / "csrc") for p in where.rglob("*") if p.suffix in (".h", ".cuh"))
     common = b"".join(p.read_bytes() for p in headers)
 
     def compiled(source: Path) -> Path:
-        command = [*compiler(), *FLAGS, *DEFINED, *flags, "-x", "c++", "-c", str(source)]
+        watched = ("-DGALA_SHIM_RACES", *(["-fsanitize=thread"] if source.suffix == ".cu" else []))
+        command = [*compiler(), *FLAGS, *DEFINED, *(watched if races else ()), "-x", "c++", "-c", str(source)]
         return _made(folder, f"{source.stem}.o", command, common + source.read_bytes())
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, sources))
-    return _made(folder, name, [*compiler(), *link, *map(str, objects), "-pthread"], b"")
+    link = "-fsanitize=thread" if races else "-shared"
+    return _made(folder, name, [*compiler(), link, *map(str, objects), "-pthread"], b"")
 
 
 def _made(folder: Path, name: str, command: list[str], content: bytes) -> Path:
@@ -85,7 +89,7 @@ def loaded(path: Path) -> ctypes.CDLL:
 @cache
 def kernels() -> ctypes.CDLL:
     """All of ``csrc/cuda``."""
-    library = loaded(build("kernels", [*sorted(CUDA.glob("*.cu")), CPP / "stages.cpp", *SHIM]))
+    library = loaded(build("kernels", [*SHIM, CPP / "stages.cpp", *KERNELS]))
     sizes = (c_int64 * 4).in_dll(library, "gala_sizes")
     assert list(sizes) == [ctypes.sizeof(struct) for struct in (Problem, Forward, Backward, Execution)]
     for name in ("forward", "backward"):

@@ -111,7 +111,26 @@ GALA_KERNEL(64, 1) product(Product p) {
   if (p.fault == UNWAITED_COPY) fill(p, 0);
 }
 
+struct Sum {
+  const float* x;  // [values]
+  float* out;  // [1], or without atomics a part for each block
+  int values;
+  bool between_blocks;
+};
+
+GALA_KERNEL(32, 1) sum(Sum p) {
+  const int i = block_x() * 32 + thread_index();
+  float total = i < p.values ? p.x[i] : 0;
+  for (int mask = 16; mask; mask /= 2) total += shuffle_xor(total, mask);
+  if (lane() == 0) p.between_blocks ? p.out[0] += total : p.out[block_x()] = total;
+}
+
 }  // namespace
+
+extern "C" const char* sample_sum(const float* x, float* out, int values, int between_blocks) {
+  return error_of(
+      [=] { launch("sum", sum, {(values + 31) / 32}, 32, 0, nullptr, Sum{x, out, values, between_blocks != 0}); });
+}
 
 extern "C" const char* sample_product(const void* x, const void* w, float* out, float* sums, int rows, int depth,
                                       int fault) {

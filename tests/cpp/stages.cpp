@@ -1,6 +1,5 @@
 // gala.h's CUDA stages for Python; the structs are those of tests/shim.py.
 #include "../../csrc/gala.h"
-
 #include "errors.h"
 
 using namespace gala;

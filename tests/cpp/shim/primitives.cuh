@@ -7,9 +7,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "matrix.h"
 #include "memory.h"
 #include "scheduler.h"
+#include "warp.h"
 
 #define GALA_KERNEL(threads, blocks) void
 #define GALA_DEVICE inline
@@ -86,49 +86,30 @@ T* shared_memory() {
 inline void block_barrier(Site site = Site::current()) { shim::meet_block(site); }
 inline void warp_barrier(Site site = Site::current()) { shim::meet_warp("warp_barrier", true, site); }
 
-struct Shuffle {  // one lane's
-  uint32_t value;
-  int from;  // a lane, or none where it is outside of the warp: then the own value
-  uint32_t got;
-};
-
-inline uint32_t shuffled(const char* what, uint32_t value, int from, Site site) {
-  Shuffle mine{value, from, 0};
-  shim::meet_warp(what, false, site, &mine, [](void** lanes) {
-    for (int i = 0; i < shim::WARP; ++i) {
-      auto& to = *static_cast<Shuffle*>(lanes[i]);
-      to.got = static_cast<Shuffle*>(lanes[to.from >= 0 && to.from < shim::WARP ? to.from : i])->value;
-    }
-  });
-  return mine.got;
-}
-
 template <class T>
-T shuffle_from(const char* what, T value, int from, Site site) {
+T shuffled(const char* what, T value, int from, Site site) {
   static_assert(sizeof(T) == 4);
-  return std::bit_cast<T>(shuffled(what, std::bit_cast<uint32_t>(value), from, site));
+  shim::Shuffle mine{std::bit_cast<uint32_t>(value), from, 0};
+  shim::meet_warp(what, false, site, &mine, shim::shuffle);
+  return std::bit_cast<T>(mine.got);
 }
 
 template <class T>
 T shuffle_xor(T value, int mask, Site site = Site::current()) {
-  return shuffle_from("shuffle_xor", value, lane() ^ mask, site);
+  return shuffled("shuffle_xor", value, lane() ^ mask, site);
 }
 template <class T>
 T shuffle_down(T value, int distance, Site site = Site::current()) {
-  return shuffle_from("shuffle_down", value, lane() + distance, site);
+  return shuffled("shuffle_down", value, lane() + distance, site);
 }
 template <class T>
 T shuffle(T value, int from, Site site = Site::current()) {
-  return shuffle_from("shuffle", value, from % shim::WARP, site);
+  return shuffled("shuffle", value, from % shim::WARP, site);
 }
 
-inline uint32_t ballot(bool on, Site site = Site::current()) {
-  uint32_t mine = on;
-  shim::meet_warp("ballot", false, site, &mine, [](void** lanes) {
-    uint32_t all = 0;
-    for (int i = 0; i < shim::WARP; ++i) all |= *static_cast<uint32_t*>(lanes[i]) << i;
-    for (int i = 0; i < shim::WARP; ++i) *static_cast<uint32_t*>(lanes[i]) = all;
-  });
+inline uint32_t ballot(bool set, Site site = Site::current()) {
+  uint32_t mine = set;
+  shim::meet_warp("ballot", false, site, &mine, shim::vote);
   return mine;
 }
 

@@ -3,7 +3,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -26,6 +25,7 @@ namespace {
 
 constexpr size_t STACK = 128 << 10;
 constexpr std::ptrdiff_t GUARD = 4096;
+constexpr size_t COPIES = 128;  // of a thread, that wait to be performed
 
 // Threads that wait for each other.
 struct Team {
@@ -47,7 +47,8 @@ struct Thread {
   std::unique_ptr<Fiber> fiber;
   Site site = {};  // where it was last seen
   bool ended = false;
-  std::deque<Issued> copies = {};
+  std::unique_ptr<Issued[]> copies = std::make_unique_for_overwrite<Issued[]>(COPIES);  // round and round
+  size_t issued = 0, performed = 0;
   int64_t group = 0;  // that the next copy belongs to
 };
 
@@ -96,7 +97,7 @@ void enter() {
   acquire_from(&launched->begin);
   launched->body(launched->context);
   Thread& me = self();
-  if (!me.copies.empty()) fail("ends with asynchronous copies that it has not waited for; last seen");
+  if (me.performed < me.issued) fail("ends with asynchronous copies that it has not waited for; last seen");
   release_to(&launched->end);
   me.ended = true;
   leave();
@@ -279,15 +280,20 @@ void meet_warp(const char* what, bool barrier, Site site, void* mine, void (*tog
   meet(running->warps[static_cast<size_t>(position.thread / WARP)], what, barrier, site, mine, together);
 }
 
-void issue(const Copy& copy) { self().copies.push_back({copy, self().group}); }
+void issue(const Copy& copy) {
+  Thread& me = self();
+  if (me.issued == me.performed + COPIES) fail("issues more asynchronous copies than the shim can hold");
+  me.copies[me.issued++ % COPIES] = {copy, me.group};
+}
 
 void commit() { ++self().group; }
 
 bool next_due(int pending_groups, Copy& copy) {
   Thread& me = self();
-  if (me.copies.empty() || me.copies.front().group >= me.group - pending_groups) return false;
-  copy = me.copies.front().copy;
-  me.copies.pop_front();
+  const Issued& next = me.copies[me.performed % COPIES];
+  if (me.performed == me.issued || next.group >= me.group - pending_groups) return false;
+  ++me.performed;
+  copy = next.copy;
   return true;
 }
 

@@ -1,9 +1,8 @@
-#include "matrix.h"
+#include "warp.h"
 
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <string>
 
 #include "memory.h"
 #include "scheduler.h"
@@ -53,6 +52,19 @@ float operand(uint32_t word, int half) {
 }
 
 }  // namespace
+
+void shuffle(void** lanes) {
+  for (int i = 0; i < WARP; ++i) {
+    auto& to = of<Shuffle>(lanes, i);
+    to.got = of<Shuffle>(lanes, to.from >= 0 && to.from < WARP ? to.from : i).value;
+  }
+}
+
+void vote(void** lanes) {
+  uint32_t all = 0;
+  for (int i = 0; i < WARP; ++i) all |= of<uint32_t>(lanes, i) << i;
+  for (int i = 0; i < WARP; ++i) of<uint32_t>(lanes, i) = all;
+}
 
 void load_matrix(void** lanes) {
   spread(lanes, [](auto row, int i, int pair) { return row(i)[pair]; });

@@ -1,9 +1,18 @@
-// ldmatrix and mma as the PTX manual lays out their fragments over the lanes of a warp (ISA 8.5, 9.7.14.5).
+// What the lanes of a warp do together: shuffles, votes, and ldmatrix and mma as the PTX manual lays out their
+// fragments (ISA 8.5, section 9.7.14.5). Each function takes what the lanes brought, lane by lane.
 #pragma once
 
 #include <cstdint>
 
 namespace gala::shim {
+
+struct Shuffle {  // one lane's
+  uint32_t value;
+  int from;  // a lane; where there is none such, the own value comes back
+  uint32_t got;
+};
+void shuffle(void** lanes);
+void vote(void** lanes);  // of a uint32_t each, 0 or 1, that becomes the bits of all
 
 struct LoadMatrix {  // one lane's
   uint32_t row[4];  // the 16 bytes at the address that it gave

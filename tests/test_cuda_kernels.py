@@ -1,0 +1,199 @@
+"""The CUDA kernels on the host (``shim``), forward and backward, against float64: every order of threads and blocks that
+a seed gives must do, and no access may be wrong."""
+
+import pytest
+import torch
+from oracle import Case, Problem, composite, draw, errors, operator, results, tolerance
+from shim import Shim, why_no_compiler
+
+from gala_cuda import backends
+
+pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+
+FULL = {"bias": True, "residual": True, "map": True}
+LAYOUTS = ("contiguous", "channels_last")
+# their products take v_shrink or v_collapse v_shrink in x's dtype
+ROUNDED = ("grad x", "grad v_shrink", "grad v_collapse")
+TANH_APPROX = 2**-11  # the relative error of the hardware's tanh, which serves bfloat16
+TF32_ROUNDING = 2**-11
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """results(problem) on a device of these properties."""
+
+    def call(problem: Problem, **properties) -> dict[str, torch.Tensor]:
+        monkeypatch.setitem(backends.BACKENDS, "cuda", Shim(**properties))
+        return results(operator("cuda"), problem)
+
+    return call
+
+
+def representable(problem: Problem) -> Problem:
+    """v_shrink rounded to x's dtype: the products take it so, and the tolerance is not about that."""
+    v = problem.w.v_shrink
+    return problem._replace(w=problem.w._replace(v_shrink=v.to(problem.x.dtype).to(v.dtype)))
+
+
+def assert_right(got: dict[str, torch.Tensor], problem: Problem, case: Case, rounding: float | None = None) -> None:
+    """As accurate as ``tolerance`` wants, those ROUNDED less so by one ``rounding``, by default that of x's dtype.
+
+    Float32 results of bfloat16 x carry the error of its tanh besides: A's, and twice that in 1 - A^2.
+    """
+    approximate = case.dtype == torch.bfloat16 and case.squash == "tanh"
+    beyond = {}
+    for name, error in errors(got, problem, case).items():
+        limit = tolerance(got[name].dtype, case.dtype, case.terms)
+        if name in ROUNDED:
+            limit += torch.finfo(case.dtype).eps / 2 if rounding is None else rounding
+        if approximate and got[name].dtype == torch.float32:
+            limit += TANH_APPROX if name == "map" else 2 * TANH_APPROX
+        if not error <= limit:
+            beyond[name] = f"{error:.2e} > {limit:.2e}"
+    assert not beyond, f"relative to float64: {beyond}"
+
+
+BF16, F16 = torch.bfloat16, torch.float16
+CASES = {
+    "one of everything": Case((1, 1, 1, 1), 1),
+    "one of everything, bfloat16": Case((1, 1, 1, 1), 1, BF16, layout="channels_last", **FULL),
+    "C 7": Case((3, 7, 5, 5), 2, layout="channels_last"),
+    "C 7, NCHW": Case((3, 7, 5, 5), 2, F16, squash="sigmoid", **FULL),
+    "an odd number of k-tiles": Case((5, 96, 7, 7), 24, layout="channels_last", **FULL),
+    "an odd number of k-tiles, NCHW": Case((5, 96, 7, 7), 24, squash="sigmoid", **FULL),
+    "an odd number of k-tiles, bfloat16": Case((3, 192, 7, 7), 24, BF16, layout="channels_last", **FULL),
+    "an odd number of k-tiles, bfloat16, NCHW": Case((3, 192, 7, 7), 24, BF16, **FULL),
+    "14x14": Case((2, 40, 14, 14), 10, layout="channels_last", bias=True),
+    "14x14, bfloat16, NCHW": Case((3, 40, 14, 14), 10, BF16, squash="sigmoid", **FULL),
+    "14x14, float16": Case((2, 24, 14, 14), 6, F16, layout="channels_last", map=True),
+    "one pixel": Case((70, 40, 1, 1), 10, F16, layout="channels_last", **FULL),
+    "one pixel, NCHW": Case((70, 40, 1, 1), 10, **FULL),
+    "two hidden words": Case((2, 40, 4, 4), 40, layout="channels_last", **FULL),
+    "five hidden tiles": Case((1, 24, 3, 5), 300, BF16, layout="channels_last", **FULL),
+    "five hidden tiles, NCHW": Case((1, 24, 3, 5), 300, **FULL),
+    "wide weights": Case((2, 33, 6, 6), 9, BF16, torch.float32, "channels_last", **FULL),
+    "wide weights, float16, NCHW": Case((2, 33, 6, 6), 9, F16, torch.float32),
+    "slice along C": Case((2, 24, 5, 5), 6, F16, layout="channels_last/slice_c", **FULL),
+    "slice along N": Case((2, 24, 5, 5), 6, layout="contiguous/slice_n", **FULL),
+    "misaligned": Case((2, 24, 4, 4), 6, BF16, layout="channels_last/misaligned", **FULL),
+    "misaligned, NCHW": Case((2, 24, 4, 4), 6, F16, layout="contiguous/misaligned", **FULL),
+    "misaligned, float32": Case((2, 24, 4, 4), 6, layout="contiguous/misaligned", **FULL),
+    "height 1": Case((3, 16, 1, 9), 4, layout="channels_last", residual=True),
+    "many channels": Case((1, 1030, 2, 2), 7, BF16, layout="channels_last", **FULL),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_and_gradients_match_float64(name, run):
+    """A seed of its own for each case."""
+    case = CASES[name]
+    problem = representable(draw(case))
+    assert_right(run(problem, seed=list(CASES).index(name)), problem, case)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("shape", "reduced", "dtype"),
+    [
+        pytest.param((64, 8, 14, 14), 5, torch.float32, id="128-rows"),
+        pytest.param((70, 8, 14, 14), 130, BF16, id="256-hidden"),
+    ],
+)
+def test_large_tiles(shape, reduced, dtype, layout, run):
+    """As many pixels as it takes for the tiles that large problems get."""
+    case = Case(shape, reduced, dtype, layout=layout, bias=True, map=True)
+    problem = representable(draw(case, kinks=True))
+    assert_right(run(problem, seed=3), problem, case)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_the_order_of_threads_and_blocks_does_not_matter(dtype, layout, run):
+    problem = draw(Case((3, 72, 7, 5), 36, dtype, layout=layout, **FULL))
+    first = run(problem, seed=0)
+    for seed in range(1, 7):
+        for name, value in run(problem, seed=seed).items():
+            assert torch.equal(value, first[name]), (name, seed)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_device_does_not_matter(layout, run):
+    """More shared memory and more multiprocessors change no bit."""
+    problem = draw(Case((3, 72, 7, 5), 36, layout=layout, **FULL))
+    small, large = run(problem), run(problem, multiprocessors=148, shared_limit=227 << 10, l2_bytes=50 << 20)
+    assert all(torch.equal(small[name], large[name]) for name in small)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_chunks_of_images(dtype, layout, run):
+    """Two or three of seven images to a chunk."""
+    case = Case((7, 24, 5, 5), 6, dtype, layout=layout, **FULL)
+    problem = representable(draw(case))
+    assert_right(run(problem, l2_bytes=problem.x.nbytes // 2, seed=1), problem, case)
+
+
+def to_tf32(t: torch.Tensor) -> torch.Tensor:
+    """Float32 with the 10 bits of mantissa that TF32 has."""
+    return t.copy_(((t.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tf32(layout, run):
+    """Exact where the operands are TF32 numbers; float32 operands are rounded, and not where tf32 is off."""
+    case = Case((2, 96, 6, 6), 24, layout=layout, **FULL)
+    problem = draw(case)
+    assert not torch.equal(run(problem, tf32=True)["out"], run(problem)["out"])
+    to_tf32(problem.x), to_tf32(problem.w.v_shrink)
+    assert_right(run(problem, tf32=True, seed=2), problem, case, TF32_ROUNDING)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, F16], ids=str)
+def test_nan_and_infinity_go_where_the_reference_sends_them(dtype, value, layout, run):
+    """To all of the image that holds them, and to no other, though tiles hold pixels of several images."""
+    case = Case((3, 8, 3, 3), 2, dtype, layout=layout, **FULL)
+    problem = draw(case)
+    problem.x[1, 2, 1, 1] = value
+    got, want = run(problem), results(composite, problem)
+    for name in got:
+        assert torch.equal(got[name].isnan(), want[name].isnan()), name
+        assert torch.equal(got[name].isinf(), want[name].isinf()), name
+
+
+@pytest.mark.parametrize("dim", [0, 1], ids=["images", "channels"])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_offsets_beyond_32_bits(dtype, dim, run):
+    """Images or channels 2^31 elements apart; the memory between them is never touched."""
+    problem = draw(Case((2, 2, 3, 3), 5, dtype))
+    apart = 2**31 + 8
+    strides = (apart, 9, 3, 1) if dim == 0 else (9, apart, 3, 1)
+    try:
+        memory = torch.empty(apart + 64, dtype=dtype)
+    except RuntimeError as error:
+        pytest.skip(f"no address space for 2^31 elements: {error}")
+    far = problem._replace(x=memory.as_strided(problem.x.shape, strides).copy_(problem.x))
+    want = run(problem)
+    for name, value in run(far).items():
+        assert torch.equal(value, want[name]), name
+
+
+def test_only_what_is_asked_for(run):
+    """No saved tensors without gradients; of the gradients x's alone, or the weights' alone."""
+    problem = draw(Case((2, 8, 3, 3), 4, bias=True, residual=True))
+    whole = run(problem)
+    x, w, residual, squash, grad_out, _ = problem
+    out, amap, stats, bits = torch.ops.gala_cuda.gala(x, *w, residual, squash, False, False, "cuda")
+    assert torch.equal(out, whole["out"])
+    assert amap.numel() == stats.numel() == bits.numel() == 0
+    for wanted in (("x",), ("w_shrink", "v_shrink")):
+        leaves = {name: t.detach().requires_grad_(name in wanted) for name, t in {"x": x, **w._asdict()}.items()}
+        out = operator("cuda")(leaves["x"], w._make(list(leaves.values())[1:]), residual, squash, False)[0]
+        grads = torch.autograd.grad(out, [leaves[name] for name in wanted], grad_out)
+        assert all(torch.equal(grad, whole[f"grad {name}"]) for name, grad in zip(wanted, grads, strict=True))
+
+
+def test_float64_is_refused(run):
+    with pytest.raises(RuntimeError, match=r"float64, expected one of"):
+        run(draw(Case((1, 2, 2, 2), 1, torch.float64)))
