@@ -102,6 +102,25 @@ def test_image_and_map_are_moved_alike(tmp_path, augment):
     assert len(centres) > 8 if augment != "none" else centres == {(93.5, 68.5)}
 
 
+def test_a_map_of_other_sides_follows_the_image_and_may_be_cropped_away(tmp_path):
+    """A map of 4 x 8 to an image of 16 x 32, its left half bright: the right half of the image has no map."""
+    heatmap = np.zeros((4, 8), np.float32)
+    heatmap[:, :4] = 3
+    np.savez(tmp_path / "train.npz", image=np.zeros((16, 32, 3), np.uint8), heatmap=heatmap, label=np.array([1]))
+    sample = open_samples(tmp_path, "train").read(0)
+    assert (sample.image.shape, sample.heatmap.shape) == ((3, 16, 32), (1, 4, 8))
+    centre = transform.centre_crop(14, "paper")(sample)
+    assert (centre.heatmap[0, :, :5] == 1).all()
+    assert (centre.heatmap[0, :, 9:] == 0).all()
+    seen = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        moved = transform.augmentation("paper", 7, "paper")(sample._replace(image=sample.image[:, ::2, ::2]))
+        assert moved.has_map == moved.heatmap.any()
+        seen.add(bool(moved.has_map))
+    assert seen == {True, False}
+
+
 def test_colours_leave_the_map_alone(tmp_path):
     files.write_all(tmp_path, "npz")
     plain, coloured = (clickme_folder(tmp_path, 14, augment, "raw")[0] for augment in ("none", "modern"))
