@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gala_cuda import native
 
@@ -73,6 +74,12 @@ def test_newer_gpus_find_ptx():
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(listing) == len(list((ROOT / "csrc" / "cuda").glob("*.cu")))
     assert all(line.endswith(f"sm_{newest}.ptx") for line in listing)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_cuda_tensors_reach_the_kernels(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gala_native::{name}", "CUDA")
 
 
 def test_the_listing_is_read():
