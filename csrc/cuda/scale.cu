@@ -52,7 +52,7 @@ template <class T, int width, bool channels>
 GALA_KERNEL(kSweepThreads, 5)
 scale_kernel(ScaleParams p) {
   constexpr int kRows = kRowsInFlight<T, width>;
-  const Place here(p.sweep, width);
+  const Place here(p.sweep, width, kRows);
   const Gates<width, channels> gates(p.gates, p.stats + here.image * p.stats_width, p.sweep, here);
   const int64_t part = (channels ? here.tile : here.share) * p.sweep.images + here.image;
   float* map = p.map_parts ? p.map_parts + part * p.sweep.pixels : nullptr;
@@ -60,33 +60,40 @@ scale_kernel(ScaleParams p) {
   Walk<T, width> x(p.x, here), residual(p.residual, here), out(p.out, here);
   float squares[width] = {};
 
-  for (int top = here.begin + here.group; top - here.group < here.end; top += kRows * here.groups) {
-    Packed<T, width> rows[kRows] = {}, added[kRows] = {};
-    float row_alpha[kRows] = {}, row_factor[kRows] = {};
-    GALA_UNROLL
-    for (int k = 0; k < kRows; ++k) {
-      const int row = top + k * here.groups;
-      if (!here.inside || row >= here.end) continue;
-      rows[k] = load_streaming(x.at(k));
-      if (add) added[k] = load_streaming(residual.at(k));
-      row_alpha[k] = gates.row_alpha(row);
-      row_factor[k] = gates.row_factor(row);
-    }
-    GALA_UNROLL
-    for (int k = 0; k < kRows; ++k) {
-      const int row = top + k * here.groups;
-      float square = 0.0f;
-      if (here.inside && row < here.end) {
+  // Takes `rows` rows from `row` on, which are the first-th of those in flight: all exist, or it is one that may not.
+  const auto take = [&]<int rows>(int row, int first) {
+    float square[rows] = {};
+    if (here.inside && row < here.end) {
+      Packed<T, width> from[rows], added[rows] = {};
+      float row_alpha[rows], row_factor[rows];
+      GALA_UNROLL
+      for (int k = 0; k < rows; ++k) {
+        from[k] = load_streaming(x.at(first + k));
+        if (add) added[k] = load_streaming(residual.at(first + k));
+        row_alpha[k] = gates.row_alpha(row + k);
+        row_factor[k] = gates.row_factor(row + k);
+      }
+      GALA_UNROLL
+      for (int k = 0; k < rows; ++k) {
         float attention[width];
         gates.add_up(row_alpha[k], row_factor[k], attention);
         squash_all<T>(attention, p.tanh);
-        store_global(out.at(k), scaled<T, width>(rows[k], attention, added[k], add));
-        if (map) square = add_squares<width, channels>(attention, squares);
+        store_global(out.at(first + k), scaled<T>(from[k], attention, added[k], add));
+        if (map) square[k] = add_squares<width, channels>(attention, squares);
       }
-      if (channels && map) {
-        square = sum_abreast(square, p.sweep.abreast);
-        if (here.leader && row < here.end) store_global(map + row, square);
-      }
+    }
+    GALA_UNROLL
+    for (int k = 0; channels && map && k < rows; ++k) {
+      const float sum = sum_abreast(square[k], p.sweep.abreast);
+      if (here.leader && row + k < here.end) store_global(map + row + k, sum);
+    }
+  };
+  for (int turn = 0, row = here.begin; turn < here.turns; ++turn, row += here.step) {
+    if (turn < here.whole_turns) {
+      take.template operator()<kRows>(row, 0);
+    } else {
+      GALA_ROLL
+      for (int k = 0; k < kRows; ++k) take.template operator()<1>(row + k, k);
     }
     x.advance();
     residual.advance();

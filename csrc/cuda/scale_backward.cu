@@ -66,21 +66,21 @@ GALA_DEVICE void add_row(const Gates<width, channels>& gates, const Row<T, width
   }
 }
 
-// Of the rows in flight: ds with channel lanes, else d alpha and d beta.
+// Of `rows` rows from `row` on: ds with channel lanes, else d alpha and d beta.
 template <int rows, bool channels>
-GALA_DEVICE void store_row_sums(const float (&sums)[2 * rows], const Sweep& sweep, const Place& here, int top,
+GALA_DEVICE void store_row_sums(const float (&sums)[2 * rows], const Sweep& sweep, const Place& here, int row,
                                 float* to) {
   if constexpr (channels) {
     GALA_UNROLL
     for (int k = 0; k < rows; ++k) {
-      const int row = top + k * here.groups;
       const float sum = sum_abreast(sums[rows + k], sweep.abreast);
-      if (here.leader && row < here.end) store_global(to + row, sum);
+      if (here.leader && row + k < here.end) store_global(to + row + k, sum);
     }
   } else {
     const float sum = sum_over_lanes(sums);
-    const int index = lane() * 2 * rows / 32, row = top + index % rows * here.groups;
-    if (lane() % (16 / rows) == 0 && row < here.end) store_global(to + index / rows * sweep.channels + row, sum);
+    const int index = lane() * 2 * rows / 32, k = index % rows;
+    if (lane() % (16 / rows) == 0 && row + k < here.end)
+      store_global(to + index / rows * sweep.channels + row + k, sum);
   }
 }
 
@@ -88,7 +88,7 @@ template <class T, int width, bool channels>
 GALA_KERNEL(kSweepThreads, 3)
 scale_backward_kernel(ScaleBackwardParams p) {
   constexpr int kRows = kRowsInFlight<T, width>;
-  const Place here(p.sweep, width);
+  const Place here(p.sweep, width, kRows);
   const Gates<width, channels> gates(p.gates, p.stats + here.image * p.stats_width, p.sweep, here);
   const float* map_factor = p.map_factor ? p.map_factor + here.image * p.sweep.pixels : nullptr;
   const int64_t gates_part = (channels ? here.share : here.tile) * p.sweep.images + here.image;
@@ -103,29 +103,38 @@ scale_backward_kernel(ScaleBackwardParams p) {
   Walk<T, width> x(p.x, here), grad_out(p.grad_out, here), out(p.out, here), grad_residual(p.grad_residual, here);
   Sums<width> over_rows;
 
-  for (int top = here.begin + here.group; top - here.group < here.end; top += kRows * here.groups) {
-    Row<T, width> rows[kRows];
-    GALA_UNROLL
-    for (int k = 0; k < kRows; ++k) {
-      const int row = top + k * here.groups;
-      if (!here.inside || row >= here.end) continue;
-      rows[k].x = load_streaming(x.at(k));
-      rows[k].grad = add ? load_streaming(grad_out.at(k)) : load_global(grad_out.at(k));  // grad_x reads d again
-      if (add) rows[k].out = load_streaming(out.at(k));
-      rows[k].alpha = gates.row_alpha(row);
-      rows[k].factor = gates.row_factor(row);
-      if (channels && map_factor) rows[k].map_factor = load_global(map_factor + row);
+  // Takes `rows` rows from `row` on, which are the first-th of those in flight: all exist, or it is one that may not.
+  const auto take = [&]<int rows>(int row, int first) {
+    float row_sums[2 * rows] = {};  // of e, and of e times the lanes' factors
+    if (here.inside && row < here.end) {
+      Row<T, width> from[rows];
+      GALA_UNROLL
+      for (int k = 0; k < rows; ++k) {
+        from[k].x = load_streaming(x.at(first + k));
+        const auto* grad = grad_out.at(first + k);
+        from[k].grad = add ? load_streaming(grad) : load_global(grad);  // what grad_x reads again stays in the cache
+        if (add) from[k].out = load_streaming(out.at(first + k));
+        from[k].alpha = gates.row_alpha(row + k);
+        from[k].factor = gates.row_factor(row + k);
+        if (channels && map_factor) from[k].map_factor = load_global(map_factor + row + k);
+      }
+      GALA_UNROLL
+      for (int k = 0; k < rows; ++k) {
+        float d[width];
+        unpack<T>(from[k].grad, d);
+        if (add) through_relu<T>(from[k].out, d, grad_residual.at(first + k));
+        add_row(gates, from[k], d, lane_map, p.tanh, over_rows, row_sums[k], row_sums[rows + k]);
+      }
     }
-    float row_sums[2 * kRows] = {};  // of e, and of e times the lanes' factors
-    GALA_UNROLL
-    for (int k = 0; k < kRows; ++k) {
-      if (!here.inside || top + k * here.groups >= here.end) continue;
-      float d[width];
-      unpack<T>(rows[k].grad, d);
-      if (add) through_relu<T>(rows[k].out, d, grad_residual.at(k));
-      add_row(gates, rows[k], d, lane_map, p.tanh, over_rows, row_sums[k], row_sums[kRows + k]);
+    store_row_sums<rows, channels>(row_sums, p.sweep, here, row, channels ? ds : d_alpha);
+  };
+  for (int turn = 0, row = here.begin; turn < here.turns; ++turn, row += here.step) {
+    if (turn < here.whole_turns) {
+      take.template operator()<kRows>(row, 0);
+    } else {
+      GALA_ROLL
+      for (int k = 0; k < kRows; ++k) take.template operator()<1>(row + k, k);
     }
-    store_row_sums<kRows, channels>(row_sums, p.sweep, here, top, channels ? ds : d_alpha);
     x.advance();
     grad_out.advance();
     out.advance();

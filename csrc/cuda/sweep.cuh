@@ -37,9 +37,10 @@ struct Place {
   int tile, share, group, groups;  // groups of `abreast` threads
   int first;  // of its elements along the lanes
   bool inside, leader;  // whether it has elements; whether it is the first of its group
-  int begin, end;  // rows of the block
+  int begin, end, step;  // its group's first rows, `in_flight` neighbours; the block's last; to the group's next rows
+  int turns, whole_turns;  // of the block; the last one may find fewer rows
 
-  GALA_DEVICE Place(const Sweep& sweep, int width) {
+  GALA_DEVICE Place(const Sweep& sweep, int width, int in_flight) {
     const int per_image = sweep.tiles * sweep.shares, index = block_x() % per_image;
     image = block_x() / per_image;
     tile = index % sweep.tiles;
@@ -49,8 +50,12 @@ struct Place {
     first = (tile * sweep.abreast + thread_index() % sweep.abreast) * width;
     inside = first < sweep.lanes;
     leader = thread_index() % sweep.abreast == 0;
-    begin = share * sweep.span;
-    end = begin + sweep.span < sweep.rows ? begin + sweep.span : sweep.rows;
+    const int top = share * sweep.span;
+    begin = top + group * in_flight;
+    end = top + sweep.span < sweep.rows ? top + sweep.span : sweep.rows;
+    step = groups * in_flight;
+    turns = (end - top + step - 1) / step;
+    whole_turns = (end - top) / step;
   }
 };
 
@@ -59,15 +64,15 @@ template <class T, int width>
 class Walk {
  public:
   GALA_DEVICE Walk(const Plane& plane, const Place& here)
-      : next_(static_cast<T*>(plane.data) + here.image * plane.image_stride +
-              (here.begin + here.group) * plane.row_stride + here.first),
-        step_(here.groups * plane.row_stride) {}
-  GALA_DEVICE Packed<T, width>* at(int k) const { return reinterpret_cast<Packed<T, width>*>(next_ + k * step_); }
-  GALA_DEVICE void advance() { next_ += kRowsInFlight<T, width> * step_; }
+      : next_(static_cast<T*>(plane.data) + here.image * plane.image_stride + here.begin * plane.row_stride +
+              here.first),
+        row_stride_(plane.row_stride), step_(here.step * plane.row_stride) {}
+  GALA_DEVICE Packed<T, width>* at(int k) const { return reinterpret_cast<Packed<T, width>*>(next_ + k * row_stride_); }
+  GALA_DEVICE void advance() { next_ += step_; }
 
  private:
   T* next_;
-  int64_t step_;
+  int64_t row_stride_, step_;
 };
 
 // alpha and beta, or s, of a thread's elements along the lanes; and of a row the rest.
