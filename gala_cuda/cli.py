@@ -1,4 +1,4 @@
-"""The command ``gala-cuda``: doctor, bench, tune, train, eval, export, clickme, index, demo."""
+"""The command ``gala-cuda``: doctor, bench, tune, train, eval, export, inspect, clickme, index, demo."""
 
 import argparse
 import importlib
@@ -18,6 +18,7 @@ from .backends import triton
 from .backends.contract import DTYPES
 from .clickme import arguments as clickme
 from .diagnostics import doctor
+from .inspection import arguments as inspection
 from .training import recipe
 
 
@@ -108,7 +109,9 @@ def _action(module: str, args: argparse.Namespace) -> int:
         raise Failure(f"{error.name} is not installed; pip install {error.name}") from error
 
 
-_clickme, _training = (partial(_action, f"{name}.commands") for name in ("clickme", "training"))
+_clickme, _inspection, _training = (
+    partial(_action, f"{name}.commands") for name in ("clickme", "inspection", "training")
+)
 
 
 def _index(args: argparse.Namespace) -> int:
@@ -163,6 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval_arguments(command("eval", _training, "Test weights: accuracy, confusion, image/s."))
     text = "Write weights as ONNX and torch.export files, and compare those with PyTorch."
     _add_export_arguments(command("export", _training, text))
+    sub = command("inspect", _inspection, "Show what a network attends to: PNG sheets, an HTML page.")
+    sub.set_defaults(does="inspect")
+    inspection.add_arguments(sub, _count, _device)
     clickme.add_arguments(command("clickme", _clickme, "Check ClickMe's files, or convert them to another format."))
     sub = command("index", _index, "Write the index of tar shards: a quicker start, and what training over HTTP needs.")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="with train*.tar and val*.tar, or train/*.tar and "

@@ -1,11 +1,24 @@
-"""Attention maps and input gradients as pictures."""
+"""Attention maps and input gradients, as pictures and as a page."""
 
+import base64
+import io
+import re
+
+import numpy as np
 import pytest
 import torch
+import torchvision
+from imagesets import VAL, write_folder
+from PIL import Image
 from torch import nn
 
-from gala_cuda import gala_resnet18
-from gala_cuda.inspection import attention_maps, input_gradient, overlay
+from gala_cuda import cli, convert, gala_resnet18
+from gala_cuda.inspection import attention_maps, chosen_layers, gala_blocks, input_gradient, overlay
+from gala_cuda.training.checkpoint import as_bytes
+from gala_cuda.training.networks import Network, read_weights, rebuilt
+from gala_cuda.training.pictures import centre_crop, decode
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_attention_maps_in_evaluation_mode():
@@ -61,3 +74,131 @@ def test_overlay_shows_each_image_and_map(tmp_path):
 def test_overlay_names_what_does_not_fit(images, maps, titles, message):
     with pytest.raises(ValueError, match=message):
         overlay(images, maps, titles)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The files of three untrained networks of the two classes china and flower."""
+    folder = tmp_path_factory.mktemp("weights")
+    for model, layers in (("gala_resnet18", ("layer2", "layer3")), ("resnet18", ()), ("timm/resnet18", ())):
+        torch.manual_seed(0)
+        network = Network(model, layers, 8, False, "imagenet", ("china", "flower"), 3, 32)
+        state = network.build().state_dict()
+        (folder / f"{model.replace('/', '-')}.safetensors").write_bytes(as_bytes(state, network.metadata()))
+    return folder
+
+
+def page_rows(output):
+    """(columns, [(heading, pictures)]) of the page, each picture decoded."""
+    text = (output / "inspection.html").read_text()
+    assert "http" not in text
+    columns = re.findall("<th>(.*?)</th>", text)[1:]
+    found = []
+    for row in re.findall("<tr style=.*", text):
+        pictures = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([\w+/=]+)", row)]
+        found.append((re.search(r'<th scope="row">(.*?)</th>', row)[1], [Image.open(io.BytesIO(p)) for p in pictures]))
+    return columns, found
+
+
+def test_inspect_pictures(weights, tmp_path, capsys):
+    pictures = write_folder(tmp_path / "pictures") / "val"
+    (pictures / "china" / "broken<b>.png").write_bytes(b"no picture")
+    output = tmp_path / "out"
+    command = ["inspect", str(weights / "gala_resnet18.safetensors"), str(pictures), "--output", str(output)]
+    assert cli.main([*command, "--limit", "18"]) == 0
+    printed = capsys.readouterr().out
+    assert f"skipped {pictures}/china/broken<b>.png: no image of a known format" in printed
+    columns, rows = page_rows(output)
+    assert columns == ["image", "layer2.0", "layer2.1", "layer3.1", "input gradient"]
+    assert len(rows) == 2 * VAL
+    assert all([picture.size for picture in found] == [(32, 32), (4, 4), (4, 4), (2, 2), (32, 32)] for _, found in rows)
+    model = rebuilt(*read_weights(weights / "gala_resnet18.safetensors")[::-1]).eval()
+    first = centre_crop(32)(decode((pictures / "china" / "000.png").read_bytes()))
+    probability, answer = model(first[None]).softmax(1)[0].max(0)
+    assert f"<br>{('china', 'flower')[answer]}, {probability:.0%}" in rows[0][0]
+    amap = attention_maps(model, first[None])[1]["layer3.1"][0]
+    shown = torch.from_numpy(np.array(rows[0][1][3])).long()  # places in the palette
+    torch.testing.assert_close(shown, ((amap - amap.min()) / (amap.max() - amap.min()) * 255).round().long())
+    assert (output / "inspection.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_clickme(weights, tmp_path):
+    for i, peak in enumerate((1.0, 0.0)):  # the second has no map
+        heatmap = np.zeros((36, 36), np.float32)
+        heatmap[8:14, 20:24] = peak
+        image = np.random.default_rng(i).integers(0, 256, (36, 36, 3), np.uint8)
+        (tmp_path / "maps" / "val").mkdir(parents=True, exist_ok=True)
+        np.savez(tmp_path / "maps" / "val" / f"{i}.npz", image=image, heatmap=heatmap, label=np.int64(i))
+    command = ["inspect", str(weights / "gala_resnet18.safetensors"), str(tmp_path / "maps"), "--layers", "layer3.0"]
+    assert cli.main([*command, "--output", str(tmp_path / "out")]) == 0
+    columns, ((_, first), (_, second)) = page_rows(tmp_path / "out")
+    assert columns == ["image", "human map", "layer3.0", "input gradient"]
+    assert [len(first), len(second)] == [4, 3]
+    human = np.array(first[1])  # 36 pixels, of which the middle 32
+    assert human[6:12, 18:22].min() == 255
+    assert human.sum() == 255 * 6 * 4
+
+
+@pytest.mark.parametrize("model", ["resnet18", "timm-resnet18"])
+def test_inspect_shows_the_gradient_alone_without_gala(weights, tmp_path, model):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (40, 32), "red").save(picture)
+    command = ["inspect", str(weights / f"{model}.safetensors"), str(picture), "--output", str(tmp_path)]
+    assert cli.main(command) == 0
+    columns, rows = page_rows(tmp_path)
+    assert columns == ["image", "input gradient"]
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "options", "code", "message"),
+    [
+        pytest.param("resnet18", "missing", "", 2, "argument IMAGES: there is no missing", id="missing"),
+        pytest.param("resnet18", "empty", "", 2, "argument IMAGES: there are no ClickMe records", id="empty"),
+        pytest.param("resnet18", "digits", "", 2, "digits has images of 1 channels; expected 3", id="channels"),
+        pytest.param("resnet18", "broken.png", "", 1, "none of the images can be read", id="none"),
+        pytest.param("resnet18", "broken.png", "--layers layer3", 2, "argument --layers: layers names", id="no-gala"),
+        pytest.param("gala_resnet18", "broken.png", "--layers layer1", 2, "'layer1'; expected names of", id="layers"),
+        pytest.param("gala_resnet18", "broken.png", "--limit 0", 2, "argument --limit: '0' was given", id="limit"),
+    ],
+)
+def test_inspect_refuses(weights, tmp_path, monkeypatch, capsys, model, images, options, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    command = ["inspect", str(weights / f"{model}.safetensors"), images, *options.split(), "--output", "out"]
+    try:
+        found = cli.main(command)
+    except SystemExit as error:
+        found = error.code
+    assert found == code
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_maps_of_a_converted_network_are_those_of_ours():
+    torch.manual_seed(0)
+    ours = gala_resnet18(3, ("layer3",), width=64).eval()
+    theirs = convert(torchvision.models.resnet18(num_classes=3), ("layer3",))
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    _, expected = ours(images, return_maps=True)
+    _, maps = attention_maps(theirs, images)
+    assert list(maps) == gala_blocks(theirs) == list(expected)
+    for name, amap in maps.items():
+        torch.testing.assert_close(amap, expected[name].detach())
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "chosen"),
+    [
+        pytest.param([f"layer3.{i}" for i in range(6)], (), ["layer3.1", "layer3.3", "layer3.5"], id="paper"),
+        pytest.param([f"layer3.{i}" for i in range(2)], (), ["layer3.0", "layer3.1"], id="few"),
+        pytest.param([f"layer3.{i}" for i in range(23)], ("layer3.20",), ["layer3.20"], id="wanted"),
+        pytest.param(
+            ["layer1.0", *(f"layer2.{i}" for i in range(4))], (), ["layer1.0", "layer2.1", "layer2.3"], id="even"
+        ),
+    ],
+)
+def test_chosen_layers(names, wanted, chosen):
+    assert chosen_layers(names, wanted) == chosen

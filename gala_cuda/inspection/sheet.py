@@ -1,4 +1,4 @@
-"""What a network attends to, as pictures: attention maps and input gradients."""
+"""Images and the maps over them, as one picture."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,35 +6,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from torch import Tensor, nn
-
-
-def attention_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """(logits [N, K], {block: map [N, H', W']}) of ``images`` [N, C, H, W] by a GALA-ResNet in evaluation mode.
-
-    A map is the L2 norm of the block's attention over channels. The model's mode is restored.
-    """
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits, maps = model(images, return_maps=True)
-    model.train(training)
-    return logits, maps
-
-
-def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """[N, H, W]: the L2 norm over channels of the gradient of each label's logit by ``images`` [N, C, H, W].
-
-    ``labels`` [N] int64. In evaluation mode; the model's mode is restored and its parameters' gradients are untouched.
-    """
-    training = model.training
-    model.eval()
-    images = images.detach().requires_grad_()
-    with torch.enable_grad():
-        chosen = model(images).gather(1, labels[:, None]).sum()  # images are independent in evaluation mode
-        (gradient,) = torch.autograd.grad(chosen, images)
-    model.train(training)
-    return torch.linalg.vector_norm(gradient, dim=1)
+from torch import Tensor
 
 
 def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], heading: str | None = None) -> Figure:
@@ -43,7 +15,8 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
     Args:
         images: [N, C, H, W], C of 1 or 3, any range; shown from its least to its greatest value.
         maps: name to [N, H', W']; each is scaled up to the image and spans the colours from its own least to its
-            greatest value, so colours compare places within a picture and not pictures with each other.
+            greatest value, so colours compare places within a picture and not pictures with each other. One of NaN is
+            none: its place stays empty.
         titles: N labels of the rows.
 
     Raises:
@@ -51,7 +24,7 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
     """
     _validate(images, maps, titles)
     n, _, height, width = images.shape
-    pictures = _unit(images).mean(1) if images.shape[1] == 1 else _unit(images).permute(0, 2, 3, 1)
+    pictures = unit(images).mean(1) if images.shape[1] == 1 else unit(images).permute(0, 2, 3, 1)
     columns = {name: _enlarge(amap, (height, width)) for name, amap in maps.items()}
     layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.01)
     figure = Figure(figsize=(1.5 * (1 + len(maps)) + 0.4, 1.5 * n + (0.8 if heading else 0.4)), layout=layout)
@@ -63,6 +36,9 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
             axes.spines[:].set_visible(False)
         grid[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center", fontsize=10)
         for axes, amap in zip(grid[row][1:], columns.values(), strict=True):
+            if amap[row].isnan().all():
+                axes.images[0].remove()
+                continue
             axes.imshow(amap[row].cpu().numpy(), cmap="inferno", alpha=0.65, interpolation="bilinear")
     for axes, name in zip(grid[0], ("image", *columns), strict=True):
         axes.set_title(name, fontsize=10)
@@ -81,7 +57,7 @@ def _validate(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str])
             raise ValueError(f"maps[{name!r}] has shape {tuple(amap.shape)}; expected [{len(images)}, H', W']")
 
 
-def _unit(t: Tensor) -> Tensor:
+def unit(t: Tensor) -> Tensor:
     """Each image from 0 to 1; constant ones are 0."""
     t = t.detach().float()
     flat = t.flatten(1)
@@ -90,4 +66,4 @@ def _unit(t: Tensor) -> Tensor:
 
 
 def _enlarge(amap: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(_unit(amap)[:, None], size, mode="bilinear")[:, 0]
+    return F.interpolate(unit(amap)[:, None], size, mode="bilinear")[:, 0]

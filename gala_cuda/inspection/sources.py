@@ -1,0 +1,120 @@
+"""The images to inspect: picture files, folders of them, ClickMe's files, the digits."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..clickme.data import ClickMeImages
+from ..clickme.samples import open_samples
+from ..clickme.transform import centre_crop as clickme_crop
+from ..training.data import digits
+from ..training.networks import Network
+from ..training.pictures import Pictures, centre_crop
+from ..training.sampling import Images, Unreadable
+
+UNKNOWN = -1  # the label of an image whose class nobody says
+
+
+class Shown(NamedTuple):
+    """An image as the network takes it, with what is known about it."""
+
+    name: str
+    image: Tensor  # [C, size, size] float32 normalised
+    label: int | None
+    heatmap: Tensor | None  # [size, size] float32
+
+
+def open_images(place: str, network: Network, split: str = "val") -> Images:
+    """The images at ``place`` as ``network`` takes them, each with its class where that is known, else ``UNKNOWN``.
+
+    ``place`` is a picture file or a folder of them, where a picture's class is the name of its folder if the network
+    has such a class; a ClickMe file, or the ``split`` of a folder of those; or "digits", those held out.
+
+    Raises:
+        FileNotFoundError: there is no such place, or it holds no images.
+        ValueError: the network takes images of other channels.
+    """
+    path = Path(place)
+    if place == "digits" and not path.exists():
+        images: Images = digits(network.size)[1]
+    elif path.is_file() and path.suffix.lower() in IMG_EXTENSIONS:
+        images = _pictures([path], network)
+    elif path.is_dir() and (files := _picture_files(path)):
+        images = _pictures(files, network)
+    elif path.exists():
+        transform = clickme_crop(network.size, "raw")
+        images = ClickMeImages(open_samples(path, split), transform, network.size, len(network.classes))
+    else:
+        raise FileNotFoundError(f"there is no {place}; expected picture files, folders, ClickMe's files, or digits")
+    if images.shape[0] != network.channels:
+        raise ValueError(
+            f"{place} has images of {images.shape[0]} channels; expected {network.channels}, as the network takes"
+        )
+    return images
+
+
+def has_maps(sources: Sequence[Images]) -> bool:
+    """Whether there may be human maps among them."""
+    return any(isinstance(source, ClickMeImages) for source in sources)
+
+
+def spread(sources: Sequence[Images], limit: int) -> list[tuple[Images, int]]:
+    """At most ``limit`` images as (source, its number), evenly spaced over all."""
+    ends = list(accumulate(len(source.labels) for source in sources))
+    count = min(limit, ends[-1])
+    chosen = []
+    for place in (i * ends[-1] // count for i in range(count)):
+        number = next(i for i, end in enumerate(ends) if place < end)
+        chosen.append((sources[number], place - ends[number] + len(sources[number].labels)))
+    return chosen
+
+
+def read(chosen: Sequence[tuple[Images, int]], skip: Callable[[str, str], None]) -> Iterator[Shown]:
+    """The images one by one; ``skip`` is called with name and reason of each that cannot be read."""
+    for source, index in chosen:
+        source.prepare([index])
+        try:
+            sample = source.read(index, 0)
+        except Unreadable as error:
+            skip(source.name(index), str(error))
+            continue
+        label = int(source.labels[index])
+        known = None if label == UNKNOWN else label
+        if isinstance(sample, Tensor):
+            yield Shown(source.name(index), sample, known, None)
+        else:
+            heatmap = sample.heatmap[0] if sample.has_map else None
+            yield Shown(source.name(index), sample.image, known, heatmap)
+
+
+class _Listed:
+    """Picture files, numbered."""
+
+    def __init__(self, paths: Sequence[Path], classes: Sequence[str]) -> None:
+        self.paths = paths
+        number_of = {name: number for number, name in enumerate(classes)}
+        self.labels = torch.tensor([number_of.get(path.absolute().parent.name, UNKNOWN) for path in paths])
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def load(self, index: int) -> bytes:
+        return self.paths[index].read_bytes()
+
+    def prepare(self, indices: list[int]) -> None:
+        pass
+
+
+def _pictures(paths: Sequence[Path], network: Network) -> Images:
+    return Pictures(_Listed(paths, network.classes), centre_crop(network.size), network.size)
+
+
+def _picture_files(folder: Path) -> list[Path]:
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in found if path.suffix.lower() in IMG_EXTENSIONS)
