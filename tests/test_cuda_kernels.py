@@ -1,5 +1,4 @@
-"""The CUDA kernels on the host (``shim``), forward and backward, against float64: every order of threads and blocks that
-a seed gives must do, and no access may be wrong."""
+"""The CUDA kernels on the host (``shim``), forward and backward, against float64, threads in any order."""
 
 import pytest
 import torch
