@@ -27,17 +27,29 @@ struct Exact {};  // in place of float: numbers that TF32 holds exactly
 template <class T, int n>
 GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
   Fragment<T, n> f;
-  GALA_UNROLL for (int i = 0; i < n; ++i) {
+  GALA_UNROLL
+  for (int i = 0; i < n; ++i) {
     if constexpr (std::is_same_v<T, float>) {
       const float value = float_of(registers[i]);
       f.high[i] = round_tf32(value);
-      const float high = float_of(f.high[i]);
-      f.low[i] = bits_of(std::fabs(high) < HUGE_VALF ? value - high : 0.0f);  // of Inf and NaN nothing is left
+      f.low[i] = bits_of(value - float_of(f.high[i]));
     } else {
       f.high[i] = registers[i];
     }
   }
   return f;
+}
+
+// All of a lane's parts, or zeros where one of them is infinite or NaN: an infinite operand times what is left of the
+// other one has any sign, and the TF32 numbers alone tell what becomes of it.
+template <int n>
+GALA_DEVICE void drop_infinite(float (&parts)[n][4]) {
+  float sums[4] = {};
+  GALA_UNROLL
+  for (int i = 0; i < 4 * n; ++i) sums[i % 4] += parts[i / 4][i % 4];
+  const bool finite = std::fabs((sums[0] + sums[1]) + (sums[2] + sums[3])) < HUGE_VALF;
+  GALA_UNROLL
+  for (int i = 0; i < 4 * n; ++i) parts[i / 4][i % 4] = finite ? parts[i / 4][i % 4] : 0.0f;
 }
 
 // Adds the products of m left operands and n right ones to the sums from [row][col] on. Of float32 a product is that of
@@ -47,20 +59,26 @@ template <class T, int m, int n, class A, class B, int rows, int cols>
 GALA_DEVICE void multiply(float (&sums)[rows][cols][4], int row, int col, const Fragment<A, 4>* a,
                           const Fragment<B, 2>* b, bool precise) {
   if constexpr (!std::is_same_v<T, float>) {
-    GALA_UNROLL for (int i = 0; i < m * n; ++i) mma(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high, T{});
+    GALA_UNROLL
+    for (int i = 0; i < m * n; ++i) mma(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high, T{});
   } else if (!precise) {
-    GALA_UNROLL for (int i = 0; i < m * n; ++i) mma_tf32(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high);
+    GALA_UNROLL
+    for (int i = 0; i < m * n; ++i) mma_tf32(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high);
   } else {
     float parts[m * n][4] = {};
-    GALA_UNROLL for (int i = 0; i < m * n; ++i) {
+    GALA_UNROLL
+    for (int i = 0; i < m * n; ++i) {
       if constexpr (std::is_same_v<A, float>) mma_tf32(parts[i], a[i / n].low, b[i % n].high);
     }
-    GALA_UNROLL for (int i = 0; i < m * n; ++i) {
+    GALA_UNROLL
+    for (int i = 0; i < m * n; ++i) {
       if constexpr (std::is_same_v<B, float>) mma_tf32(parts[i], a[i / n].high, b[i % n].low);
     }
-    GALA_UNROLL for (int i = 0; i < m * n; ++i) mma_tf32(parts[i], a[i / n].high, b[i % n].high);
-    GALA_UNROLL for (int i = 0; i < 4 * m * n; ++i) sums[row + i / 4 / n][col + i / 4 % n][i % 4] +=
-        parts[i / 4][i % 4];
+    if constexpr (std::is_same_v<A, float> && std::is_same_v<B, float>) drop_infinite(parts);
+    GALA_UNROLL
+    for (int i = 0; i < m * n; ++i) mma_tf32(parts[i], a[i / n].high, b[i % n].high);
+    GALA_UNROLL
+    for (int i = 0; i < 4 * m * n; ++i) sums[row + i / 4 / n][col + i / 4 % n][i % 4] += parts[i / 4][i % 4];
   }
 }
 
@@ -90,7 +108,8 @@ GALA_DEVICE Fragment<T, 4> left_operand(const char* tile, int row, int k) {
   } else if constexpr (!std::is_same_v<T, float>) {
     load_matrix_x4_transposed(r, lane_row<line_bytes>(tile, k * 16 + quarter * 8, row / 8, half));
   } else {
-    GALA_UNROLL for (int i = 0; i < 4; ++i) r[i] = crossed_word<line_bytes>(tile, k * 8, row + i % 2 * 8, i >= 2);
+    GALA_UNROLL
+    for (int i = 0; i < 4; ++i) r[i] = crossed_word<line_bytes>(tile, k * 8, row + i % 2 * 8, i >= 2);
   }
   return fragment<T>(r);
 }
@@ -105,9 +124,11 @@ GALA_DEVICE void right_operands(Fragment<T, 2> (&to)[2], const char* tile, int c
   } else if constexpr (!std::is_same_v<T, float>) {
     load_matrix_x4_transposed(r, lane_row<line_bytes>(tile, k * 16 + half * 8, col / 8, quarter));
   } else {
-    GALA_UNROLL for (int i = 0; i < 4; ++i) r[i] = crossed_word<line_bytes>(tile, k * 8, col + i / 2 * 8, i % 2 == 1);
+    GALA_UNROLL
+    for (int i = 0; i < 4; ++i) r[i] = crossed_word<line_bytes>(tile, k * 8, col + i / 2 * 8, i % 2 == 1);
   }
-  GALA_UNROLL for (int i = 0; i < 2; ++i) to[i] = fragment<T>({r[2 * i], r[2 * i + 1]});
+  GALA_UNROLL
+  for (int i = 0; i < 2; ++i) to[i] = fragment<T>({r[2 * i], r[2 * i + 1]});
 }
 
 }  // namespace gala::cuda

@@ -37,14 +37,16 @@ GALA_DEVICE void pool(const char* tile, const Segment& segment, int channels_lef
   constexpr int kLineBytes = channel_lanes ? kStepBytes : rows * static_cast<int>(sizeof(T));
   const int across = lane() / n;  // without channel lanes: which vectors of pixels
   float sums[n] = {};
-  GALA_UNROLL for (int i = 0; i < rows / 32; ++i) {
+  GALA_UNROLL
+  for (int i = 0; i < rows / 32; ++i) {
     const int line = channel_lanes ? lane() + 32 * i : warp() * n + lane() % n;
     const int vector = channel_lanes ? warp() : across + 32 / n * i;
     const char* at = tile_at<kLineBytes>(tile, line, vector * kVectorBytes);
     float values[n];
     unpack<T>(load_shared(reinterpret_cast<const Packed<T, n>*>(at)), values);
-    GALA_UNROLL for (int j = 0; j < n; ++j) if (segment.has(channel_lanes ? line : vector * n + j))
-        sums[channel_lanes ? j : 0] += values[j];
+    GALA_UNROLL
+    for (int j = 0; j < n; ++j)
+      if (segment.has(channel_lanes ? line : vector * n + j)) sums[channel_lanes ? j : 0] += values[j];
   }
   int channel = warp() * n;
   bool leader;
@@ -77,23 +79,27 @@ GALA_DEVICE void collapse(const GatherParams& p, const float (&hidden)[row_tiles
   constexpr int kWords = col_tiles / 4;
   float sums[row_tiles][2] = {};
   uint32_t words[row_tiles][2][kWords] = {};
-  GALA_UNROLL for (int i = 0; i < 2 * col_tiles; ++i) {
+  GALA_UNROLL
+  for (int i = 0; i < 2 * col_tiles; ++i) {
     const int col = i / 2 * 8 + lane() % 4 * 2 + i % 2, r = first_hidden + col;
     if (r >= p.reduced) continue;
     const float bias = p.b_v_shrink ? load_global(p.b_v_shrink + r) : 0.0f, v = load_global(p.v_collapse + r);
-    GALA_UNROLL for (int j = 0; j < 2 * row_tiles; ++j) {
+    GALA_UNROLL
+    for (int j = 0; j < 2 * row_tiles; ++j) {
       const float h = hidden[j / 2][i / 2][j % 2 * 2 + i % 2] + bias;
       const bool on = !(h <= 0.0f);
       sums[j / 2][j % 2] += (on ? h : 0.0f) * v;
       words[j / 2][j % 2][i / 8] |= (on ? 1u : 0u) << col % 32;
     }
   }
-  GALA_UNROLL for (int j = 0; j < 2 * row_tiles; ++j) {
+  GALA_UNROLL
+  for (int j = 0; j < 2 * row_tiles; ++j) {
     float& sum = sums[j / 2][j % 2];
     const int at = row + j * 8 + lane() / 4;
     for (int mask = 1; mask < 4; mask *= 2) sum += shuffle_xor(sum, mask);
     if (lane() % 4 == 0) store_shared(s_parts + at, sum);
-    GALA_UNROLL for (int word = 0; word < kWords; ++word) {
+    GALA_UNROLL
+    for (int word = 0; word < kWords; ++word) {
       uint32_t& bits = words[j / 2][j % 2][word];
       for (int mask = 1; mask < 4; mask *= 2) bits |= shuffle_xor(bits, mask);
       const int of_row = first_hidden / 32 + word;
@@ -126,15 +132,18 @@ gather_kernel(GatherParams p) {
   };
   const auto compute = [&](int step, int stage) {
     const char *x = shared + stage * kStage, *v = x + kXBytes;
-    GALA_UNROLL for (int k = 0; k < kInstructions; ++k) {
+    GALA_UNROLL
+    for (int k = 0; k < kInstructions; ++k) {
       Fragment<T, 4> left[Mine::kRowTiles];
-      GALA_UNROLL for (int i = 0; i < Mine::kRowTiles; ++i) left[i] =
-          left_operand<T, channel_lanes, kLineBytes>(x, Mine::row() + 16 * i, k);
-      GALA_UNROLL for (int j = 0; j < Mine::kColTiles; j += 2) {
+      GALA_UNROLL
+      for (int i = 0; i < Mine::kRowTiles; ++i)
+        left[i] = left_operand<T, channel_lanes, kLineBytes>(x, Mine::row() + 16 * i, k);
+      GALA_UNROLL
+      for (int j = 0; j < Mine::kColTiles; j += 2) {
         Fragment<T, 2> right[2];
         right_operands<T, true, kStepBytes>(right, v, Mine::col() + 8 * j, k);
-        GALA_UNROLL for (int i = 0; i < 2; ++i)
-            multiply<T, Mine::kRowTiles, 1>(sums, 0, j + i, left, right + i, p.precise);
+        GALA_UNROLL
+        for (int i = 0; i < 2; ++i) multiply<T, Mine::kRowTiles, 1>(sums, 0, j + i, left, right + i, p.precise);
       }
     }
     if (step % p.hidden_tiles != hidden_tile) return;  // the tiles of the same pixels share the pooling
@@ -155,7 +164,8 @@ gather_kernel(GatherParams p) {
   const int row = thread_index();
   if (row >= rows_left) return;
   float s = 0.0f;
-  GALA_UNROLL for (int i = 0; i < Mine::kCols; ++i) s += load_shared(s_parts + i * rows + row);
+  GALA_UNROLL
+  for (int i = 0; i < Mine::kCols; ++i) s += load_shared(s_parts + i * rows + row);
   store_global(p.s_parts + hidden_tile * p.rows + first_row + row, s);
 }
 

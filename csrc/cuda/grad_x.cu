@@ -3,6 +3,7 @@
 
 #include <primitives.cuh>
 
+#include "bits.cuh"
 #include "fragment.cuh"
 #include "squash.cuh"
 #include "stages.h"
@@ -26,33 +27,6 @@ struct GradXParams {
   bool precise, tanh;
 };
 
-template <class T>
-constexpr uint32_t kOnes = 0;  // where a mask selects them
-template <>
-constexpr uint32_t kOnes<bf16> = 0x3f803f80;
-template <>
-constexpr uint32_t kOnes<f16> = 0x3c003c00;
-template <>
-constexpr uint32_t kOnes<float> = 0x3f800000;
-
-// The two registers of instruction `k` of a step that hold a pixel's bits as 0 and 1: the lane's first hidden units and
-// those 16 bytes further. words [kStepWords, pixels] in shared memory.
-template <class T>
-GALA_DEVICE void bits_as_numbers(const uint32_t* words, int pixel, int k, uint32_t& first, uint32_t& further) {
-  constexpr bool kPairs = sizeof(T) == 2;
-  const uint32_t word = load_shared(words + (kPairs ? k / 2 * kGradTile : 0) + pixel);
-  const int in_group = lane() % 4;
-  if constexpr (kPairs) {  // hidden units 2 in_group and the next of a byte
-    const uint32_t even = word << (7 - 2 * in_group), odd = word << (6 - 2 * in_group);
-    first = byte_signs(even, odd, k % 2 * 2) & kOnes<T>;
-    further = byte_signs(even, odd, k % 2 * 2 + 1) & kOnes<T>;
-  } else {
-    const uint32_t low = word << (7 - in_group), high = word << (3 - in_group);
-    first = byte_signs(low, low, k) & kOnes<T>;
-    further = byte_signs(high, high, k) & kOnes<T>;
-  }
-}
-
 // How the warps share a tile: with channel lanes rows are pixels and columns channels, else the other way round, so
 // that neighbouring columns are neighbours in memory; either way a warp holds 32 pixels and 64 channels.
 template <bool channel_lanes>
@@ -67,23 +41,30 @@ template <class T, bool channel_lanes, int rows, int cols>
 GALA_DEVICE void multiply_bits(float (&sums)[rows][cols][4], const char* weights, const uint32_t* words, bool precise) {
   using Mine = GradWarps<channel_lanes>;
   using Bits = std::conditional_t<std::is_same_v<T, float>, Exact, T>;
-  GALA_UNROLL for (int k = 0; k < kInstructions; ++k) {
+  GALA_UNROLL
+  for (int k = 0; k < kInstructions; ++k) {
     if constexpr (channel_lanes) {
       Fragment<Bits, 4> left[rows];
-      GALA_UNROLL for (int i = 0; i < 2 * rows; ++i) {
+      GALA_UNROLL
+      for (int i = 0; i < 2 * rows; ++i) {
         auto& registers = left[i / 2].high;
-        bits_as_numbers<T>(words, Mine::row() + 8 * i + lane() / 4, k, registers[i % 2], registers[i % 2 + 2]);
+        bits_as_numbers<T, kGradTile>(words, Mine::row() + 8 * i + lane() / 4, k, registers[i % 2],
+                                      registers[i % 2 + 2]);
       }
-      GALA_UNROLL for (int j = 0; j < cols; j += 2) {
+      GALA_UNROLL
+      for (int j = 0; j < cols; j += 2) {
         Fragment<T, 2> right[2];
         right_operands<T, true, kStepBytes>(right, weights, Mine::col() + 8 * j, k);
-        GALA_UNROLL for (int i = 0; i < 2; ++i) multiply<T, rows, 1>(sums, 0, j + i, left, right + i, precise);
+        GALA_UNROLL
+        for (int i = 0; i < 2; ++i) multiply<T, rows, 1>(sums, 0, j + i, left, right + i, precise);
       }
     } else {
       Fragment<Bits, 2> right[cols];
-      GALA_UNROLL for (int j = 0; j < cols; ++j)
-          bits_as_numbers<T>(words, Mine::col() + 8 * j + lane() / 4, k, right[j].high[0], right[j].high[1]);
-      GALA_UNROLL for (int i = 0; i < rows; ++i) {
+      GALA_UNROLL
+      for (int j = 0; j < cols; ++j)
+        bits_as_numbers<T, kGradTile>(words, Mine::col() + 8 * j + lane() / 4, k, right[j].high[0], right[j].high[1]);
+      GALA_UNROLL
+      for (int i = 0; i < rows; ++i) {
         const auto left = left_operand<T, true, kStepBytes>(weights, Mine::row() + 16 * i, k);
         multiply<T, 1, cols>(sums, i, 0, &left, right, precise);
       }
@@ -103,26 +84,31 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
   const auto col = [](int j) { return Mine::col() + 8 * j + lane() % 4 * 2; };
   float pixel_s[kPixels], pixel_ds[kPixels];
   int image[kPixels];
-  GALA_UNROLL for (int i = 0; i < kPixels; ++i) {
+  GALA_UNROLL
+  for (int i = 0; i < kPixels; ++i) {
     const int pixel = channel_lanes ? row(i) : col(i / 2) + i % 2;
     pixel_s[i] = load_shared(s + pixel);
     pixel_ds[i] = load_shared(ds + pixel);
     const int existing = pixel < place.rows ? pixel : place.rows - 1;
     image[i] = static_cast<int>(place.first.after(existing, p.d.pixels).image - place.first.image);
   }
-  GALA_UNROLL for (int outer = 0; outer < kOuter; ++outer) {
+  GALA_UNROLL
+  for (int outer = 0; outer < kOuter; ++outer) {
     float alpha[2] = {}, beta[2] = {}, share[2] = {};
     int loaded = -1;
-    GALA_UNROLL for (int inner = 0; inner < 2 * rows * cols / kOuter; ++inner) {
+    GALA_UNROLL
+    for (int inner = 0; inner < 2 * rows * cols / kOuter; ++inner) {
       const int i = channel_lanes ? inner : outer, j = channel_lanes ? outer : inner;
       char* at = tile_at<kLineBytes>(d_tile, row(i), col(j) * static_cast<int>(sizeof(T)));
       float value[2];
       unpack<T>(load_shared(reinterpret_cast<const Packed<T, 2>*>(at)), value);
-      GALA_UNROLL for (int e = 0; e < 2; ++e) {
+      GALA_UNROLL
+      for (int e = 0; e < 2; ++e) {
         const int pixel = channel_lanes ? i : 2 * j + e, channel = channel_lanes ? e : 0;
         if (image[pixel] != loaded) {
           loaded = image[pixel];
-          GALA_UNROLL for (int k = 0; k < (channel_lanes ? 2 : 1); ++k) {
+          GALA_UNROLL
+          for (int k = 0; k < (channel_lanes ? 2 : 1); ++k) {
             const int c = place.channel + (channel_lanes ? col(j) + k : row(i));
             if (c >= p.d.channels) continue;
             const int64_t of_image = (place.first.image + loaded) * p.d.channels;

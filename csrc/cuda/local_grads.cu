@@ -3,6 +3,7 @@
 
 #include <primitives.cuh>
 
+#include "bits.cuh"
 #include "fragment.cuh"
 #include "stages.h"
 #include "tile.cuh"
@@ -17,37 +18,10 @@ struct ProductParams {
   const uint32_t* bits;  // [rows, words]
   const float* ds;  // [rows]
   float* t_parts;  // [splits, R, t_stride]
-  int64_t rows, steps, t_stride;
-  int reduced, words, splits, hidden_tiles, channel_tiles, stages;
+  int64_t rows, t_stride;
+  int reduced, words, steps, splits, hidden_tiles, channel_tiles, stages;
   bool precise;
 };
-
-// The left operands of instruction `k` of a step for 32 hidden units, from their words of bits and from ds, both
-// [kDepth] in shared memory.
-template <class T>
-GALA_DEVICE void ds_where_on(Fragment<T, 4>* left, const uint32_t* words, const float* ds, int k) {
-  const int shift = 7 - lane() / 4;  // the lane's hidden units are those whose bits this makes the signs of the bytes
-  if constexpr (std::is_same_v<T, float>) {
-    const int pixel = k * 8 + lane() % 4;
-    const auto d = fragment<float>({bits_of(load_shared(ds + pixel)), bits_of(load_shared(ds + pixel + 4))});
-    GALA_UNROLL for (int i = 0; i < 8; ++i) {
-      const int further = i / 2 % 2;
-      const uint32_t word = load_shared(words + pixel + 4 * further) << shift;
-      const uint32_t mask = byte_signs(word, word, i / 4 * 2 + i % 2);
-      left[i / 4].high[i % 4] = d.high[further] & mask;
-      left[i / 4].low[i % 4] = d.low[further] & mask;
-    }
-  } else {
-    GALA_UNROLL for (int further = 0; further < 2; ++further) {
-      const int pixel = k * 16 + further * 8 + lane() % 4 * 2;
-      const auto word = load_shared(reinterpret_cast<const Vec<uint32_t, 2>*>(words + pixel));
-      const auto d = load_shared(reinterpret_cast<const Vec<float, 2>*>(ds + pixel));
-      const uint32_t pair = pack_pair<T>(d.at[0], d.at[1]);
-      GALA_UNROLL for (int i = 0; i < 4; ++i) left[i / 2].high[2 * further + i % 2] =
-          pair & byte_signs(word.at[0] << shift, word.at[1] << shift, i);
-    }
-  }
-}
 
 // How the warps share a tile [hidden, channels] of T.
 template <int hidden>
@@ -72,14 +46,14 @@ local_products_kernel(ProductParams p) {
   const int tile = block_x() / p.hidden_tiles;
   const int first_hidden = block_x() % p.hidden_tiles * hidden;
   const int first_channel = tile % p.channel_tiles * kChannelTile, split = tile / p.channel_tiles;
-  const int64_t begin = split * p.steps / p.splits, end = (split + 1) * p.steps / p.splits;
-  const int steps = static_cast<int>(end - begin);
-  int64_t row = begin * kDeep;  // of the step that is loaded next
-  Spot spot = Spot::at(row, p.x.pixels);
+  const int begin = static_cast<int>(int64_t{split} * p.steps / p.splits);
+  const int steps = static_cast<int>((split + int64_t{1}) * p.steps / p.splits) - begin;
+  Spot spot = Spot::at(int64_t{begin} * kDeep, p.x.pixels);  // of the step that is loaded next
   float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
 
   const auto load = [&](int step, int stage) {
     if (step >= steps) return;
+    const int64_t row = int64_t{begin + step} * kDeep;
     const int rows_left = static_cast<int>(p.rows - row < kDeep ? p.rows - row : kDeep);
     char* to = shared + stage * kProductStage<T, hidden>;
     load_tile<T, channel_lanes, kLines, kLineBytes>(to, p.x, {spot, rows_left, first_channel});
@@ -91,31 +65,44 @@ local_products_kernel(ProductParams p) {
     }
     const int pixel = thread_index();
     if (pixel < kDeep) copy_async<4>(words + kDeep * kWords + pixel, p.ds + row + pixel, pixel < rows_left);
-    row += kDeep;
     spot = spot.after(kDeep, p.x.pixels);
   };
   const auto compute = [&](int, int stage) {
     const char* x = shared + stage * kProductStage<T, hidden>;
     const uint32_t* words = reinterpret_cast<const uint32_t*>(x + kXBytes);
     const float* ds = reinterpret_cast<const float*>(words + kDeep * kWords);
-    GALA_UNROLL for (int k = 0; k < kInstructions; ++k) {
+    const auto instruction = [&](int k) {
       Fragment<T, 4> left[Mine::kRowTiles];
-      GALA_UNROLL for (int i = 0; i < Mine::kRowTiles; i += 2)
-          ds_where_on<T>(left + i, words + (Mine::row() / 32 + i / 2) * kDeep, ds, k);
-      GALA_UNROLL for (int j = 0; j < Mine::kColTiles; j += 2) {
+      GALA_UNROLL
+      for (int i = 0; i < Mine::kRowTiles; i += 2) {
+        ds_where_on<T>(left + i, words + (Mine::row() / 32 + i / 2) * kDeep, ds, k);
+      }
+      GALA_UNROLL
+      for (int j = 0; j < Mine::kColTiles; j += 2) {
         Fragment<T, 2> right[2];
         right_operands<T, !channel_lanes, kLineBytes>(right, x, Mine::col() + 8 * j, k);
-        GALA_UNROLL for (int i = 0; i < 2; ++i)
-            multiply<T, Mine::kRowTiles, 1>(sums, 0, j + i, left, right + i, p.precise);
+        GALA_UNROLL
+        for (int i = 0; i < Mine::kRowTiles; ++i) {
+          multiply<T, 2, 1>(sums, i / 2 * 2, j + i % 2, left + i / 2 * 2, right + i % 2, p.precise);
+        }
       }
+    };
+    if constexpr (std::is_same_v<T, float>) {  // more of these at once would not fit into the registers
+      GALA_ROLL
+      for (int k = 0; k < kInstructions; ++k) instruction(k);
+    } else {
+      GALA_UNROLL
+      for (int k = 0; k < kInstructions; ++k) instruction(k);
     }
   };
   pipeline(steps, p.stages, load, [] {}, compute);
 
-  GALA_UNROLL for (int i = 0; i < 2 * Mine::kRowTiles; ++i) {
+  GALA_UNROLL
+  for (int i = 0; i < 2 * Mine::kRowTiles; ++i) {
     const int r = first_hidden + Mine::row() + 8 * i + lane() / 4;
     float* to = p.t_parts + (int64_t{split} * p.reduced + r) * p.t_stride;
-    GALA_UNROLL for (int j = 0; j < Mine::kColTiles; ++j) {
+    GALA_UNROLL
+    for (int j = 0; j < Mine::kColTiles; ++j) {
       const int c = first_channel + Mine::col() + 8 * j + lane() % 4 * 2;
       const float* from = sums[i / 2][j] + i % 2 * 2;
       if (r < p.reduced && c < p.x.channels)
@@ -144,7 +131,8 @@ GALA_KERNEL(kTileThreads, 2) local_counts_kernel(CountParams p) {
     const uint32_t bits = inside ? load_global(p.bits + row * p.words + word) : 0;
     const float ds = inside ? load_global(p.ds + row) : 0.0f;
     all += ds;
-    GALA_UNROLL for (int i = 0; i < 32; ++i) {
+    GALA_UNROLL
+    for (int i = 0; i < 32; ++i) {
       const float d = shuffle(ds, i);
       if (shuffle(bits, i) >> lane() & 1) on += d;
     }
@@ -189,7 +177,8 @@ GALA_KERNEL(kTileThreads, 2) local_grads_kernel(LocalGradsParams p) {
       sums[1] += load_global(part + r);
       sums[2] += load_global(part + p.count_width - 1);
     }
-  GALA_UNROLL for (int i = 0; i < 3; ++i) {
+  GALA_UNROLL
+  for (int i = 0; i < 3; ++i) {
     for (int mask = 16; mask > 0; mask /= 2) sums[i] += shuffle_xor(sums[i], mask);
     if (lane() == 0) store_shared(shared + warp() * 3 + i, sums[i]);
   }
@@ -208,7 +197,8 @@ namespace {
 // How the products are cut, by the shape alone, as what is summed in which order depends on it.
 struct ProductTiles {
   int hidden;
-  int64_t rows, hidden_tiles, channel_tiles, steps, splits, t_stride, count_splits, count_width;
+  int64_t rows, hidden_tiles, channel_tiles, steps, splits, t_stride;
+  int count_splits, count_width;
 
   explicit ProductTiles(const Problem& problem) {
     const Shape& s = problem.shape;
@@ -221,8 +211,8 @@ struct ProductTiles {
     splits = wanted < most ? wanted : most;
     if (splits < 1) splits = 1;
     t_stride = ceil_div(s.channels, 2) * 2;
-    count_splits = ceil_div(rows, 4096) < 64 ? ceil_div(rows, 4096) : 64;
-    count_width = bit_words(s) * 32 + 1;
+    count_splits = rows < 64 * 4096 ? static_cast<int>(ceil_div(rows, 4096)) : 64;
+    count_width = static_cast<int>(bit_words(s)) * 32 + 1;
   }
   int64_t t_floats(const Shape& s) const { return splits * s.reduced * t_stride; }
 };
@@ -243,50 +233,57 @@ void launch_products(const Problem& problem, int hidden, ProductParams p, const 
 
 int64_t local_grads_scratch(const Problem& problem, const Backward&) {
   const ProductTiles tiles(problem);
-  return (tiles.t_floats(problem.shape) + tiles.count_splits * tiles.count_width) * 4;
+  return (tiles.t_floats(problem.shape) + int64_t{tiles.count_splits} * tiles.count_width) * 4;
 }
 
 void local_grads(const Problem& problem, const Backward& b, const float* ds, const Execution& execution) {
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
   const ProductTiles tiles(problem);
-  const uint32_t* bits = reinterpret_cast<const uint32_t*>(b.bits);
-  float *t_parts = static_cast<float*>(execution.workspace), *count_parts = t_parts + tiles.t_floats(s);
-  const int words = static_cast<int>(bit_words(s)), reduced = static_cast<int>(s.reduced);
-  const int splits = static_cast<int>(tiles.splits), count_splits = static_cast<int>(tiles.count_splits);
-
-  ProductParams p{map_view(problem, b.x, {0, s.images}),
-                  bits,
-                  ds,
-                  t_parts,
-                  tiles.rows,
-                  tiles.steps,
-                  tiles.t_stride,
-                  reduced,
-                  words,
-                  splits,
-                  static_cast<int>(tiles.hidden_tiles),
-                  static_cast<int>(tiles.channel_tiles),
-                  0,
-                  !execution.tf32};
+  ProductParams p{};
+  p.x = map_view(problem, b.x, {0, s.images});
+  p.bits = reinterpret_cast<const uint32_t*>(b.bits);
+  p.ds = ds;
+  p.t_parts = static_cast<float*>(execution.workspace);
+  p.rows = tiles.rows;
+  p.t_stride = tiles.t_stride;
+  p.reduced = static_cast<int>(s.reduced);
+  p.words = static_cast<int>(bit_words(s));
+  p.steps = static_cast<int>(tiles.steps);
+  p.splits = static_cast<int>(tiles.splits);
+  p.hidden_tiles = static_cast<int>(tiles.hidden_tiles);
+  p.channel_tiles = static_cast<int>(tiles.channel_tiles);
+  p.precise = !execution.tf32;
   switch (problem.dtype) {
     case DType::f32: launch_products<float>(problem, tiles.hidden, p, execution); break;
     case DType::bf16: launch_products<bf16>(problem, tiles.hidden, p, execution); break;
     case DType::f16: launch_products<f16>(problem, tiles.hidden, p, execution); break;
     case DType::f64: return;  // refused before
   }
-  const bool biases = b.grads.b_v_shrink || b.grads.b_v_collapse || w.b_v_shrink;
-  if (biases)
-    launch("local_counts_kernel", local_counts_kernel, {tiles.count_splits * words}, kTileThreads, kTileWarps * 33 * 4,
-           execution.stream, CountParams{bits, ds, count_parts, tiles.rows, words, count_splits});
-  const WeightGrads& grads = b.grads;
+
+  LocalGradsParams grads{};
+  grads.t_parts = p.t_parts;
+  grads.v_shrink = static_cast<const float*>(w.v_shrink);
+  grads.v_collapse = static_cast<const float*>(w.v_collapse);
+  grads.b_v_shrink = static_cast<const float*>(w.b_v_shrink);
+  grads.d_v_shrink = static_cast<float*>(b.grads.v_shrink);
+  grads.d_v_collapse = static_cast<float*>(b.grads.v_collapse);
+  grads.d_b_v_shrink = static_cast<float*>(b.grads.b_v_shrink);
+  grads.d_b_v_collapse = static_cast<float*>(b.grads.b_v_collapse);
+  grads.t_stride = p.t_stride;
+  grads.channels = p.x.channels;
+  grads.reduced = p.reduced;
+  grads.splits = p.splits;
+  if (w.b_v_shrink || grads.d_b_v_collapse) {
+    const CountParams counts{p.bits, ds, p.t_parts + tiles.t_floats(s), p.rows, p.words, tiles.count_splits};
+    launch("local_counts_kernel", local_counts_kernel, {tiles.count_splits * int64_t{p.words}}, kTileThreads,
+           kTileWarps * 33 * 4, execution.stream, counts);
+    grads.count_parts = counts.parts;
+    grads.count_splits = counts.splits;
+    grads.count_width = tiles.count_width;
+  }
   launch("local_grads_kernel", local_grads_kernel, {s.reduced}, kTileThreads, kTileWarps * 3 * 4, execution.stream,
-         LocalGradsParams{t_parts, biases ? count_parts : nullptr, static_cast<const float*>(w.v_shrink),
-                          static_cast<const float*>(w.v_collapse), static_cast<const float*>(w.b_v_shrink),
-                          static_cast<float*>(grads.v_shrink), static_cast<float*>(grads.v_collapse),
-                          static_cast<float*>(grads.b_v_shrink), static_cast<float*>(grads.b_v_collapse),
-                          tiles.t_stride, static_cast<int>(s.channels), reduced, splits, count_splits,
-                          static_cast<int>(tiles.count_width)});
+         grads);
 }
 
 }  // namespace gala::cuda

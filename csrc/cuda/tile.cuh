@@ -111,19 +111,23 @@ struct Deal {
 template <class T, bool channel_lanes, int lines, int line_bytes, int bytes>
 GALA_DEVICE void load_vectors(char* tile, const MapView& map, const TilePlace& place) {
   using Dealt = Deal<lines, line_bytes, bytes>;
-  GALA_ROLL for (int first = 0; first < Dealt::kEach; first += Dealt::kAtOnce) {
+  GALA_ROLL
+  for (int first = 0; first < Dealt::kEach; first += Dealt::kAtOnce) {
     if constexpr (bytes >= 4) {
-      GALA_UNROLL for (int i = first; i < first + Dealt::kAtOnce; ++i) {
+      GALA_UNROLL
+      for (int i = first; i < first + Dealt::kAtOnce; ++i) {
         const Source at = source<T, channel_lanes>(map, place, Dealt::line(i), Dealt::byte(i));
         copy_async<bytes>(tile_at<line_bytes>(tile, Dealt::line(i), Dealt::byte(i)), at.from, at.inside);
       }
     } else if constexpr (bytes == sizeof(T)) {  // narrower than the hardware copies
       T values[Dealt::kAtOnce] = {};
-      GALA_UNROLL for (int i = 0; i < Dealt::kAtOnce; ++i) {
+      GALA_UNROLL
+      for (int i = 0; i < Dealt::kAtOnce; ++i) {
         const Source at = source<T, channel_lanes>(map, place, Dealt::line(first + i), Dealt::byte(first + i));
         if (at.inside) values[i] = load_global(reinterpret_cast<const T*>(at.from));
       }
-      GALA_UNROLL for (int i = 0; i < Dealt::kAtOnce; ++i) {
+      GALA_UNROLL
+      for (int i = 0; i < Dealt::kAtOnce; ++i) {
         char* to = tile_at<line_bytes>(tile, Dealt::line(first + i), Dealt::byte(first + i));
         store_shared(reinterpret_cast<T*>(to), values[i]);
       }
@@ -146,8 +150,10 @@ template <class T, bool channel_lanes, int lines, int line_bytes, int bytes>
 GALA_DEVICE void store_vectors(const char* tile, const MapView& map, const TilePlace& place) {
   using Dealt = Deal<lines, line_bytes, bytes>;
   using V = Vec<uint16_t, bytes / 2>;
-  GALA_ROLL for (int first = 0; first < Dealt::kEach; first += Dealt::kAtOnce) {
-    GALA_UNROLL for (int i = first; i < first + Dealt::kAtOnce; ++i) {
+  GALA_ROLL
+  for (int first = 0; first < Dealt::kEach; first += Dealt::kAtOnce) {
+    GALA_UNROLL
+    for (int i = first; i < first + Dealt::kAtOnce; ++i) {
       const Source at = source<T, channel_lanes>(map, place, Dealt::line(i), Dealt::byte(i));
       const char* from = tile_at<line_bytes>(tile, Dealt::line(i), Dealt::byte(i));
       if (at.inside)
@@ -171,7 +177,8 @@ GALA_DEVICE void store_tile(const char* tile, const MapView& map, const TilePlac
 template <int lines>
 GALA_DEVICE void load_packed(char* tile, const char* packed, int64_t row_bytes, int first, int rows, int step) {
   using Dealt = Deal<lines, kStepBytes, kVectorBytes>;
-  GALA_UNROLL for (int i = 0; i < Dealt::kEach; ++i) {
+  GALA_UNROLL
+  for (int i = 0; i < Dealt::kEach; ++i) {
     const int line = Dealt::line(i), byte = Dealt::byte(i);
     const char* from = packed + (first + line) * row_bytes + step * int64_t{kStepBytes} + byte;
     copy_async<kVectorBytes>(tile_at<kStepBytes>(tile, line, byte), from, first + line < rows);
@@ -183,12 +190,14 @@ GALA_DEVICE void load_packed(char* tile, const char* packed, int64_t row_bytes, 
 // copies done and all threads past the last step.
 template <class Load, class LoadOnce, class Compute>
 GALA_DEVICE void pipeline(int steps, int stages, const Load& load, const LoadOnce& load_once, const Compute& compute) {
-  GALA_ROLL for (int step = 0; step < stages - 1; ++step) {
+  GALA_ROLL
+  for (int step = 0; step < stages - 1; ++step) {
     load(step, step);
     copy_commit();
   }
   load_once();
-  GALA_ROLL for (int step = 0, stage = 0; step < steps; ++step) {
+  GALA_ROLL
+  for (int step = 0, stage = 0; step < steps; ++step) {
     stages == 2 ? copy_wait<0>() : stages == 3 ? copy_wait<1>() : copy_wait<2>();
     block_barrier();  // the step's copies are there, and the stage of the step before is free
     load(step + stages - 1, stage == 0 ? stages - 1 : stage - 1);
