@@ -1,11 +1,10 @@
 """ClickMe's files in each public format, written by other code than the readers'."""
 
 import io
-import json
 
 import numpy as np
 import torch
-from imagesets import write_shard
+import webdataset
 from PIL import Image
 from tfrecord.writer import TFRecordWriter
 
@@ -75,16 +74,12 @@ def write_pth(file, number, batched=False):
     torch.save({"image": image, "heatmap": heatmap, "label": label}, file)
 
 
-def tar_members(number):
+def tar_sample(number):
+    """As the package webdataset takes it."""
     image, heatmap, label = picture(number)
-    stream = io.BytesIO()
-    np.save(stream, heatmap)
-    return {
-        f"{number:04}.png": encoded(image, "PNG"),
-        f"{number:04}.heatmap.npy": stream.getvalue(),
-        f"{number:04}.json": json.dumps({"click_count": 0 if number == WITHOUT else 2}).encode(),
-        f"{number:04}.cls": str(label).encode(),
-    }
+    clicks = {"click_count": 0 if number == WITHOUT else 2}
+    sample = {"png": encoded(image, "PNG"), "heatmap.npy": heatmap, "cls": label, "json": clicks}
+    return {"__key__": f"{number:04}"} | sample
 
 
 def write_split(folder, kind, split, numbers):
@@ -98,10 +93,9 @@ def write_split(folder, kind, split, numbers):
             write_tfrecord(folder / name, map(make, part))
     elif kind == "tar":
         for i, part in enumerate((numbers[:half], numbers[half:])):
-            members = {}
-            for number in part:
-                members |= tar_members(number)
-            write_shard(folder / f"{split}-{i:06}.tar", members)
+            with webdataset.TarWriter(str(folder / f"{split}-{i:06}.tar")) as writer:
+                for number in part:
+                    writer.write(tar_sample(number))
     else:
         (folder / split).mkdir()
         for number in numbers:

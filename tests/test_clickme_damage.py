@@ -17,7 +17,7 @@ import crc32c
 import numpy as np
 import pytest
 import torch
-from imagesets import write_shard
+import webdataset
 
 from gala_cuda.clickme import record
 from gala_cuda.clickme.data import clickme_folder
@@ -37,7 +37,9 @@ def whole(kind, folder):
         make = files.raw_example if kind == "raw" else files.jpeg_example
         files.write_tfrecord(file, [make(0), make(1)])
     elif kind == "tar":
-        write_shard(file, files.tar_members(0) | files.tar_members(1))
+        with webdataset.TarWriter(str(file), mtime=0) as writer:
+            writer.write(files.tar_sample(0))
+            writer.write(files.tar_sample(1))
     elif kind == "npz":
         files.write_npz(folder / "whole", 0)
         return (folder / "whole.npz").read_bytes()
@@ -187,6 +189,15 @@ def npy(header, data=b""):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
 
 
+def bomb(depth=60):
+    """A list of one list twice, and so on, as the label of a .pth file: it has 2**depth numbers."""
+    stream, label = io.BytesIO(), [1]
+    for _ in range(depth):
+        label = [label, label]
+    torch.save({"image": torch.zeros(3, 2, 2, dtype=torch.uint8), "label": label}, stream)
+    return stream.getvalue()
+
+
 def png(width, height):
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"0"))
     framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
@@ -209,6 +220,7 @@ HOSTILE = [
     ("x.pt", lambda witness: pickle.dumps(makes(witness), 2), "no readable file of torch.save: File is not a zip file"),
     ("x.pth", lambda _: packed({"a/data.pkl": shared_tuples(), "a/version": b"3"}), "the pickle uses a tuple twice"),
     ("x.pth", lambda _: packed({"a/data.pkl": bytes(99)}, zipfile.ZIP_DEFLATED), "the file is compressed"),
+    ("x.pth", lambda _: bomb(), "the label is 2 values; expected 1 whole number"),
     ("x.npz", object_array, "an array of object; expected numbers"),
     ("x.npz", lambda _: packed({"image.npy": npy(LARGE)}), r"shape \(1099511627776,\) and uint8 has 0 bytes"),
     ("x.npz", lambda _: packed({"image.npy": bytes(33 << 20)}, zipfile.ZIP_DEFLATED), "image has 34603008 bytes; exp"),
@@ -220,8 +232,9 @@ HOSTILE = [
     ("x.tfrecord", lambda _: framed(b""), "the record has no image as bytes"),
     ("x.tar", lambda _: archived({"a.png": png(40_000, 3_000), "a.cls": b"1"}), "sides of 40000 and 3000; exp"),
     ("x.tar", lambda _: archived({"a.cls": b"1"}), "the key has no image"),
-    ("x.tar", lambda _: archived({"a.png": b"", "a.cls": b"9" * 5000}), "expected a whole number"),
+    ("x.tar", lambda _: archived({"a.png": b"", "a.cls": b"9" * 5000}), "expected 1 whole number"),
     ("x.tar", lambda _: archived({"a.png": b"", "a.cls": b"1", "a.json": b"[" * 4000}), "the .json of the key"),
+    ("x.tar", lambda _: archived({"a.png": b"", "a.cls": b"1", "a.json": b'{"bbox": [[1], [2], 3, 4]}'}), "bbox is 4"),
 ]  # fmt: skip
 
 

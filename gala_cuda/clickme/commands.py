@@ -14,7 +14,7 @@ from . import convert as converting
 from .encode import KINDS
 from .samples import Samples
 
-FAILURES = (OSError,)
+FAILURES = (OSError, ValueError)
 
 
 def check(args: argparse.Namespace, console: Console) -> int:
@@ -29,7 +29,7 @@ def check(args: argparse.Namespace, console: Console) -> int:
 
 
 def convert(args: argparse.Namespace, console: Console) -> int:
-    """Whether records were left out, as an exit code. Raises argparse.ArgumentError, and ``FAILURES``."""
+    """Whether records were left out, as an exit code. Raises argparse.ArgumentError, ``FAILURES``."""
     with _argument_named("SOURCE or TARGET"):
         written, left = converting.convert(args.source, args.target, KINDS[args.to], args.per_shard, _tracked)
     for name, why in left:

@@ -17,15 +17,6 @@ from .record import MAX_LABEL
 LARGEST = 1 << 32  # bytes of a kept index's array
 
 
-class File:
-    """A regular file of a split, by its name relative to the folder."""
-
-    def __init__(self, folder: Path, path: Path) -> None:
-        status = path.stat()
-        self.name = path.relative_to(folder).as_posix()
-        self.state = f"{self.name}\0{status.st_size}\0{status.st_mtime_ns}\n"
-
-
 @dataclass(frozen=True)
 class Index:
     """The records of a split in the order of their files, sorted by name."""
@@ -66,14 +57,13 @@ def open_index(folder: Path, split: str) -> Index:
     """
     if not re.fullmatch(r"\w+", split):
         raise ValueError(f"split is {split!r}; expected a name, as train and val")
-    files = files_of(folder, split)
-    state = hashlib.blake2b("".join(file.state for file in files).encode(errors="surrogateescape")).digest()
-    names = {os.fsencode(file.name) for file in files}
+    names = names_of(folder, split)
+    state = _state(folder, names)
     for place in _places(folder, split):
         index = _load(place, state)
-        if index is not None and index.is_sound(names):
+        if index is not None and index.is_sound(set(map(os.fsencode, names))):
             return index
-    index = build(folder, [file.name for file in files])
+    index = build(folder, names)
     if not len(index.label):
         raise FileNotFoundError(
             f"there are no ClickMe records in {split}/* or *{split}* of {folder}; expected TFRecord, NPZ, .pth or tar"
@@ -84,13 +74,14 @@ def open_index(folder: Path, split: str) -> Index:
     return index
 
 
-def files_of(folder: Path, split: str) -> list[File]:
+def names_of(folder: Path, split: str) -> list[str]:
     """The files of a split but hidden ones: all below FOLDER/SPLIT, and those in FOLDER with SPLIT in their names."""
-    paths = [path for path in folder.glob(f"*{split}*") if path.is_file()]
+    paths = list(folder.glob(f"*{split}*"))
     for place, folders, names in os.walk(folder / split):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [path for path in (Path(place, name) for name in names) if path.is_file()]
-    return sorted((File(folder, path) for path in paths if not path.name.startswith(".")), key=lambda file: file.name)
+        paths += [Path(place, name) for name in names]
+    shown = (path for path in paths if not path.name.startswith(".") and path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in shown)
 
 
 def build(folder: Path, names: list[str]) -> Index:
@@ -109,6 +100,15 @@ def build(folder: Path, names: list[str]) -> Index:
             formats.append(numbers[found])
     table = np.array(columns, np.int64).reshape(-1, 4)
     return Index(np.array(files, np.bytes_), np.array(formats, np.int64), *(column.copy() for column in table.T))
+
+
+def _state(folder: Path, names: list[str]) -> bytes:
+    """A digest of the files' names, sizes and times."""
+    digest = hashlib.blake2b()
+    for name in names:
+        status = (folder / name).stat()
+        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    return digest.digest()
 
 
 def _places(folder: Path, split: str) -> tuple[Path, Path]:

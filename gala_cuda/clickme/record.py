@@ -1,6 +1,7 @@
 """A sample as a file holds it, and what must be true of it."""
 
 import io
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -51,22 +52,28 @@ def is_picture(data: bytes) -> bool:
 
 
 def checked_label(value: object) -> int:
-    """A class from a number or an array of one. Raises Unreadable."""
-    array = np.asarray(value)
-    if not array.size:
-        raise Unreadable("there is no label")
-    if array.dtype.kind not in "iu" or array.size != 1 or not 0 <= array.item() <= MAX_LABEL:
-        what = str(array.item())[:40] if array.size == 1 else f"{array.size} numbers"
-        raise Unreadable(f"the label is {what}; expected a whole number from 0 to {MAX_LABEL}")
-    return array.item()
+    """A class from a number, or a list or an array of one. Raises Unreadable."""
+    label = _whole("label", value, 1)[0]
+    if not 0 <= label <= MAX_LABEL:
+        raise Unreadable(f"the label is {label}; expected 0 to {MAX_LABEL}")
+    return label
 
 
-def checked_numbers(key: str, value: object) -> list[int]:
-    """The numbers ``key`` of ``NUMBERS``. Raises Unreadable."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size != NUMBERS[key]:
-        raise Unreadable(f"{key} is {array.dtype} of shape {array.shape}; expected {NUMBERS[key]} whole numbers")
-    return array.ravel().tolist()
+def checked_numbers(found: Mapping[str, object]) -> dict[str, list[int]]:
+    """Those of ``NUMBERS`` that are among what was found. Raises Unreadable."""
+    return {name: _whole(name, found[name], count) for name, count in NUMBERS.items() if name in found}
+
+
+def _whole(name: str, value: object, count: int) -> list[int]:
+    values = value.ravel().tolist() if isinstance(value, np.ndarray) else value if isinstance(value, list) else [value]
+    if not values:
+        raise Unreadable(f"there is no {name}")
+    whole = [each for each in values if type(each) is int and -(1 << 63) <= each < 1 << 63]
+    if not len(values) == len(whole) == count:
+        plain = len(values) == 1 and isinstance(values[0], int | float | str | bytes)
+        what = f"{values[0]!r:.40}" if plain else f"{len(values)} values"
+        raise Unreadable(f"the {name} is {what}; expected {count} whole number{'s' * (count > 1)}")
+    return whole
 
 
 def image_of(data: bytes | np.ndarray) -> np.ndarray:

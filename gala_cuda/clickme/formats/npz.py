@@ -50,7 +50,7 @@ def parse(data: bytes) -> Record:
         found["image"],
         found.get("heatmap"),
         checked_label(found.get("label", [])),
-        {key: checked_numbers(key, found[key]) for key in NUMBERS if key in found},
+        checked_numbers(found),
     )
 
 

@@ -16,6 +16,8 @@ from . import npz
 from .entry import UNKNOWN, Entry
 
 NAMES = re.compile(r"\.pth?$")
+SCALARS = ("label", *NUMBERS)
+DTYPES = (torch.uint8, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64)
 MAX_PICKLE = 1 << 16  # bytes
 ALLOWED = re.compile(r"torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict")
 BROKEN = (*npz.BROKEN, pickle.UnpicklingError, AssertionError, AttributeError, LookupError)
@@ -47,11 +49,12 @@ def parse(data: bytes) -> Record:
     heatmap = found.get("heatmap")
     if heatmap is not None and not isinstance(heatmap, torch.Tensor):
         raise Unreadable("the map is no tensor")
+    numbers = {name: _array(v) if isinstance(v, torch.Tensor) else v for name, v in found.items() if name in SCALARS}
     return Record(
-        _numbers(found["image"]),
-        None if heatmap is None else _numbers(heatmap),
-        checked_label(_plain(found.get("label", []))),
-        {key: checked_numbers(key, _plain(found[key])) for key in NUMBERS if key in found},
+        _array(found["image"]),
+        None if heatmap is None else _array(heatmap),
+        checked_label(numbers.get("label", [])),
+        checked_numbers(numbers),
     )
 
 
@@ -85,13 +88,9 @@ def _check(data: bytes) -> None:
             tuples.add(argument)
 
 
-def _numbers(tensor: torch.Tensor) -> np.ndarray:
+def _array(tensor: torch.Tensor) -> np.ndarray:
     if tensor.numel() * tensor.element_size() > MAX_BYTES:
         raise Unreadable(f"a tensor of shape {tuple(tensor.shape)} has more than {MAX_BYTES} bytes")
-    if tensor.dtype not in (torch.uint8, torch.float16, torch.float32, torch.float64):
-        raise Unreadable(f"a tensor is {tensor.dtype}; expected uint8 or floating point")
-    return tensor.numpy()
-
-
-def _plain(value: object) -> object:
-    return value.tolist() if isinstance(value, torch.Tensor) and value.numel() <= max(NUMBERS.values()) else value
+    if tensor.dtype not in DTYPES:
+        raise Unreadable(f"a tensor is {tensor.dtype}; expected whole numbers or floating point")
+    return tensor.detach().numpy()

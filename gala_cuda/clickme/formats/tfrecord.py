@@ -74,7 +74,7 @@ def parse(data: bytes) -> Record:
         image if is_picture(image) else _square(image, 3, "image"),
         (heatmap if is_picture(heatmap) else _square(heatmap, 1, "map")) if heatmap else None,
         _label(found),
-        {key: checked_numbers(key, found[key]) for key in NUMBERS if key in found},
+        checked_numbers(found),
     )
 
 

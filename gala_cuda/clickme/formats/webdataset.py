@@ -17,13 +17,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ...training.sampling import Unreadable
-from ..record import NUMBERS, Record, checked_label, checked_numbers
+from ..record import Record, checked_label, checked_numbers
 from . import npz
 from .entry import UNKNOWN, Entry
 
 NAMES = re.compile(r"\.tar$")
 PICTURES = ("jpg", "jpeg", "png")
-SMALL = 4096  # bytes of a .cls and of a .json at most
+SMALL = 4096  # bytes of a .cls at most
 DAMAGED = None  # the key from where on the archive cannot be read
 
 
@@ -128,9 +128,9 @@ def _heatmap(found: dict[str, bytes]) -> bytes | np.ndarray | None:
 
 def _numbers(data: bytes) -> dict[str, list[int]]:
     try:
-        given = json.loads(data[:SMALL])
+        given = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"the .json of the key cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise Unreadable("the .json of the key is no object")
-    return {key: checked_numbers(key, given[key]) for key in NUMBERS if key in given}
+    return checked_numbers(given)
