@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_char_p, c_int, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -87,14 +87,16 @@ def loaded(path: Path) -> ctypes.CDLL:
 
 
 @cache
-def kernels() -> ctypes.CDLL:
-    """All of ``csrc/cuda``."""
-    library = loaded(build("kernels", [*SHIM, CPP / "stages.cpp", *KERNELS]))
+def kernels(instead: Path | None = None) -> ctypes.CDLL:
+    """All of ``csrc/cuda``, of which the source ``instead`` replaces the one of its name."""
+    sources = [source for source in KERNELS if instead is None or source.name != instead.name]
+    first = [] if instead is None else [instead]  # so that the linker takes its inline functions
+    library = loaded(build("kernels", [*first, *SHIM, CPP / "stages.cpp", *sources]))
     sizes = (c_int64 * 4).in_dll(library, "gala_sizes")
     assert list(sizes) == [ctypes.sizeof(struct) for struct in (Problem, Forward, Backward, Execution)]
     for name in ("forward", "backward"):
         getattr(library, f"gala_{name}").restype = c_char_p
-        getattr(library, f"gala_{name}_workspace").restype = c_int64
+        getattr(library, f"gala_{name}_workspace").restype = c_char_p
     return library
 
 
@@ -145,6 +147,8 @@ class Shim:
     l2_bytes: int = 32 << 20
     shared_limit: int = 99 << 10
     tf32: bool = False
+    instead: Path | None = None  # for ``kernels``
+    tamper: Callable[[Problem, Forward | Backward, Execution], None] | None = None  # with the arguments of gala.h
 
     def why_not(self, x: Tensor) -> str | None:
         return None if x.dtype in DTYPES else f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
@@ -154,7 +158,7 @@ class Shim:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         n, c, height, width = x.shape
         reduced = w.w_shrink.shape[0]
-        memory = Memory(kernels())
+        memory = Memory(kernels(self.instead))
         out = memory.like(x)
         amap = memory.new(n, height, width) if return_map else torch.empty(0)
         stats = memory.new(n, stats_width(height * width, c, reduced))
@@ -178,7 +182,7 @@ class Shim:
         need_input: bool,
         need_weights: bool,
     ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
-        memory = Memory(kernels())
+        memory = Memory(kernels(self.instead))
         grad_x = memory.like(x) if need_input else None
         grad_residual = None if out is None else memory.like(x)
         grads = Weights(*(None if t is None or not need_weights else memory.new(*t.shape) for t in w))
@@ -206,10 +210,16 @@ class Shim:
             WeightPointers.of(weights),
         )
         library.shim_set_device(self.seed, self.multiprocessors, self.l2_bytes, self.shared_limit)
-        nbytes = getattr(library, f"gala_{name}_workspace")(byref(problem), byref(call))
-        workspace = memory.new(nbytes, dtype=torch.uint8, modulus=WORKSPACE_ALIGNMENT) if nbytes else None
-        execution = Execution(None, None if workspace is None else workspace.data_ptr(), self.tf32)
-        error = getattr(library, f"gala_{name}")(byref(problem), byref(call), byref(execution))
-        if error:
-            raise RuntimeError(error.decode())
+        nbytes = c_int64()
+        _check(getattr(library, f"gala_{name}_workspace")(byref(problem), byref(call), byref(nbytes)))
+        workspace = memory.new(nbytes.value, dtype=torch.uint8, modulus=WORKSPACE_ALIGNMENT)
+        execution = Execution(None, workspace.data_ptr(), self.tf32)
+        if self.tamper is not None:
+            self.tamper(problem, call, execution)
+        _check(getattr(library, f"gala_{name}")(byref(problem), byref(call), byref(execution)))
         memory.check()
+
+
+def _check(error: bytes | None) -> None:
+    if error:
+        raise RuntimeError(error.decode())

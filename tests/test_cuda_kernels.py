@@ -118,9 +118,11 @@ def test_the_order_of_threads_and_blocks_does_not_matter(dtype, layout, run):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_device_does_not_matter(layout, run):
     """More shared memory and more multiprocessors change no bit."""
-    problem = draw(Case((3, 72, 7, 5), 36, layout=layout, **FULL))
-    small, large = run(problem), run(problem, multiprocessors=148, shared_limit=227 << 10, l2_bytes=50 << 20)
-    assert all(torch.equal(small[name], large[name]) for name in small)
+    problem = draw(Case((3, 200, 5, 5), 36, layout=layout, **FULL), kinks=True)
+    small = run(problem)
+    for shared_kib, multiprocessors, l2_mib in ((163, 108, 40), (227, 148, 126)):
+        large = run(problem, shared_limit=shared_kib << 10, multiprocessors=multiprocessors, l2_bytes=l2_mib << 20)
+        assert all(torch.equal(small[name], large[name]) for name in small)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -196,3 +198,32 @@ def test_only_what_is_asked_for(run):
 def test_float64_is_refused(run):
     with pytest.raises(RuntimeError, match=r"float64, expected one of"):
         run(draw(Case((1, 2, 2, 2), 1, torch.float64)))
+
+
+REFUSED = {  # what of gala.h's arguments is set to what, and the first words of the error
+    "dtype": (("problem.dtype", 1), "dtype is f64"),
+    "no images": (("problem.shape.images", 0), "shape.images is 0"),
+    "pixels": (("problem.shape.pixels", 2**31), "shape.pixels is 2147483648"),
+    "weight": (("problem.weights.a", None), "weights.a is null"),
+    "x": (("call.x.data", None), "x.data is null"),
+    "stride": (("call.x.channel_stride", 2), "x.channel_stride is 2, expected 1"),
+    "stats": (("call.stats", None), "stats is null"),
+    "workspace": (("execution.workspace", None), "workspace is null"),
+    "alignment": (("execution.workspace", 4096 + 16), "workspace is not aligned to 256 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_arguments_are_refused(name, run):
+    """With the argument's name, before anything is launched."""
+    (path, value), message = REFUSED[name]
+
+    def tamper(problem, call, execution):
+        first, *between, last = path.split(".")
+        struct = {"problem": problem, "call": call, "execution": execution}[first]
+        for field in between:
+            struct = getattr(struct, field)
+        setattr(struct, last, value)
+
+    with pytest.raises(RuntimeError, match=f"^gala::cuda: {message}"):
+        run(draw(Case((1, 4, 2, 2), 2, layout="channels_last")), tamper=tamper)

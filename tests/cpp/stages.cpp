@@ -8,8 +8,12 @@ extern "C" {
 
 int64_t gala_sizes[] = {sizeof(Problem), sizeof(Forward), sizeof(Backward), sizeof(cuda::Execution)};
 
-int64_t gala_forward_workspace(const Problem* p, const Forward* f) { return cuda::forward_workspace(*p, *f); }
-int64_t gala_backward_workspace(const Problem* p, const Backward* b) { return cuda::backward_workspace(*p, *b); }
+const char* gala_forward_workspace(const Problem* p, const Forward* f, int64_t* bytes) {
+  return error_of([=] { *bytes = cuda::forward_workspace(*p, *f); });
+}
+const char* gala_backward_workspace(const Problem* p, const Backward* b, int64_t* bytes) {
+  return error_of([=] { *bytes = cuda::backward_workspace(*p, *b); });
+}
 
 const char* gala_forward(const Problem* p, const Forward* f, const cuda::Execution* e) {
   return error_of([=] { cuda::forward(*p, *f, *e); });
