@@ -1,7 +1,11 @@
 """ClickMe's files in each public format, written by other code than the readers'."""
 
 import io
+import struct
+import tarfile
+import zipfile
 
+import crc32c
 import numpy as np
 import torch
 import webdataset
@@ -112,3 +116,32 @@ KINDS = ("raw", "raw255", "jpeg", "npz", "pth", "tar")
 def write_all(folder, kind, train=range(COUNT), val=range(2)):
     write_split(folder, kind, "train", list(train))
     return write_split(folder, kind, "val", list(val))
+
+
+def framed(body, length=None):
+    """A TFRecord frame, the checksums right."""
+    header = struct.pack("<Q", len(body) if length is None else length)
+    return header + checksum(header) + body + checksum(body)
+
+
+def checksum(data):
+    crc = crc32c.crc32c(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32)
+
+
+def packed(members, compression=zipfile.ZIP_STORED):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def archived(members):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
