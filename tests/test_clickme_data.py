@@ -196,6 +196,9 @@ def test_the_index_is_kept_and_renewed(tmp_path, monkeypatch):
     (folder / "train" / "0001.npz").unlink()
     assert len(contents(folder)) == len(first) - 1
     assert len(built) == 5
+    monkeypatch.setattr(index, "VERSION", b"another")
+    open_samples(folder, "train")
+    assert len(built) == 6
 
 
 @pytest.mark.parametrize("column", ["file_of", "offset", "length", "label", "formats", "files"])

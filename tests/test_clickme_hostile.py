@@ -90,6 +90,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+def test_the_pickles_would_do_harm(tmp_path):
+    pickle.loads(pickle.dumps(makes(tmp_path / "witness"), 2))
+    assert (tmp_path / "witness").exists()
+
+
 @pytest.mark.parametrize(("name", "content", "message"), HOSTILE, ids=[message[:30] for _, _, message in HOSTILE])
 @pytest.mark.filterwarnings("ignore")
 def test_hostile_files_are_named_and_execute_nothing(tmp_path, name, content, message):

@@ -14,6 +14,7 @@ from ..training.sampling import Unreadable
 from .formats import FORMATS, UNKNOWN, Entry, detect, npz
 from .record import MAX_LABEL
 
+VERSION = b"1"  # of what an index holds and how formats are scanned
 LARGEST = 1 << 32  # bytes of a kept index's array
 
 
@@ -104,7 +105,7 @@ def build(folder: Path, names: list[str]) -> Index:
 
 def _state(folder: Path, names: list[str]) -> bytes:
     """A digest of the files' names, sizes and times."""
-    digest = hashlib.blake2b()
+    digest = hashlib.blake2b(VERSION)
     for name in names:
         status = (folder / name).stat()
         digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
