@@ -60,7 +60,6 @@ scale_kernel(ScaleParams p) {
   Walk<T, width> x(p.x, here), residual(p.residual, here), out(p.out, here);
   float squares[width] = {};
 
-  // Takes `rows` rows from `row` on, which are the first-th of those in flight: all exist, or it is one that may not.
   const auto take = [&]<int rows>(int row, int first) {
     float square[rows] = {};
     if (here.inside && row < here.end) {
@@ -88,17 +87,7 @@ scale_kernel(ScaleParams p) {
       if (here.leader && row + k < here.end) store_global(map + row + k, sum);
     }
   };
-  for (int turn = 0, row = here.begin; turn < here.turns; ++turn, row += here.step) {
-    if (turn < here.whole_turns) {
-      take.template operator()<kRows>(row, 0);
-    } else {
-      GALA_ROLL
-      for (int k = 0; k < kRows; ++k) take.template operator()<1>(row + k, k);
-    }
-    x.advance();
-    residual.advance();
-    out.advance();
-  }
+  sweep_rows<kRows>(here, take, x, residual, out);
   if (!channels && map) sum_groups(squares, p.sweep, here, map);
 }
 

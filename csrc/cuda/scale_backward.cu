@@ -41,15 +41,15 @@ GALA_DEVICE void through_relu(const Packed<T, width>& out, float (&d)[width], Pa
   store_global(grad_residual, pack<T>(d));
 }
 
-// Sums over a thread's elements of a row, or over the rows: of e, and of e times the other dimension's factor.
-template <int n>
-struct Sums {
-  float plain[n] = {}, weighted[n] = {};
+// Sums over the rows, for each of a thread's elements along the lanes: of e, and of e times the rows' factors.
+template <int width>
+struct RowSums {
+  float plain[width] = {}, weighted[width] = {};
 };
 
 template <class T, int width, bool channels>
 GALA_DEVICE void add_row(const Gates<width, channels>& gates, const Row<T, width>& row, const float (&d)[width],
-                         const float (&lane_map)[width], bool tanh, Sums<width>& over_rows, float& plain,
+                         const float (&lane_map)[width], bool tanh, RowSums<width>& over_rows, float& plain,
                          float& weighted) {
   float x[width], attention[width], slope[width];
   unpack<T>(row.x, x);
@@ -101,9 +101,8 @@ scale_backward_kernel(ScaleBackwardParams p) {
     if (!channels && map_factor && here.inside) lane_map[i] = load_global(map_factor + here.first + i);
   const bool add = p.out.data != nullptr;
   Walk<T, width> x(p.x, here), grad_out(p.grad_out, here), out(p.out, here), grad_residual(p.grad_residual, here);
-  Sums<width> over_rows;
+  RowSums<width> over_rows;
 
-  // Takes `rows` rows from `row` on, which are the first-th of those in flight: all exist, or it is one that may not.
   const auto take = [&]<int rows>(int row, int first) {
     float row_sums[2 * rows] = {};  // of e, and of e times the lanes' factors
     if (here.inside && row < here.end) {
@@ -128,18 +127,7 @@ scale_backward_kernel(ScaleBackwardParams p) {
     }
     store_row_sums<rows, channels>(row_sums, p.sweep, here, row, channels ? ds : d_alpha);
   };
-  for (int turn = 0, row = here.begin; turn < here.turns; ++turn, row += here.step) {
-    if (turn < here.whole_turns) {
-      take.template operator()<kRows>(row, 0);
-    } else {
-      GALA_ROLL
-      for (int k = 0; k < kRows; ++k) take.template operator()<1>(row + k, k);
-    }
-    x.advance();
-    grad_out.advance();
-    out.advance();
-    grad_residual.advance();
-  }
+  sweep_rows<kRows>(here, take, x, grad_out, out, grad_residual);
   if (channels) sum_groups(over_rows.plain, p.sweep, here, d_alpha);
   sum_groups(over_rows.weighted, p.sweep, here, channels ? d_alpha + p.sweep.channels : ds);
 }

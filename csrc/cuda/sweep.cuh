@@ -75,6 +75,21 @@ class Walk {
   int64_t row_stride_, step_;
 };
 
+// Calls take<rows>(row, first) for all rows of the thread's group: `rows` rows from `row` on, which are in flight from
+// the first-th on. All of them exist, or it is a single one that may not.
+template <int in_flight, class Take, class... Walks>
+GALA_DEVICE void sweep_rows(const Place& here, const Take& take, Walks&... walks) {
+  for (int turn = 0, row = here.begin; turn < here.turns; ++turn, row += here.step) {
+    if (turn < here.whole_turns) {
+      take.template operator()<in_flight>(row, 0);
+    } else {
+      GALA_ROLL
+      for (int k = 0; k < in_flight; ++k) take.template operator()<1>(row + k, k);
+    }
+    (walks.advance(), ...);
+  }
+}
+
 // alpha and beta, or s, of a thread's elements along the lanes; and of a row the rest.
 template <int width, bool channels>
 struct Gates {
