@@ -72,17 +72,13 @@ struct Launch {
 Launch* launched = nullptr;  // and the block of it that runs
 Block* running = nullptr;
 
-void release_to([[maybe_unused]] char* address) {
 #if defined(GALA_SHIM_RACES)
-  __tsan_release(address);
+void release_to(char* address) { __tsan_release(address); }
+void acquire_from(char* address) { __tsan_acquire(address); }
+#else
+void release_to(char*) {}
+void acquire_from(char*) {}
 #endif
-}
-
-void acquire_from([[maybe_unused]] char* address) {
-#if defined(GALA_SHIM_RACES)
-  __tsan_acquire(address);
-#endif
-}
 
 Thread& self() { return running->threads[static_cast<size_t>(position.thread)]; }
 
@@ -144,12 +140,17 @@ std::vector<int64_t> order_of(int64_t blocks) {
   return turns;
 }
 
-// With an odd seed one of the threads that got ready last, so that warps run far ahead of others; else any.
+// With an odd seed the warp that ran last mostly goes on, so that it gets far ahead of others; else any thread.
 int take_turn(std::vector<int>& ready) {
-  const size_t size = ready.size(), range = device.seed % 2 ? std::min<size_t>(size, WARP) : size;
-  const auto at = ready.begin() + static_cast<std::ptrdiff_t>(device.seed ? size - 1 - launched->random() % range : 0);
-  const int thread = *at;
-  ready.erase(at);
+  const size_t size = ready.size();
+  size_t at = device.seed ? launched->random() % size : 0;
+  if (device.seed % 2 && launched->random() % 64) {
+    const auto same =
+        std::find_if(ready.begin(), ready.end(), [](int t) { return t / WARP == position.thread / WARP; });
+    if (same != ready.end()) at = static_cast<size_t>(same - ready.begin());
+  }
+  const int thread = ready[at];
+  ready.erase(ready.begin() + static_cast<std::ptrdiff_t>(at));
   return thread;
 }
 
@@ -251,9 +252,8 @@ void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*
 }
 
 void fail(const std::string& what) {
-  const Site site = self().site;
-  launched->failure =
-      "thread " + std::to_string(position.thread) + " " + what + " at " + text(site) + " in " + site.function_name();
+  launched->failure = "thread " + std::to_string(position.thread) + " " + what + " at " + text(self().site) + " in " +
+                      self().site.function_name();
   leave();
   __builtin_unreachable();
 }
