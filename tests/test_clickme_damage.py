@@ -102,7 +102,10 @@ def with_a_header(data, rng):
 
 def outcomes(file):
     """Of each record of a file: the sample, checked, or why it cannot be read."""
-    samples = open_samples(file)
+    try:
+        samples = open_samples(file)
+    except FileNotFoundError as error:  # what is left has the look of an empty file
+        return [str(error)]
     found = []
     for i in range(len(samples)):
         try:
