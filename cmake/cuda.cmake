@@ -78,6 +78,9 @@ set(cuda_architectures "${cuda_architectures} ${cuda_newest}+PTX")
 target_compile_definitions(gala_cuda PRIVATE "GALA_CUDA_ARCHITECTURES=\"${cuda_architectures}\"")
 target_compile_options(gala_cuda PRIVATE 
   -Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${CMAKE_SOURCE_DIR}/= --threads=2)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)  # every driver of CUDA 13 can read it
+  target_compile_options(gala_cuda PRIVATE --compress-mode=size)
+endif()
 if("${CMAKE_CXX_FLAGS} ${CMAKE_CUDA_FLAGS}" MATCHES "-Werror")
   target_compile_options(gala_cuda PRIVATE "SHELL:-Werror all-warnings" -Xcompiler=-Werror)
 endif()

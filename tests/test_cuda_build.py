@@ -1,5 +1,6 @@
 """The CUDA kernels as they were compiled: each is there for every architecture and spills nothing."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import setuptools
 import torch
 
 from gala_cuda import native
@@ -80,6 +82,23 @@ def test_newer_gpus_find_ptx():
 @pytest.mark.parametrize("name", ["forward", "backward"])
 def test_cuda_tensors_reach_the_kernels(name):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gala_native::{name}", "CUDA")
+
+
+def test_setup_passes_its_options_to_cmake(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("gala_setup", ROOT / "setup.py")
+    setup_py = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup_py)
+    commands = []
+    monkeypatch.setattr(setup_py.subprocess, "run", lambda command, **_: commands.append(command))
+    for name, value in {"cmake": "cmake", "torch_folder": "torch"}.items():
+        monkeypatch.setattr(setup_py, name, lambda value=value: value)
+    monkeypatch.setattr(setup_py.shutil, "which", lambda name, path: name)
+    monkeypatch.setenv("GALA_CUDA", "ON")
+    monkeypatch.setenv("GALA_CUDA_ARCHITECTURES", "80;90a")
+    builder = setup_py.BuildNative(setuptools.Distribution())
+    builder.build_temp, builder.build_lib = str(tmp_path / "temp"), str(tmp_path / "lib")
+    builder.build_extension(setuptools.Extension("gala_cuda._C", sources=[]))
+    assert {"-DGALA_CUDA=ON", "-DGALA_CUDA_ARCHITECTURES=80;90a"} <= set(commands[0])
 
 
 def test_the_listing_is_read():
