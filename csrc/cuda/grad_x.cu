@@ -41,7 +41,8 @@ template <class T, bool channel_lanes, int rows, int cols>
 GALA_DEVICE void multiply_bits(float (&sums)[rows][cols][4], const char* weights, const uint32_t* words, bool precise) {
   using Mine = GradWarps<channel_lanes>;
   using Bits = std::conditional_t<std::is_same_v<T, float>, Exact, T>;
-  GALA_UNROLL
+  // unrolled it takes more registers than two blocks have
+  GALA_ROLL
   for (int k = 0; k < kInstructions; ++k) {
     if constexpr (channel_lanes) {
       Fragment<Bits, 4> left[rows];
@@ -83,19 +84,18 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
   const auto row = [](int i) { return Mine::row() + 8 * i + lane() / 4; };
   const auto col = [](int j) { return Mine::col() + 8 * j + lane() % 4 * 2; };
   float pixel_s[kPixels], pixel_ds[kPixels];
-  int image[kPixels];
+  uint32_t image[kPixels];  // from the tile's first one on
   GALA_UNROLL
   for (int i = 0; i < kPixels; ++i) {
     const int pixel = channel_lanes ? row(i) : col(i / 2) + i % 2;
     pixel_s[i] = load_shared(s + pixel);
     pixel_ds[i] = load_shared(ds + pixel);
-    const int existing = pixel < place.rows ? pixel : place.rows - 1;
-    image[i] = static_cast<int>(place.first.after(existing, p.d.pixels).image - place.first.image);
+    image[i] = p.d.pixels.divide(place.first.pixel + (pixel < place.rows ? pixel : place.rows - 1));
   }
   GALA_UNROLL
   for (int outer = 0; outer < kOuter; ++outer) {
     float alpha[2] = {}, beta[2] = {}, share[2] = {};
-    int loaded = -1;
+    uint32_t loaded = ~0u;
     GALA_UNROLL
     for (int inner = 0; inner < 2 * rows * cols / kOuter; ++inner) {
       const int i = channel_lanes ? inner : outer, j = channel_lanes ? outer : inner;

@@ -114,11 +114,6 @@ GALA_DEVICE int threads_in_block() { return static_cast<int>(blockDim.x); }
 GALA_DEVICE int lane() { return static_cast<int>(threadIdx.x % 32); }
 GALA_DEVICE int warp() { return static_cast<int>(threadIdx.x / 32); }
 GALA_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
-GALA_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
-GALA_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
-GALA_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
-GALA_DEVICE int blocks_y() { return static_cast<int>(gridDim.y); }
-GALA_DEVICE int blocks_z() { return static_cast<int>(gridDim.z); }
 
 GALA_DEVICE void block_barrier() { __syncthreads(); }
 GALA_DEVICE void warp_barrier() { __syncwarp(); }
@@ -278,21 +273,15 @@ inline void check(const char* name, cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(name) + ": " + cudaGetErrorString(error));
 }
 
-struct Grid {
-  int64_t x, y = 1, z = 1;
-};
-
 template <class Params>
-void launch(const char* name, void (*kernel)(Params), Grid grid, int threads, int shared_bytes, void* stream,
+void launch(const char* name, void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes, void* stream,
             const Params& params) {
-  if (grid.x > INT_MAX || grid.y > 65535 || grid.z > 65535)
-    throw std::runtime_error(std::string(name) + ": a grid of " + std::to_string(grid.x) + " x " +
-                             std::to_string(grid.y) + " x " + std::to_string(grid.z) + " blocks is beyond CUDA's");
+  if (blocks > INT_MAX)
+    throw std::runtime_error(std::string(name) + ": " + std::to_string(blocks) + " blocks are more than CUDA launches");
   constexpr int kAlwaysAllowed = 48 << 10;
   if (shared_bytes > kAlwaysAllowed)
     check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
-  kernel<<<blocks, static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
            static_cast<cudaStream_t>(stream)>>>(params);
   check(name, cudaGetLastError());
 }
@@ -304,7 +293,6 @@ inline int attribute(cudaDeviceAttr which) {
   return value;
 }
 // Of the current device.
-inline int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
 inline int64_t l2_bytes() { return attribute(cudaDevAttrL2CacheSize); }
 // The most dynamic shared memory that a block may ask for.
 inline int shared_limit() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }

@@ -23,9 +23,7 @@ constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 // Divides numbers below 2^31: a multiplication and a shift.
 struct Divider {
   uint32_t divisor, multiplier, shift;
-  GALA_DEVICE int divide(int value) const {
-    return static_cast<int>(multiply_high(2 * static_cast<uint32_t>(value), multiplier) >> shift);
-  }
+  GALA_DEVICE uint32_t divide(uint32_t value) const { return multiply_high(2 * value, multiplier) >> shift; }
 };
 
 inline Divider divider(int64_t divisor) {
@@ -38,19 +36,19 @@ inline Divider divider(int64_t divisor) {
 // A pixel by its image, counted from the chunk's first one.
 struct Spot {
   int64_t image;
-  int pixel;
+  uint32_t pixel;
 
   GALA_DEVICE static Spot at(int64_t row, const Divider& pixels) {
     const int64_t image = row / pixels.divisor;
-    return {image, static_cast<int>(row - image * pixels.divisor)};
+    return {image, static_cast<uint32_t>(row - image * pixels.divisor)};
   }
-  GALA_DEVICE Spot after(int rows, const Divider& pixels) const {
-    const int images = pixels.divide(pixel + rows);
-    return {image + images, pixel + rows - images * static_cast<int>(pixels.divisor)};
+  GALA_DEVICE Spot after(uint32_t rows, const Divider& pixels) const {
+    const uint32_t images = pixels.divide(pixel + rows);
+    return {image + images, pixel + rows - images * pixels.divisor};
   }
 };
 
-// A feature map from the chunk's first image on; strides in elements.
+// A feature map from the chunk's first image on; strides in bytes.
 struct MapView {
   char* data;
   int64_t image_stride, line_stride;
@@ -87,11 +85,13 @@ struct Source {
 template <class T, bool channel_lanes>
 GALA_DEVICE Source source(const MapView& map, const TilePlace& place, int line, int byte) {
   const int element = byte / static_cast<int>(sizeof(T));
-  const int row = channel_lanes ? line : element, channel = place.channel + (channel_lanes ? element : line);
-  const Spot spot = place.first.after(row, map.pixels);
-  const int64_t offset = spot.image * map.image_stride + (channel_lanes ? spot.pixel * map.line_stride + channel
-                                                                        : channel * map.line_stride + spot.pixel);
-  return {map.data + offset * static_cast<int64_t>(sizeof(T)), row < place.rows && channel < map.channels};
+  const uint32_t row = channel_lanes ? line : element, channel = place.channel + (channel_lanes ? element : line);
+  const Spot spot = Spot{0, place.first.pixel}.after(row, map.pixels);
+  const int64_t along_lines = channel_lanes ? spot.pixel : channel, along_line = channel_lanes ? channel : spot.pixel;
+  const char* image = map.data + place.first.image * map.image_stride;
+  return {image + spot.image * map.image_stride + along_lines * map.line_stride +
+              along_line * static_cast<int64_t>(sizeof(T)),
+          static_cast<int>(row) < place.rows && static_cast<int>(channel) < map.channels};
 }
 
 // The tile's vectors of `bytes` bytes, dealt out to the block's threads, some of each at once: each(line, byte) of the
@@ -177,10 +177,12 @@ GALA_DEVICE void store_tile(const char* tile, const MapView& map, const TilePlac
 template <int lines>
 GALA_DEVICE void load_packed(char* tile, const char* packed, int64_t row_bytes, int first, int rows, int step) {
   using Dealt = Deal<lines, kStepBytes, kVectorBytes>;
+  constexpr int kApart = kTileThreads / Dealt::kPerLine;  // lines
+  const int byte = Dealt::byte(0);
+  const char* from = packed + (first + Dealt::line(0)) * row_bytes + step * int64_t{kStepBytes} + byte;
   GALA_UNROLL
-  for (int i = 0; i < Dealt::kEach; ++i) {
-    const int line = Dealt::line(i), byte = Dealt::byte(i);
-    const char* from = packed + (first + line) * row_bytes + step * int64_t{kStepBytes} + byte;
+  for (int i = 0; i < Dealt::kEach; ++i, from += kApart * row_bytes) {
+    const int line = Dealt::line(0) + i * kApart;
     copy_async<kVectorBytes>(tile_at<kStepBytes>(tile, line, byte), from, first + line < rows);
   }
 }
@@ -220,16 +222,15 @@ inline int64_t packed_row_bytes(const Problem& problem, int64_t depth) {
 
 inline MapView map_view(const Problem& problem, const FeatureMap& map, Images images) {
   const Shape& s = problem.shape;
-  const int64_t size = element_size(problem),
-                line_stride = problem.channel_lanes ? map.pixel_stride : map.channel_stride;
+  const int64_t size = element_size(problem), image_stride = map.image_stride * size;
+  const int64_t line_stride = (problem.channel_lanes ? map.pixel_stride : map.channel_stride) * size;
   const int64_t length = problem.channel_lanes ? s.channels : s.pixels, lines = s.channels * s.pixels / length;
-  char* data = static_cast<char*>(map.data) + images.first * map.image_stride * size;
+  char* data = static_cast<char*>(map.data) + images.first * image_stride;
   int64_t width = kVectorBytes;
   while (reinterpret_cast<uintptr_t>(data) % width != 0 || length * size % width != 0 ||
-         (lines > 1 && line_stride * size % width != 0) || (images.count > 1 && map.image_stride * size % width != 0))
+         (lines > 1 && line_stride % width != 0) || (images.count > 1 && image_stride % width != 0))
     width /= 2;
-  return {
-      data, map.image_stride, line_stride, static_cast<int>(s.channels), static_cast<int>(width), divider(s.pixels)};
+  return {data, image_stride, line_stride, static_cast<int>(s.channels), static_cast<int>(width), divider(s.pixels)};
 }
 
 // How many stages of a pipeline, 2 to `most`, each of `blocks` blocks finds room for next to `fixed` bytes.
