@@ -268,11 +268,18 @@ void gather(const Problem& problem, const Forward& f, Images images, const void*
     case DType::f16: launch_gather<f16>(tile, problem.channel_lanes, p, execution); break;
     case DType::f64: return;  // refused before
   }
-  FinishParams finish{p.s_parts,  p.pool_parts, static_cast<const float*>(w.b_v_collapse),
-                      nullptr,    p.rows,       stats_width(s),
-                      tile.rows,  p.x.channels, p.hidden_tiles,
-                      p.segments, p.x.pixels};
+  FinishParams finish{};
+  finish.s_parts = p.s_parts;
+  finish.pool_parts = p.pool_parts;
+  finish.b_v_collapse = static_cast<const float*>(w.b_v_collapse);
+  finish.rows = p.rows;
+  finish.stats_width = stats_width(s);
   finish.stats = static_cast<float*>(f.stats) + images.first * finish.stats_width;
+  finish.tile_rows = tile.rows;
+  finish.channels = p.x.channels;
+  finish.hidden_tiles = p.hidden_tiles;
+  finish.segments = p.segments;
+  finish.pixels = p.x.pixels;
   launch("gather_finish_kernel", gather_finish_kernel, {images.count * ceil_div(s.pixels + s.channels, kTileThreads)},
          kTileThreads, 0, execution.stream, finish);
 }
