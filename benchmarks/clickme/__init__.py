@@ -1,0 +1,1 @@
+"""What ``benchmarks/clickme_experiment.py`` is made of."""
