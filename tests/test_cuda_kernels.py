@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from oracle import Case, Problem, composite, draw, errors, operator, results, tolerance
+from oracle import Case, Problem, composite, draw, errors, laid_out, operator, results, tolerance
 from shim import Shim, why_no_compiler
 
 from gala_cuda import backends
+from gala_cuda.backends.contract import Weights
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
@@ -153,14 +154,37 @@ def test_tf32(layout, run):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, F16], ids=str)
 def test_nan_and_infinity_go_where_the_reference_sends_them(dtype, value, layout, run):
-    """To all of the image that holds them, and to no other, though tiles hold pixels of several images."""
+    """To all of the image that holds them; the others keep every bit, though tiles hold pixels of several images."""
     case = Case((3, 8, 3, 3), 2, dtype, layout=layout, **FULL)
     problem = draw(case)
+    clean = run(problem)
     problem.x[1, 2, 1, 1] = value
     got, want = run(problem), results(composite, problem)
     for name in got:
         assert torch.equal(got[name].isnan(), want[name].isnan()), name
         assert torch.equal(got[name].isinf(), want[name].isinf()), name
+    for name in ("out", "map", "grad x", "grad residual"):
+        assert torch.equal(got[name][::2], clean[name][::2]), name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("squash", [torch.tanh, torch.sigmoid], ids=lambda f: f.__name__)
+def test_squash_is_within_4_ulp(squash, layout, run):
+    """With the host's exp and tanh. x = 1, both paths 0 but for the global path's bias t, a = 1, m = 0."""
+    powers = torch.logspace(-44, 2, 401)
+    t = torch.cat([torch.tensor([0.0, 1e30, -1e30, torch.nan]), powers, -powers, torch.linspace(-12, 12, 801)])
+    c, zero, one = t.numel(), t.new_zeros, t.new_ones
+    w = Weights(zero(1, c), zero(c, 1), zero(1, c), zero(1), one(c), zero(c), zero(1), t, zero(1), zero(1))
+    x = laid_out(torch.ones(1, c, 1, 3), layout)
+    got = run(Problem(x, w, None, squash.__name__, torch.ones_like(x), None))["out"][0, :, 0, 1]
+    want = squash(t.double())
+    rounded = want.float()
+    torch.testing.assert_close(got[:4], rounded[:4], rtol=0, atol=0, equal_nan=True)
+    ulp = torch.nextafter(rounded.abs(), torch.full_like(t, 2)).double() - rounded.abs().double()
+    error = (got.double() - want).abs()[4:] / ulp[4:]
+    if squash is torch.sigmoid:  # which may end in 0 below the smallest normal number
+        error[(got[4:] == 0) & (want[4:] < torch.finfo(torch.float32).smallest_normal)] = 0
+    assert error.max() <= 4, f"{error.max():.1f} ulp at {t[4:][error.argmax()]}"
 
 
 @pytest.mark.parametrize("dim", [0, 1], ids=["images", "channels"])

@@ -40,16 +40,22 @@ GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
   return f;
 }
 
-// All of a lane's parts, or zeros where one of them is infinite or NaN: an infinite operand times what is left of the
-// other one has any sign, and the TF32 numbers alone tell what becomes of it.
-template <int n>
-GALA_DEVICE void drop_infinite(float (&parts)[n][4]) {
-  float sums[4] = {};
+// A lane's parts in each row of the product, or zeros where one of them is infinite or NaN: an infinite operand times
+// what is left of the other one has any sign, and the TF32 numbers alone tell what becomes of it.
+template <int m, int n>
+GALA_DEVICE void drop_infinite(float (&parts)[m * n][4]) {
   GALA_UNROLL
-  for (int i = 0; i < 4 * n; ++i) sums[i % 4] += parts[i / 4][i % 4];
-  const bool finite = std::fabs((sums[0] + sums[1]) + (sums[2] + sums[3])) < HUGE_VALF;
-  GALA_UNROLL
-  for (int i = 0; i < 4 * n; ++i) parts[i / 4][i % 4] = finite ? parts[i / 4][i % 4] : 0.0f;
+  for (int i = 0; i < 2 * m; ++i) {
+    const int first = i / 2 * n, left = i % 2 * 2;
+    float sum = 0.0f;
+    GALA_UNROLL
+    for (int j = first; j < first + n; ++j) sum += parts[j][left] + parts[j][left + 1];
+    const bool finite = std::fabs(sum) < HUGE_VALF;
+    GALA_UNROLL
+    for (int j = first; j < first + n; ++j) {
+      if (!finite) parts[j][left] = parts[j][left + 1] = 0.0f;
+    }
+  }
 }
 
 // Adds the products of m left operands and n right ones to the sums from [row][col] on. Of float32 a product is that of
@@ -74,7 +80,7 @@ GALA_DEVICE void multiply(float (&sums)[rows][cols][4], int row, int col, const 
     for (int i = 0; i < m * n; ++i) {
       if constexpr (std::is_same_v<B, float>) mma_tf32(parts[i], a[i / n].high, b[i % n].low);
     }
-    if constexpr (std::is_same_v<A, float> && std::is_same_v<B, float>) drop_infinite(parts);
+    if constexpr (std::is_same_v<A, float> && std::is_same_v<B, float>) drop_infinite<m, n>(parts);
     GALA_UNROLL
     for (int i = 0; i < m * n; ++i) mma_tf32(parts[i], a[i / n].high, b[i % n].high);
     GALA_UNROLL
