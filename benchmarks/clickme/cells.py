@@ -24,6 +24,7 @@ from .scenes import CLASSES, SceneImages, draw
 from .settings import TEST_SEED, TRAIN_SEEDS, VAL_SEED, Cell, Settings
 
 AT_ONCE = 50  # images that are measured together
+WATCHED = 100  # images that the log is about, after each epoch
 
 
 def run(cell: Cell, settings: Settings, folder: Path, device: str) -> dict[str, Any]:
@@ -54,11 +55,11 @@ def train(cell: Cell, settings: Settings, folder: Path, device: torch.device) ->
     recipe, network = cell.recipe(settings), cell.network(settings)
     scenes = draw(settings.train, settings.pixels, settings.agreement, TRAIN_SEEDS + cell.seed)
     batches = Batches(SceneImages(scenes, flips=True), settings.batch_size, cell.seed, train=True)
-    val = Batches(held_out(settings.val, settings.pixels, VAL_SEED), AT_ONCE, train=False)
+    watched = Batches(held_out(min(WATCHED, settings.val), settings.pixels, VAL_SEED), AT_ONCE, train=False)
     torch.manual_seed(cell.seed)
     model = network.build()
     run = Run(folder, device, Console(quiet=True), resume=True, keep=1, metadata=network.metadata())
-    fit(model, Data(batches, val, CLASSES, 3, settings.pixels), recipe, run)
+    fit(model, Data(batches, watched, CLASSES, 3, settings.pixels), recipe, run)
     return model
 
 
@@ -68,7 +69,7 @@ def trained(cell: Cell, folder: Path) -> nn.Module:
     return rebuilt(network, weights).eval()
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def held_out(count: int, pixels: int, seed: int) -> SceneImages:
     """Scenes whose background has any hue."""
     return SceneImages(draw(count, pixels, 0.0, seed), flips=False)
