@@ -15,7 +15,8 @@ TRAIN_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Settings:
-    """Chosen with a plain ResNet on scenes of other seeds, before any network with attention was trained.
+    """Chosen on trainings and validation scenes alone: sizes and ``agreement`` so that a plain ResNet is deceived often
+    and not always, ``lr`` so that GALA trains stably at the paper's λ too (at 0.1 its attention saturates).
 
     Args:
         depth, width, layers: of the networks, GALA in ``layers``.
@@ -34,14 +35,14 @@ class Settings:
     train: int = 1200
     val: int = 500
     test: int = 1000
-    agreement: float = 0.9
+    agreement: float = 0.7
     epochs: int = 30
     batch_size: int = 32
-    lr: float = 0.1
+    lr: float = 0.03
     weight_decay: float = 5e-4
     precision: str = "float32"
     levels: tuple[float, ...] = LEVELS
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     def cells(self) -> "Iterator[Cell]":
         """Seed by seed, so that what an interruption leaves is whole seeds."""
