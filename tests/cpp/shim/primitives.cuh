@@ -51,10 +51,13 @@ inline uint32_t round_tf32(float value) {  // ties away from zero
   return std::isinf(value) ? bits_of(value) : (bits_of(value) + 0x1000) & 0xFFFFE000u;
 }
 
-// As inaccurate as the PTX manual allows: tanh 2^-11, ex2 2^-22, rcp 1 ulp.
+// As inaccurate as the PTX manual allows: tanh 2^-11, ex2 2^-22, rcp 1 ulp; but powers of two come out exact.
 inline float tanh_approx(float value) { return float_of((bits_of(std::tanh(value)) + 0x1000) & 0xFFFFE000u); }
-inline float exp2_approx(float value) { return std::exp2(value) * (1 + 0x1p-22f); }
-inline float reciprocal_approx(float value) { return 1 / value * (1 + 0x1p-23f); }
+inline float inexact(float value, float relative) {
+  return (bits_of(value) & 0x7FFFFF) == 0 ? value : value * (1 + relative);
+}
+inline float exp2_approx(float value) { return inexact(std::exp2(value), 0x1p-22f); }
+inline float reciprocal_approx(float value) { return inexact(1 / value, 0x1p-23f); }
 
 inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t{a} * b >> 32); }
 inline uint32_t byte_signs(uint32_t low, uint32_t high, int index) {
