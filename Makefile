@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.dependencies
 BUILT := $(VENV)/.built
+CPP = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test bench gpu lint format build abi clean
 
@@ -24,12 +25,12 @@ lint: $(DEPENDENCIES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
 format: $(DEPENDENCIES)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+	$(BIN)/clang-format -i $(CPP)
 
 build: $(DEPENDENCIES)  ## compile the extension again and install the checkout, editable
 	$(BIN)/pip install --no-build-isolation --no-deps -e .
@@ -41,7 +42,7 @@ $(DEPENDENCIES): pyproject.toml
 	GALA_NATIVE=0 $(BIN)/pip install -e ".[dev]"
 	touch $@
 
-$(BUILT): $(DEPENDENCIES) setup.py CMakeLists.txt $(shell find csrc -type f)
+$(BUILT): $(DEPENDENCIES) setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 	$(MAKE) build
 
 abi:  ## PYTHONS="python1 python2": one wheel under the torch of each
