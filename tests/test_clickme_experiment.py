@@ -12,6 +12,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import clickme_experiment  # noqa: E402
 from benchmarks.clickme import report  # noqa: E402
 from benchmarks.clickme.scenes import CLASSES, SceneImages, blurred, draw  # noqa: E402
 from gala_cuda.clickme.similarity import spearman  # noqa: E402
@@ -65,12 +66,10 @@ def test_human_maps_cover_the_deciding_part(scenes):
     assert wrong < 0.1
 
 
-def test_only_the_deciding_part_depends_on_the_class(scenes):
-    """Seen through the mask the images differ from the plain things; nothing else is drawn by the label."""
-    twin = draw(COUNT, 32, 0.9, 3)
-    changed = (twin.images != scenes.images).any(1)
-    assert not changed.any()
-    assert ((scenes.masks > 0).flatten(1).double().mean(1) < 0.25).all()
+def test_the_deciding_part_is_small(scenes):
+    shares = (scenes.masks > 0.5).flatten(1).double().mean(1)
+    assert shares.min() > 0.005
+    assert shares.max() < 0.15
 
 
 def test_images_and_maps_are_flipped_together(scenes):
@@ -84,7 +83,7 @@ def test_images_and_maps_are_flipped_together(scenes):
     assert batch.has_map.all()
 
 
-def test_smoke_run_and_its_continuation(tmp_path):
+def test_smoke_run_and_its_continuation(tmp_path, capsys):
     command = [sys.executable, str(ROOT / "benchmarks" / "clickme_experiment.py"), "--smoke", "--jobs", "1"]
     command += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
     first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -104,9 +103,8 @@ def test_smoke_run_and_its_continuation(tmp_path):
         assert old["test"] == new["test"]
     settings = tmp_path / "runs" / "settings.json"
     settings.write_text(settings.read_text().replace('"train": 64', '"train": 65'))
-    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "other settings" in refused.stderr
+    assert clickme_experiment.main(command[2:]) == 2
+    assert "other settings" in capsys.readouterr().err
 
 
 def test_the_chosen_level_is_that_of_the_validation():

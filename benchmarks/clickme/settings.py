@@ -58,7 +58,7 @@ SIZES = {
     ),
     "large": Settings(
         depth=50, width=64, layers=("layer3",), pixels=224, train=4000, val=1000, test=2000, epochs=40, batch_size=64,
-        precision="bfloat16", seeds=(0, 1, 2),
+        lr=0.1 * 64 / 256, precision="bfloat16", seeds=(0, 1, 2),
     ),
 }  # fmt: skip
 
