@@ -99,7 +99,7 @@ GALA_DEVICE Source source(const MapView& map, const TilePlace& place, int line, 
 template <int lines, int line_bytes, int bytes>
 struct Deal {
   static constexpr int kPerLine = line_bytes / bytes, kEach = lines * kPerLine / kTileThreads;
-  static constexpr int kAtOnce = kEach < 4 ? kEach : 4;
+  static constexpr int kAtOnce = bytes == 2 ? kEach / 2 : kEach < 4 ? kEach : 4;
   static_assert(kEach * kTileThreads == lines * kPerLine);
   GALA_DEVICE static int line(int i) { return static_cast<int>(index(i) / kPerLine); }
   GALA_DEVICE static int byte(int i) { return static_cast<int>(index(i) % kPerLine) * bytes; }
