@@ -221,17 +221,17 @@ def test_unstable_symbols_are_found(declaration, tmp_path):
 
 
 def test_readme():
-    """Its example runs, and its tree names every source file."""
+    """Its example runs, and its tree names every folder of sources."""
     text = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     tree = text[text.index("## Files") :]
-    found = (
-        files(ROOT / "gala_cuda", "*.py")
-        | files(ROOT / "csrc", "*.cpp", "*.h")
-        | files(ROOT / "tests", "*.sh", "[!t]*.py")
-    )
-    assert sorted(name for name in found if name not in tree) == []
+    folders = {
+        f"{top}/{name}".rpartition("/")[0]
+        for top in ("benchmarks", "csrc", "gala_cuda", "tests")
+        for name in files(ROOT / top, "*.py", "*.cpp", "*.h", "*.cu", "*.cuh")
+    }
+    assert sorted(folder for folder in folders if f"\n{folder}/ " not in tree) == []
 
 
 def test_one_version():
