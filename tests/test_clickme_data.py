@@ -138,7 +138,7 @@ def test_maps_are_processed_as_chosen():
     assert torch.equal(transform.processed(heatmap, "paper"), heatmap / 8)
     weights = np.exp(-((np.arange(49) - 24) ** 2) / (2 * 28.0**2))
     expected = 8 * np.outer(weights, weights) / weights.sum() ** 2
-    blurred = transform.processed(heatmap, "gala_tpu")
+    blurred = transform.blurred(heatmap, 49, 28.0)
     np.testing.assert_allclose(blurred[0, 104:153, 76:125], expected, rtol=1e-5)
     assert blurred.sum() == pytest.approx(8, rel=1e-5)
     wide = transform.processed(heatmap, "harmonization")

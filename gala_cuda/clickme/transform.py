@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from ..training.pictures import AUGMENTS, ERASED, IMAGENET_MEAN, IMAGENET_STD
 from .sample import ClickMeSample
 
-MAPS = ("paper", "gala_tpu", "harmonization", "raw")
+MAPS = ("paper", "harmonization", "raw")
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,12 @@ def centre_crop(size: int, maps: str) -> Transform:
 def processed(heatmap: Tensor, maps: str) -> Tensor:
     """A map [1, H, W] as a loss takes it, before it is cropped.
 
-    "paper" is divided by its maximum; "gala_tpu" is blurred by 49 x 49 pixels, sigma 28; "harmonization" by 10 x 10 of
-    64 x 64 pixels, sigma 10, as Fel et al. (2022) did; "raw" is as it is stored. Whether the paper blurred its maps,
-    and whether gala_tpu did so before or after the crop, is unconfirmed. Outside the map the blur sees zeros.
+    "paper" is divided by its maximum; "harmonization" is blurred by 10 x 10 of 64 x 64 pixels, sigma 10, as Fel et al.
+    (2022) did, with zeros outside the map; "raw" is as it is stored. Whether the paper blurred its maps is unconfirmed;
+    :class:`GalaMapLoss` of "gala_tpu" does so itself, after the crop.
     """
     if maps == "paper":
         return heatmap / heatmap.max()
-    if maps == "gala_tpu":
-        return blurred(heatmap, 49, 28.0)
     if maps == "harmonization":
         return _resized(blurred(_resized(heatmap, (64, 64)), 10, 10.0), heatmap.shape[1:])
     return heatmap
