@@ -1,0 +1,236 @@
+// The whole forward as one kernel, an image a cluster: x is read once and stays in shared memory between its two uses.
+
+#include <primitives.cuh>
+
+#include "../squash.cuh"
+#include "global_path.cuh"
+#include "local_path.cuh"
+
+namespace gala::cuda {
+
+// Rows that a warp has in flight.
+constexpr int kScaleRows = 4;
+
+// out of the block's pixels, and of the map's sums each slice's part.
+template <class T>
+GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const float* s) {
+  using Vector = Vec<T, 8>;
+  const Shares shares(block.slices, kImageWarps);
+  const int rows = block.rows.size();
+  const auto place = [&](const Plane& plane, int row, int channel) {
+    return reinterpret_cast<Vector*>(static_cast<T*>(plane.data) + block.image * plane.image_stride +
+                                     (block.rows.begin + row) * plane.row_stride + channel);
+  };
+  for (int share = warp(); share < shares.count(); share += kImageWarps) {
+    const int slice = share % shares.slices, channel = slice * kSliceChannels + lane() * 8;
+    const bool inside = channel < p.channels;
+    float alpha[8] = {}, beta[8] = {};
+    GALA_UNROLL for (int i = 0; i < 8; ++i) if (inside) {
+      alpha[i] = load_shared(block.at(p.at.gates) + channel + i);
+      beta[i] = load_shared(block.at(p.at.gates) + p.channels + channel + i);
+    }
+    for (int top = share / shares.slices; top < rows; top += kScaleRows * shares.groups) {
+      Vector residual[kScaleRows] = {};
+      GALA_UNROLL for (int k = 0; k < kScaleRows; ++k) {
+        const int row = top + k * shares.groups;
+        if (p.residual.data && inside && row < rows) residual[k] = load_streaming(place(p.residual, row, channel));
+      }
+      GALA_UNROLL for (int k = 0; k < kScaleRows; ++k) {
+        const int row = top + k * shares.groups;
+        if (row >= rows) break;
+        float value[8] = {}, added[8], square = 0.0f;
+        if (inside) widen(load_shared(block.row<Vector>(p, row, channel)), value);
+        widen(residual[k], added);
+        GALA_UNROLL for (int i = 0; i < 8; ++i) {
+          const float attention = squash<T>(std::fma(beta[i], load_shared(s + row), alpha[i]), p.tanh);
+          value[i] *= attention;
+          if (p.residual.data) value[i] = relu(value[i] + added[i]);
+          square += inside ? attention * attention : 0.0f;
+        }
+        if (inside) store_global(place(p.out, row, channel), narrow<T>(value));
+        if (!p.map) continue;
+        square = sum_abreast(square, 32);
+        if (lane() == 0) store_shared(block.at(p.at.squares) + slice * rows + row, square);
+      }
+    }
+  }
+}
+
+// s of the block's pixels from its two halves, into the first one and into the statistics.
+GALA_DEVICE const float* local_map(const ImageParams& p, const Block& block) {
+  float* s = block.at(p.at.s);
+  float* stats = p.stats + block.image * (int64_t{p.pixels} + p.channels + p.reduced) + block.rows.begin;
+  const float* bias = static_cast<const float*>(p.weights.b_v_collapse);
+  for (int row = thread_index(); row < block.rows.size(); row += kImageThreads) {
+    const float sum =
+        load_shared(s + row) + load_shared(s + p.passes * kTileRows + row) + (bias ? load_global(bias) : 0);
+    store_shared(s + row, sum);
+    store_global(stats + row, sum);
+  }
+  block_barrier();
+  return s;
+}
+
+GALA_DEVICE void attention_map(const ImageParams& p, const Block& block) {
+  block_barrier();
+  for (int row = thread_index(); row < block.rows.size(); row += kImageThreads) {
+    float sum = 0.0f;
+    for (int slice = 0; slice < block.slices; ++slice)
+      sum += load_shared(block.at(p.at.squares) + slice * block.rows.size() + row);
+    store_global(p.map + block.image * p.pixels + block.rows.begin + row, std::sqrt(sum));
+  }
+}
+
+GALA_DEVICE void make_barriers(const ImageParams& p, const Block& block) {
+  for (int i = 0; i < p.stages; ++i) {
+    barrier_init(block.full + i, 1);
+    barrier_init(block.empty + i, kLocalWarps * p.cluster);
+  }
+  for (int i = 0; i < block.slices; ++i) barrier_init(block.arrived + i, 1);
+  barrier_init(block.exchange, kGlobalWarps * p.cluster);
+  barriers_made();
+}
+
+template <class T, int hidden>
+GALA_KERNEL(kImageThreads, 1)
+image_kernel(ImageParams p) {
+  const Block block(p);
+  if (thread_index() == 0) make_barriers(p, block);
+  cluster_barrier();
+  if (warp() < kLocalWarps) local_path<T, hidden>(p, block);
+  else if (warp() < kLocalWarps + kGlobalWarps) global_path<T>(p, block);
+  else fetch<hidden>(p, block);
+  cluster_barrier();  // the last that a block does to another is done
+  scale_rows<T>(p, block, local_map(p, block));
+  if (p.map) attention_map(p, block);
+}
+
+struct TilesParams {
+  const float* v_shrink;  // [R, C]
+  char* packed;  // [C / kTileChannels, hidden, kLineBytes], as tile_operand has it
+  int channels, reduced, hidden;
+};
+constexpr int kPackThreads = 256;
+
+// A thread each vector of 16 bytes; rows from R on are zeros.
+template <class T>
+GALA_KERNEL(kPackThreads, 4)
+pack_tiles_kernel(TilesParams p) {
+  const int index = block_x() * kPackThreads + thread_index(), row = index / 8 % p.hidden, vector = index % 8;
+  const int tile = index / 8 / p.hidden, channel = tile * kTileChannels + vector * 8;
+  if (channel >= p.channels) return;
+  float values[8] = {};
+  GALA_UNROLL for (int i = 0; i < 8; ++i) if (row < p.reduced) values[i] =
+      load_global(p.v_shrink + int64_t{row} * p.channels + channel + i);
+  char* to = p.packed + (int64_t{tile} * p.hidden + row) * kLineBytes + (vector ^ row % 8) * 16;
+  store_global(reinterpret_cast<Vec<T, 8>*>(to), narrow<T>(values));
+}
+
+namespace {
+
+int hidden_of(const Shape& s) { return s.reduced <= 64 ? 64 : s.reduced <= 128 ? 128 : 256; }
+
+// What a block needs, of how many blocks a cluster has.
+struct Plan {
+  int cluster, stages, passes;
+  Layout at;
+
+  Plan(const Shape& s, int blocks) : cluster(blocks), passes(0), at{} {
+    constexpr int kMostStages = 4;
+    const int64_t rows = ceil_div(s.pixels, cluster), slices = ceil_div(s.channels, kSliceChannels);
+    const int64_t lines = ceil_div(rows, kTileRows), groups = slices >= kGlobalWarps ? 1 : kGlobalWarps / slices;
+    const int64_t tile = hidden_of(s) * kLineBytes, barriers = (2 * kMostStages + slices + 1) * 8;
+    const int64_t floats[] = {groups * s.channels,   s.channels,   ceil_div(s.reduced, 4) * 4, 2 * s.channels,
+                              2 * lines * kTileRows, slices * rows};
+    int64_t bytes = rows * (s.channels * 2 + 16) + barriers;
+    for (const int64_t count : floats) bytes += ceil_div(count, 4) * 16;
+    const int64_t fit = (shared_limit() - bytes) / tile;
+    stages = static_cast<int>(fit < kMostStages ? fit : kMostStages);
+    if (!fits()) return;
+    passes = static_cast<int>(lines);
+    int next = static_cast<int>(stages * tile);
+    const auto take = [&next](int64_t size) {
+      const int here = next;
+      next += static_cast<int>(ceil_div(size, 16) * 16);
+      return here;
+    };
+    at.x = take(rows * (s.channels * 2 + 16));
+    int* const places[] = {&at.sums, &at.p, &at.z, &at.gates, &at.s, &at.squares};
+    for (int i = 0; i < 6; ++i) *places[i] = take(floats[i] * 4);
+    at.barriers = take(barriers);
+    at.bytes = next;
+  }
+  bool fits() const { return stages >= 2; }
+};
+
+// Few images are spread over more blocks. By the shape alone, as what is summed in which order depends on it.
+int cluster_of(const Shape& s) {
+  constexpr int64_t kFewImages = 16;
+  const bool eight = s.pixels >= 8 && Plan(s, 8).fits(), four = s.pixels >= 4 && Plan(s, 4).fits();
+  return eight && (s.images <= kFewImages || !four) ? 8 : four ? 4 : 0;
+}
+
+bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+template <class T>
+void run(const Problem& problem, ImageParams p, const Execution& execution) {
+  const Shape& s = problem.shape;
+  const int hidden = hidden_of(s);
+  char* packed = static_cast<char*>(execution.workspace);
+  const TilesParams tiles{static_cast<const float*>(problem.weights.v_shrink), packed, p.channels, p.reduced, hidden};
+  launch("pack_tiles_kernel", pack_tiles_kernel<T>, {ceil_div(s.channels / 8 * hidden, kPackThreads)}, kPackThreads, 0,
+         execution.stream, tiles);
+  p.packed = packed;
+  const auto kernel = hidden == 64 ? image_kernel<T, 64> : hidden == 128 ? image_kernel<T, 128> : image_kernel<T, 256>;
+  launch_clusters("image_kernel", kernel, s.images * p.cluster, p.cluster, kImageThreads, p.at.bytes, execution.stream,
+                  p);
+}
+
+}  // namespace
+
+const char* why_not_in_cluster(const Problem& problem, const Forward& f) {
+  const Shape& s = problem.shape;
+  const Weights& w = problem.weights;
+  if (problem.dtype != DType::bf16 && problem.dtype != DType::f16) return "x is neither bfloat16 nor float16";
+  if (!problem.channel_lanes) return "x is not channels_last";
+  if (s.channels % kTileChannels != 0) return "the number of channels is not a multiple of 64";
+  if (s.reduced > 256) return "the reduced width is above 256";
+  if (!aligned(problem, f.x, 8) || !aligned(problem, f.out, 8) || (f.residual.data && !aligned(problem, f.residual, 8)))
+    return "x, the residual or the output is not aligned to 16 bytes at every pixel";
+  if (!is_aligned(w.w_shrink) || !is_aligned(w.w_expand)) return "w_shrink or w_expand is not aligned to 16 bytes";
+  if (!is_hopper()) return "the GPU is not of compute capability 9.0";
+  if (s.pixels < 4) return "an image has fewer pixels than a cluster has blocks";
+  if (cluster_of(s) == 0) return "an image does not fit into the shared memory of a cluster";
+  return nullptr;
+}
+
+int64_t cluster_workspace(const Problem& problem) {
+  return ceil_div(hidden_of(problem.shape) * problem.shape.channels * 2, 256) * 256;
+}
+
+void forward_in_cluster(const Problem& problem, const Forward& f, const Execution& execution) {
+  const Shape& s = problem.shape;
+  if (s.images == 0) return;
+  if (const char* reason = why_not_in_cluster(problem, f)) throw std::invalid_argument(reason);
+  const Plan plan(s, cluster_of(s));
+  const Images all{0, s.images};
+  ImageParams p{};
+  p.x = plane(problem, f.x, all);
+  p.residual = plane(problem, f.residual, all);
+  p.out = plane(problem, f.out, all);
+  p.weights = problem.weights;
+  p.stats = static_cast<float*>(f.stats);
+  p.map = static_cast<float*>(f.map);
+  p.bits = reinterpret_cast<uint32_t*>(f.bits);
+  p.channels = static_cast<int>(s.channels);
+  p.pixels = static_cast<int>(s.pixels);
+  p.reduced = static_cast<int>(s.reduced);
+  p.cluster = plan.cluster;
+  p.stages = plan.stages;
+  p.passes = plan.passes;
+  p.tanh = problem.squash == Squash::tanh;
+  p.at = plan.at;
+  problem.dtype == DType::bf16 ? run<bf16>(problem, p, execution) : run<f16>(problem, p, execution);
+}
+
+}  // namespace gala::cuda

@@ -1,0 +1,192 @@
+// What Hopper (compute capability 9.0) adds to ../primitives.cuh: clusters of blocks, barriers that count bytes, bulk
+// copies, and products of a warpgroup. tests/cpp/shim/hopper/primitives.cuh has the same names on the host.
+#pragma once
+
+#include "../primitives.cuh"
+
+namespace gala::cuda {
+
+// ---- clusters: some blocks that run at the same time and reach each other's shared memory
+
+// The block's dynamic shared memory, at the same place in every block, aligned for tiles of products.
+template <class T>
+GALA_DEVICE T* tile_memory() {
+  extern __shared__ __align__(1024) unsigned char gala_tiles[];
+  return reinterpret_cast<T*>(gala_tiles);
+}
+
+GALA_DEVICE int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// Of all threads of the cluster; orders their accesses to shared memory. Other blocks' is there after a block's first,
+// and nobody reads what belongs to a block after its last.
+GALA_DEVICE void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+namespace detail {
+
+GALA_DEVICE uint32_t peer_address(const void* shared, int rank) {
+  uint32_t address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
+  return address;
+}
+
+}  // namespace detail
+
+// What lies at `shared` in block `rank`.
+GALA_DEVICE float load_peer(const float* shared, int rank) {
+  float value;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(detail::peer_address(shared, rank)) : "memory");
+  return value;
+}
+GALA_DEVICE void store_peer(float* shared, int rank, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(detail::peer_address(shared, rank)), "f"(value) : "memory");
+}
+
+// ---- barriers in shared memory: a phase ends with its last arrival once all bytes expected in it have come
+
+struct Barrier {
+  uint64_t state;
+};
+
+GALA_DEVICE void barrier_init(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(detail::shared_address(barrier)), "r"(arrivals)
+               : "memory");
+}
+// By the thread that did so, before the cluster's barrier: other blocks and copies find the barriers made.
+GALA_DEVICE void barriers_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// Arrives, and has the phase wait for so many bytes.
+GALA_DEVICE void arrive_expecting(Barrier* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(detail::shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+// Arrives at the barrier of block `rank`, with all that this thread has written or seen written.
+GALA_DEVICE void arrive_at(Barrier* barrier, int rank) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(detail::peer_address(barrier, rank))
+               : "memory");
+}
+// Until the phase of this parity has ended: 0 for the first, 1 for the second, and in turns.
+GALA_DEVICE void wait_for(Barrier* barrier, int parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred ended;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%0], %1;\n"
+      "@!ended bra again;\n"
+      "}" ::"r"(detail::shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// ---- bulk copies: multiples of 16 bytes, aligned to 16; they complete on a barrier
+
+GALA_DEVICE void copy_bulk(void* shared, const void* global, int bytes, Barrier* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   detail::shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(detail::shared_address(barrier))
+               : "memory");
+}
+// To the same place in each of the cluster's blocks, and there on the same barrier.
+GALA_DEVICE void copy_bulk_to_all(void* shared, const void* global, int bytes, Barrier* barrier, int blocks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(detail::shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(detail::shared_address(barrier)), "h"(static_cast<uint16_t>((1 << blocks) - 1))
+      : "memory");
+}
+
+// ---- products of a warpgroup: the 4 warps from a multiple of 4 on
+
+// Before a group of products: registers written so far can be read by them.
+GALA_DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Ends the group.
+GALA_DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Until all groups are done; d was what they added to.
+template <int n>
+GALA_DEVICE void products_wait(float (&d)[n]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  GALA_UNROLL for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");  // is read after the wait only
+}
+
+// The right operand [columns, 16] whose first number is at `tile`: lines of 128 bytes, eight of them 1024 bytes that
+// are aligned to that, of which 16-byte vector i of line j is at place i ^ j % 8.
+GALA_DEVICE uint64_t tile_operand(const void* tile) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kEightLines = uint64_t{1024 >> 4} << 32, kUnused = 1 << 16;
+  return kSwizzle128 | kEightLines | kUnused | (detail::shared_address(tile) & 0x3ffff) >> 4;
+}
+
+#define GALA_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define GALA_32 GALA_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define GALA_64                                                                        \
+  GALA_32                                                                              \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define GALA_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define GALA_D16(i) GALA_D4(i), GALA_D4(i + 4), GALA_D4(i + 8), GALA_D4(i + 12)
+#define GALA_D32(i) GALA_D16(i), GALA_D16(i + 16)
+#define GALA_D64(i) GALA_D32(i), GALA_D32(i + 32)
+#define GALA_PRODUCT(columns, type, list, a0, a1, a2, a3, descriptor, outputs)                                 \
+  asm volatile("{\n.reg .pred add;\nsetp.eq.u32 add, 0, 0;\nwgmma.mma_async.sync.aligned.m64n" #columns        \
+               "k16.f32." type "." type " {" list "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #descriptor \
+               ", add, 1, 1, 0;\n}"                                                                            \
+               : outputs                                                                                       \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)                                            \
+               : "memory")
+#define GALA_PRODUCT_OF(type)                                                                   \
+  if constexpr (n == 16) GALA_PRODUCT(32, type, GALA_16, 16, 17, 18, 19, 20, GALA_D16(0));      \
+  else if constexpr (n == 32) GALA_PRODUCT(64, type, GALA_32, 32, 33, 34, 35, 36, GALA_D32(0)); \
+  else GALA_PRODUCT(128, type, GALA_64, 64, 65, 66, 67, 68, GALA_D64(0))
+
+// d [64, 2 n] += a [64, 16] b [16, 2 n]. Of each warp the 16 rows from 16 (warp % 4) on: a as mma's, d as that of mma
+// for 8 columns each. d and a may be touched again after the wait; b is read until then.
+template <int n>
+GALA_DEVICE void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b, bf16) {
+  static_assert(n == 16 || n == 32 || n == 64);
+  GALA_PRODUCT_OF("bf16");
+}
+template <int n>
+GALA_DEVICE void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b, f16) {
+  static_assert(n == 16 || n == 32 || n == 64);
+  GALA_PRODUCT_OF("f16");
+}
+#undef GALA_16
+#undef GALA_32
+#undef GALA_64
+#undef GALA_D4
+#undef GALA_D16
+#undef GALA_D32
+#undef GALA_D64
+#undef GALA_PRODUCT
+#undef GALA_PRODUCT_OF
+
+// ---- host
+
+// Whether the current device runs code for compute_90a.
+inline bool is_hopper() {
+  return attribute(cudaDevAttrComputeCapabilityMajor) == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+}
+
+// As launch; each `cluster` blocks that follow each other along x are a cluster.
+template <class Params>
+void launch_clusters(const char* name, void (*kernel)(Params), int64_t blocks, int cluster, int threads,
+                     int shared_bytes, void* stream, const Params& params) {
+  if (blocks > INT_MAX) throw std::runtime_error(std::string(name) + ": " + std::to_string(blocks) + " blocks");
+  check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  cudaLaunchAttribute clusters{};
+  clusters.id = cudaLaunchAttributeClusterDimension;
+  clusters.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &clusters;
+  config.numAttrs = 1;
+  check(name, cudaLaunchKernelEx(&config, kernel, params));
+}
+
+}  // namespace gala::cuda
