@@ -1,6 +1,7 @@
 // The whole forward as one kernel, an image a cluster: x is read once and stays in shared memory between its two uses.
 
 #include <primitives.cuh>
+#include <stdexcept>
 
 #include "../squash.cuh"
 #include "global_path.cuh"
@@ -14,7 +15,7 @@ constexpr int kScaleRows = 4;
 // out of the block's pixels, and of the map's sums each slice's part.
 template <class T>
 GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const float* s) {
-  using Vector = Vec<T, 8>;
+  using Vector = Packed<T, 8>;
   const Shares shares(block.slices, kImageWarps);
   const int rows = block.rows.size();
   const auto place = [&](const Plane& plane, int row, int channel) {
@@ -39,15 +40,15 @@ GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const floa
         const int row = top + k * shares.groups;
         if (row >= rows) break;
         float value[8] = {}, added[8], square = 0.0f;
-        if (inside) widen(load_shared(block.row<Vector>(p, row, channel)), value);
-        widen(residual[k], added);
+        if (inside) unpack<T>(load_shared(block.row<Vector>(p, row, channel)), value);
+        unpack<T>(residual[k], added);
         GALA_UNROLL for (int i = 0; i < 8; ++i) {
           const float attention = squash<T>(std::fma(beta[i], load_shared(s + row), alpha[i]), p.tanh);
           value[i] *= attention;
           if (p.residual.data) value[i] = relu(value[i] + added[i]);
           square += inside ? attention * attention : 0.0f;
         }
-        if (inside) store_global(place(p.out, row, channel), narrow<T>(value));
+        if (inside) store_global(place(p.out, row, channel), pack<T>(value));
         if (!p.map) continue;
         square = sum_abreast(square, 32);
         if (lane() == 0) store_shared(block.at(p.at.squares) + slice * rows + row, square);
@@ -123,7 +124,7 @@ pack_tiles_kernel(TilesParams p) {
   GALA_UNROLL for (int i = 0; i < 8; ++i) if (row < p.reduced) values[i] =
       load_global(p.v_shrink + int64_t{row} * p.channels + channel + i);
   char* to = p.packed + (int64_t{tile} * p.hidden + row) * kLineBytes + (vector ^ row % 8) * 16;
-  store_global(reinterpret_cast<Vec<T, 8>*>(to), narrow<T>(values));
+  store_global(reinterpret_cast<Packed<T, 8>*>(to), pack<T>(values));
 }
 
 namespace {

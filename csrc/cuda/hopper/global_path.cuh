@@ -31,7 +31,7 @@ GALA_DEVICE void pool(const ImageParams& p, const Block& block, const Shares& sh
 #pragma unroll 4
     for (int row = group; row < block.rows.size(); row += shares.groups) {
       float values[8];
-      widen(load_shared(block.row<Vec<T, 8>>(p, row, channel)), values);
+      unpack<T>(load_shared(block.row<Packed<T, 8>>(p, row, channel)), values);
       GALA_UNROLL for (int i = 0; i < 8; ++i) sums[i] += values[i];
     }
     GALA_UNROLL for (int i = 0; i < 8; ++i)

@@ -7,7 +7,7 @@
 #include <primitives.cuh>
 
 #include "../sweep.cuh"
-#include "hopper/primitives.cuh"
+#include <hopper/primitives.cuh>
 
 namespace gala::cuda {
 

@@ -200,7 +200,7 @@ struct Grid {
 
 template <class P>
 void launch(const char* name, void (*kernel)(P), Grid grid, int threads, int shared_bytes,
-            [[maybe_unused]] void* stream, const P& params) {
+            [[maybe_unused]] void* stream, const P& params, int cluster = 1) {
   static_assert(std::is_trivially_copyable_v<P> && sizeof(P) <= 4096);
   struct Call {
     void (*kernel)(P);
@@ -212,7 +212,7 @@ void launch(const char* name, void (*kernel)(P), Grid grid, int threads, int sha
         auto& c = *static_cast<const Call*>(context);
         c.kernel(c.params);
       },
-      &call);
+      &call, cluster);
 }
 
 inline int multiprocessors() { return shim::device.multiprocessors; }

@@ -3,6 +3,8 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <any>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -50,14 +52,19 @@ struct Thread {
   std::unique_ptr<Issued[]> copies = std::make_unique_for_overwrite<Issued[]>(COPIES);  // round and round
   size_t issued = 0, performed = 0;
   int64_t group = 0;  // that the next copy belongs to
+  std::any kept = {};
 };
 
-struct Block {
-  std::vector<Thread> threads;
-  std::vector<Team> warps;
-  Team all;
-  std::vector<void*> mine;  // what each thread brought to the meeting it waits at
-  std::vector<int> ready;
+// The blocks that run at the same time; what is of each thread or warp is counted through all of them.
+struct Cluster {
+  std::vector<Thread> threads = {};
+  std::vector<Team> warps = {}, blocks = {};
+  Team all = {};
+  std::vector<Position> positions = {};  // of each block's first thread
+  std::vector<void*> mine = {};  // what each thread brought to the meeting it waits at
+  std::vector<int> ready = {};
+  std::vector<std::pair<const void*, int>> parked = {};  // threads, and what each waits for
+  std::vector<std::function<void()>> events = {};
 };
 
 struct Launch {
@@ -69,18 +76,12 @@ struct Launch {
   char begin = 0, end = 0;  // what ThreadSanitizer knows the launch's two ends by
 };
 
-Launch* launched = nullptr;  // and the block of it that runs
-Block* running = nullptr;
+Launch* launched = nullptr;  // and the blocks of it that run
+Cluster* running = nullptr;
 
-#if defined(GALA_SHIM_RACES)
-void release_to(char* address) { __tsan_release(address); }
-void acquire_from(char* address) { __tsan_acquire(address); }
-#else
-void release_to(char*) {}
-void acquire_from(char*) {}
-#endif
+int own_index() { return position.rank * position.threads + position.thread; }
 
-Thread& self() { return running->threads[static_cast<size_t>(position.thread)]; }
+Thread& self() { return running->threads[static_cast<size_t>(own_index())]; }
 
 void leave() { self().fiber->leave_for(launched->host); }
 
@@ -145,8 +146,7 @@ int take_turn(std::vector<int>& ready) {
   const size_t size = ready.size();
   size_t at = device.seed ? launched->random() % size : 0;
   if (device.seed % 2 && launched->random() % 64) {
-    const auto same =
-        std::find_if(ready.begin(), ready.end(), [](int t) { return t / WARP == position.thread / WARP; });
+    const auto same = std::find_if(ready.begin(), ready.end(), [](int t) { return t / WARP == own_index() / WARP; });
     if (same != ready.end()) at = static_cast<size_t>(same - ready.begin());
   }
   const int thread = ready[at];
@@ -154,35 +154,64 @@ int take_turn(std::vector<int>& ready) {
   return thread;
 }
 
-std::string stuck(const Block& block) {
+std::string stuck(const Cluster& cluster) {
   std::string what = "threads wait for others in vain:";
   auto add = [&](const Team& team) {
     if (team.arrived)
       what += " " + std::to_string(team.arrived) + " of " + std::to_string(team.size) + " at " + team.what + " of " +
               team.name + " " + std::to_string(team.first / WARP) + ", " + text(team.site) + ";";
   };
-  add(block.all);
-  for (const Team& team : block.warps) add(team);
-  const auto ended = std::count_if(block.threads.begin(), block.threads.end(), [](const Thread& t) { return t.ended; });
+  add(cluster.all);
+  for (const Team& team : cluster.blocks) add(team);
+  for (const Team& team : cluster.warps) add(team);
+  if (!cluster.parked.empty())
+    what += " " + std::to_string(cluster.parked.size()) + " for a barrier's phase, the first at " +
+            text(cluster.threads[static_cast<size_t>(cluster.parked[0].second)].site) + ";";
+  const auto ended =
+      std::count_if(cluster.threads.begin(), cluster.threads.end(), [](const Thread& t) { return t.ended; });
   return what + " " + std::to_string(ended) + " have ended";
 }
 
-void run_block(int threads, Pages& stacks) {
-  Block block;
-  running = &block;
-  block.all = {"block", 0, threads};
-  block.mine.resize(static_cast<size_t>(threads));
-  for (int t = 0; t < threads; t += WARP) block.warps.push_back({"warp", t, WARP});
-  for (int t = 0; t < threads; ++t) {
-    block.threads.push_back({std::make_unique<Fiber>(stacks.begin() + static_cast<size_t>(t) * STACK, STACK, enter)});
-    block.ready.push_back(t);
-  }
-  while (!block.ready.empty() && launched->failure.empty()) {
-    position.thread = take_turn(block.ready);
+// One of the events under way, with seed 0 the first.
+void happen(std::vector<std::function<void()>>& events) {
+  const auto at = events.begin() + static_cast<std::ptrdiff_t>(device.seed ? launched->random() % events.size() : 0);
+  const std::function<void()> event = std::move(*at);
+  events.erase(at);
+  event();
+}
+
+// Events happen late, when no thread can go on, or at any other time.
+void take_turns(Cluster& cluster, int threads) {
+  while (launched->failure.empty() && !(cluster.ready.empty() && cluster.events.empty())) {
+    const bool now = cluster.ready.empty() || (device.seed && launched->random() % 64 == 0);
+    if (now && !cluster.events.empty()) {
+      happen(cluster.events);
+      continue;
+    }
+    const int turn = take_turn(cluster.ready);
+    position = cluster.positions[static_cast<size_t>(turn / threads)];
+    position.thread = turn % threads;
     launched->host.leave_for(*self().fiber);
   }
-  const bool ended = std::all_of(block.threads.begin(), block.threads.end(), [](const Thread& t) { return t.ended; });
-  if (launched->failure.empty() && !ended) launched->failure = stuck(block);
+}
+
+void run_cluster(const std::vector<Position>& positions, Pages& stacks) {
+  const int threads = positions[0].threads, all = threads * static_cast<int>(positions.size());
+  Cluster cluster;
+  running = &cluster;
+  cluster.positions = positions;
+  cluster.all = {"cluster", 0, all};
+  cluster.mine.resize(static_cast<size_t>(all));
+  for (int t = 0; t < all; t += threads) cluster.blocks.push_back({"block", t, threads});
+  for (int t = 0; t < all; t += WARP) cluster.warps.push_back({"warp", t, WARP});
+  for (int t = 0; t < all; ++t) {
+    cluster.threads.push_back({std::make_unique<Fiber>(stacks.begin() + static_cast<size_t>(t) * STACK, STACK, enter)});
+    cluster.ready.push_back(t);
+  }
+  take_turns(cluster, threads);
+  const bool ended =
+      std::all_of(cluster.threads.begin(), cluster.threads.end(), [](const Thread& t) { return t.ended; });
+  if (launched->failure.empty() && !ended) launched->failure = stuck(cluster);
   running = nullptr;
 }
 
@@ -193,7 +222,7 @@ void meet(Team& team, const char* what, bool barrier, Site site, void* mine, voi
          ", but at " + what + ",");
   team.what = what;
   team.site = site;
-  running->mine[static_cast<size_t>(position.thread)] = mine;
+  running->mine[static_cast<size_t>(own_index())] = mine;
   char* order = &team.order[team.odd];
   if (barrier) release_to(order);
   if (++team.arrived == team.size) {
@@ -206,11 +235,14 @@ void meet(Team& team, const char* what, bool barrier, Site site, void* mine, voi
   if (barrier) acquire_from(order);
 }
 
-void check_limits(Dim blocks, int threads, int shared_bytes) {
+void check_limits(Dim blocks, int cluster, int threads, int shared_bytes) {
   constexpr int64_t most_x = INT32_MAX, most_y = 65535;
   if (blocks.x < 1 || blocks.y < 1 || blocks.z < 1 || blocks.x > most_x || blocks.y > most_y || blocks.z > most_y)
     throw std::runtime_error("no such grid: " + std::to_string(blocks.x) + " x " + std::to_string(blocks.y) + " x " +
                              std::to_string(blocks.z));
+  if (cluster < 1 || cluster > 8 || blocks.x % cluster)
+    throw std::runtime_error(std::to_string(blocks.x) + " blocks along x are not whole clusters of " +
+                             std::to_string(cluster) + ", at most 8");
   if (threads < WARP || threads > 1024 || threads % WARP)
     throw std::runtime_error(std::to_string(threads) + " threads are not whole warps");
   if (shared_bytes < 0 || shared_bytes > device.shared_limit)
@@ -220,28 +252,40 @@ void check_limits(Dim blocks, int threads, int shared_bytes) {
 
 }  // namespace
 
-void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*),
-            const void* context) {
-  check_limits(blocks, threads, shared_bytes);
+void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*), const void* context,
+            int cluster) {
+  check_limits(blocks, cluster, threads, shared_bytes);
   Launch here{body, context, {}, std::mt19937_64(device.seed), {}};
   launched = &here;
   Trap trap;
-  const auto bytes = static_cast<size_t>(shared_bytes);
-  Pages stacks(static_cast<size_t>(threads) * STACK), shared((bytes + 127) / 128 * 128);
-  const std::vector<int64_t> turns = order_of(blocks.x * blocks.y * blocks.z);
-  char* own = shared.end() - (bytes + 127) / 128 * 128;
+  const auto bytes = static_cast<size_t>(shared_bytes), whole = (bytes + 127) / 128 * 128;
+  Pages stacks(static_cast<size_t>(cluster * threads) * STACK);
+  std::vector<std::unique_ptr<Pages>> shared;
+  for (int rank = 0; rank < cluster; ++rank) shared.push_back(std::make_unique<Pages>(whole));
+  const std::vector<int64_t> turns = order_of(blocks.x / cluster * blocks.y * blocks.z);
   release_to(&here.begin);
-  for (int64_t b : turns) {
-    position = {{b % blocks.x, b / blocks.x % blocks.y, b / blocks.x / blocks.y}, blocks, 0, threads, own, bytes};
+  for (int64_t turn : turns) {
 #if defined(GALA_SHIM_RACES)
     stacks.renew();
-    shared.renew();
 #endif
-    poison(shared.begin(), static_cast<size_t>(shared.end() - shared.begin()));
-    run_block(threads, stacks);
-    if (here.failure.empty() && !(poisoned(shared.begin(), static_cast<size_t>(own - shared.begin())) &&
-                                  poisoned(own + bytes, static_cast<size_t>(shared.end() - own) - bytes)))
-      here.failure = "writes past its " + std::to_string(bytes) + " bytes of shared memory";
+    std::vector<Position> positions;
+    for (int rank = 0; rank < cluster; ++rank) {
+      Pages& own = *shared[static_cast<size_t>(rank)];
+#if defined(GALA_SHIM_RACES)
+      own.renew();
+#endif
+      poison(own.begin(), static_cast<size_t>(own.end() - own.begin()));
+      const int64_t b = turn * cluster + rank;
+      const Dim block{b % blocks.x, b / blocks.x % blocks.y, b / blocks.x / blocks.y};
+      positions.push_back({block, blocks, 0, threads, own.end() - whole, bytes, rank, cluster});
+    }
+    run_cluster(positions, stacks);
+    for (size_t rank = 0; here.failure.empty() && rank < shared.size(); ++rank) {
+      const char *begin = shared[rank]->begin(), *end = shared[rank]->end(), *own = end - whole;
+      if (!poisoned(begin, static_cast<size_t>(own - begin)) ||
+          !poisoned(own + bytes, static_cast<size_t>(end - own) - bytes))
+        here.failure = "writes past its " + std::to_string(bytes) + " bytes of shared memory";
+    }
     if (!here.failure.empty()) {
       const Dim& at = position.block;
       throw std::runtime_error(std::string(name) + ", block (" + std::to_string(at.x) + ", " + std::to_string(at.y) +
@@ -251,12 +295,22 @@ void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*
   acquire_from(&here.end);
 }
 
+#if defined(GALA_SHIM_RACES)
+void release_to(void* address) { __tsan_release(address); }
+void acquire_from(void* address) { __tsan_acquire(address); }
+#else
+void release_to(void*) {}
+void acquire_from(void*) {}
+#endif
+
 void fail(const std::string& what) {
   launched->failure = "thread " + std::to_string(position.thread) + " " + what + " at " + text(self().site) + " in " +
                       self().site.function_name();
   leave();
   __builtin_unreachable();
 }
+
+void stop(const std::string& what) { launched->failure = what; }
 
 void check_global(const void* address, size_t bytes, size_t alignment, bool write, Site site) {
   self().site = site;
@@ -274,11 +328,49 @@ void check_shared(const void* address, size_t bytes, size_t alignment, Site site
          std::to_string(position.shared_bytes) + " bytes of shared memory");
 }
 
-void meet_block(Site site) { meet(running->all, "block_barrier", true, site, nullptr, nullptr); }
+void meet_block(Site site) {
+  meet(running->blocks[static_cast<size_t>(position.rank)], "block_barrier", true, site, nullptr, nullptr);
+}
+
+void meet_cluster(Site site) { meet(running->all, "cluster_barrier", true, site, nullptr, nullptr); }
 
 void meet_warp(const char* what, bool barrier, Site site, void* mine, void (*together)(void**)) {
-  meet(running->warps[static_cast<size_t>(position.thread / WARP)], what, barrier, site, mine, together);
+  meet(running->warps[static_cast<size_t>(own_index() / WARP)], what, barrier, site, mine, together);
 }
+
+bool has_ended(int rank) {
+  const auto first = running->threads.begin() + rank * position.threads;
+  return std::all_of(first, first + position.threads, [](const Thread& t) { return t.ended; });
+}
+
+char* in_block(const void* shared, int rank) {
+  return running->positions[static_cast<size_t>(rank)].shared + (static_cast<const char*>(shared) - position.shared);
+}
+
+char* in_peer(const void* shared, int rank, size_t bytes, Site site) {
+  check_shared(shared, bytes, bytes, site);
+  if (rank < 0 || rank >= position.cluster)
+    fail("names block " + std::to_string(rank) + " of a cluster of " + std::to_string(position.cluster));
+  if (has_ended(rank)) fail("accesses shared memory of block " + std::to_string(rank) + ", which has ended,");
+  return in_block(shared, rank);
+}
+
+void park(const void* on, Site site) {
+  self().site = site;
+  running->parked.push_back({on, own_index()});
+  leave();
+}
+
+void wake(const void* on) {
+  std::erase_if(running->parked, [on](const auto& parked) {
+    if (parked.first == on) running->ready.push_back(parked.second);
+    return parked.first == on;
+  });
+}
+
+void later(std::function<void()> event) { running->events.push_back(std::move(event)); }
+
+std::any& kept() { return self().kept; }
 
 void issue(const Copy& copy) {
   Thread& me = self();

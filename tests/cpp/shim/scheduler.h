@@ -1,10 +1,12 @@
-// Runs a grid of CUDA threads as fibers: blocks one after the other in random order, the threads of a block in turns,
-// of which one ends where a thread waits for others. Whatever is not allowed stops the launch with a std::runtime_error
-// that names kernel, block, thread and line.
+// Runs a grid of CUDA threads as fibers: blocks, or clusters of them, one after the other in random order, their
+// threads in turns, of which one ends where a thread waits for others. Whatever is not allowed stops the launch with a
+// std::runtime_error that names kernel, block, thread and line.
 #pragma once
 
+#include <any>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <source_location>
 #include <string>
 
@@ -24,6 +26,7 @@ struct Position {
   int thread, threads;
   char* shared;
   size_t shared_bytes;
+  int rank, cluster;  // in its cluster, of how many blocks
 };
 extern Position position;
 
@@ -35,10 +38,12 @@ struct Device {  // what a test may choose
 };
 extern Device device;
 
-void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*),
-            const void* context);
+void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*), const void* context,
+            int cluster = 1);
 
 [[noreturn]] void fail(const std::string& what);  // of the running thread, at the line where it was last seen
+
+void stop(const std::string& what);  // of an event
 
 void check_global(const void* address, size_t bytes, size_t alignment, bool write, Site site);
 void check_shared(const void* address, size_t bytes, size_t alignment, Site site);
@@ -46,6 +51,7 @@ void check_shared(const void* address, size_t bytes, size_t alignment, Site site
 // Waits until all threads of the block, or of the warp, are at the same place. The last to arrive calls
 // together(mine of lane 0, mine of lane 1, ...). Only a barrier orders memory accesses.
 void meet_block(Site site);
+void meet_cluster(Site site);
 void meet_warp(const char* what, bool barrier, Site site, void* mine = nullptr, void (*together)(void**) = nullptr);
 
 // cp.async. The copy is performed by the wait that asks for it, in the words of the thread that issued it.
@@ -58,5 +64,21 @@ struct Copy {
 void issue(const Copy&);
 void commit();
 bool next_due(int pending_groups, Copy& copy);  // takes the oldest copy that a wait for all but so many groups performs
+
+// Other blocks of the cluster: the same place in their shared memory, for an access of so many bytes or unchecked.
+bool has_ended(int rank);
+char* in_peer(const void* shared, int rank, size_t bytes, Site site);
+char* in_block(const void* shared, int rank);
+
+// The running thread waits until someone wakes all that wait for the same.
+void park(const void* on, Site site);
+void wake(const void* on);
+// To happen at some later time, on no thread.
+void later(std::function<void()> event);
+// What instructions remember of the running thread.
+std::any& kept();
+// What came before the release of an address comes before what follows an acquire, as ThreadSanitizer sees it.
+void release_to(void* address);
+void acquire_from(void* address);
 
 }  // namespace gala::shim

@@ -31,14 +31,6 @@ void spread(void** lanes, Word word) {
     }
 }
 
-// Rounded towards zero, as the tensor cores' accumulators are.
-float truncated(double sum) {
-  const float nearest = static_cast<float>(sum);
-  if (std::isinf(nearest) && std::fabs(sum) < std::ldexp(1.0, 128))
-    return std::copysign(std::numeric_limits<float>::max(), nearest);
-  return std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
-}
-
 template <Operand type>
 float operand(uint32_t word, int half) {
   if constexpr (type == Operand::tf32) {
@@ -52,6 +44,13 @@ float operand(uint32_t word, int half) {
 }
 
 }  // namespace
+
+float truncated(double sum) {
+  const float nearest = static_cast<float>(sum);
+  if (std::isinf(nearest) && std::fabs(sum) < std::ldexp(1.0, 128))
+    return std::copysign(std::numeric_limits<float>::max(), nearest);
+  return std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
 
 void shuffle(void** lanes) {
   for (int i = 0; i < WARP; ++i) {

@@ -30,6 +30,8 @@ struct Mma {  // one lane's
 template <Operand type>
 void multiply(void** lanes);  // d += a b; [16, 16] x [16, 8], for tf32 [16, 8] x [8, 8]
 
+float truncated(double sum);  // as the tensor cores' accumulators are
+
 float from_bf16(uint16_t);
 float from_f16(uint16_t);
 uint16_t to_bf16(float);

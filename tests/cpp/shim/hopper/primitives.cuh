@@ -1,0 +1,73 @@
+// csrc/cuda/hopper/primitives.cuh for the host: the same names; the blocks of a cluster run at the same time.
+#pragma once
+
+#include "../barrier.h"
+#include "../primitives.cuh"
+#include "../warpgroup.h"
+
+namespace gala::cuda {
+
+template <class T>
+T* tile_memory() {
+  return shared_memory<T>();
+}
+inline int cluster_rank() { return shim::position.rank; }
+inline void cluster_barrier(Site site = Site::current()) { shim::meet_cluster(site); }
+
+inline float load_peer(const float* shared, int rank, Site site = Site::current()) {
+  return *reinterpret_cast<const float*>(shim::in_peer(shared, rank, sizeof(float), site));
+}
+inline void store_peer(float* shared, int rank, float value, Site site = Site::current()) {
+  *reinterpret_cast<float*>(shim::in_peer(shared, rank, sizeof(float), site)) = value;
+}
+
+struct alignas(8) Barrier {
+  shim::Phases phases;
+};
+inline void barrier_init(Barrier* barrier, int arrivals, Site site = Site::current()) {
+  shim::init(&barrier->phases, arrivals, site);
+}
+inline void barriers_made() {}
+inline void arrive_expecting(Barrier* barrier, int bytes, Site site = Site::current()) {
+  shim::arrive(&barrier->phases, cluster_rank(), bytes, site);
+}
+inline void arrive_at(Barrier* barrier, int rank, Site site = Site::current()) {
+  shim::arrive(&barrier->phases, rank, 0, site);
+}
+inline void wait_for(Barrier* barrier, int parity, Site site = Site::current()) {
+  shim::wait(&barrier->phases, parity, site);
+}
+
+inline void copy_bulk(void* shared, const void* global, int bytes, Barrier* barrier, Site site = Site::current()) {
+  shim::copy_bulk(shared, global, bytes, &barrier->phases, cluster_rank(), site);
+}
+inline void copy_bulk_to_all(void* shared, const void* global, int bytes, Barrier* barrier, int blocks,
+                             Site site = Site::current()) {
+  for (int rank = 0; rank < blocks; ++rank) shim::copy_bulk(shared, global, bytes, &barrier->phases, rank, site);
+}
+
+inline void products_begin(Site site = Site::current()) { shim::begin_products(site); }
+inline void products_commit(Site site = Site::current()) { shim::commit_products(site); }
+template <int n>
+void products_wait(float (&)[n], Site site = Site::current()) {
+  shim::wait_products(site);
+}
+inline uint64_t tile_operand(const void* tile) { return shim::descriptor(tile, 16, 1024, shim::SWIZZLE_128); }
+template <int n>
+void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b, bf16, Site site = Site::current()) {
+  shim::issue_product(d, n, a, b, shim::Operand::bf16, site);
+}
+template <int n>
+void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b, f16, Site site = Site::current()) {
+  shim::issue_product(d, n, a, b, shim::Operand::f16, site);
+}
+
+inline bool is_hopper() { return true; }
+
+template <class P>
+void launch_clusters(const char* name, void (*kernel)(P), int64_t blocks, int cluster, int threads, int shared_bytes,
+                     void* stream, const P& params) {
+  launch(name, kernel, {blocks}, threads, shared_bytes, stream, params, cluster);
+}
+
+}  // namespace gala::cuda
