@@ -11,8 +11,8 @@ GALA_DEVICE int global_warp() { return warp() - kLocalWarps; }
 // All warps of the global path in the cluster wait for each other.
 GALA_DEVICE void meet_peers(const ImageParams& p, const Block& block, int parity) {
   warp_barrier();
-  if (lane() < p.cluster) arrive_at(block.exchange, lane());
-  wait_for(block.exchange, parity);
+  if (lane() < p.cluster) arrive_with_writes(block.exchange, lane());
+  wait_for_peers(block.exchange, parity);
 }
 
 GALA_DEVICE void send_to_all(float* shared, float value, int cluster) {

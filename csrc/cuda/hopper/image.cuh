@@ -4,10 +4,10 @@
 // the copies coming. Then all of them scale.
 #pragma once
 
+#include <hopper/primitives.cuh>
 #include <primitives.cuh>
 
 #include "../sweep.cuh"
-#include <hopper/primitives.cuh>
 
 namespace gala::cuda {
 

@@ -64,23 +64,29 @@ GALA_DEVICE void arrive_expecting(Barrier* barrier, int bytes) {
                "r"(bytes)
                : "memory");
 }
-// Arrives at the barrier of block `rank`, with all that this thread has written or seen written.
+// Arrives at the barrier of block `rank`: this thread and its products have read what they had to.
 GALA_DEVICE void arrive_at(Barrier* barrier, int rank) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(detail::peer_address(barrier, rank)) : "memory");
+}
+// The same with all that this thread has written, or seen written, for whoever waits with wait_for_peers.
+GALA_DEVICE void arrive_with_writes(Barrier* barrier, int rank) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(detail::peer_address(barrier, rank))
                : "memory");
 }
-// Until the phase of this parity has ended: 0 for the first, 1 for the second, and in turns.
-GALA_DEVICE void wait_for(Barrier* barrier, int parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred ended;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%0], %1;\n"
-      "@!ended bra again;\n"
-      "}" ::"r"(detail::shared_address(barrier)),
-      "r"(parity)
-      : "memory");
-}
+
+#define GALA_WAIT(order)                                              \
+  asm volatile(                                                       \
+      "{\n.reg .pred ended;\nagain:\n"                                \
+      "mbarrier.try_wait.parity" order                                \
+      ".shared::cta.b64 ended, [%0], %1;\n"                           \
+      "@!ended bra again;\n}" ::"r"(detail::shared_address(barrier)), \
+      "r"(parity)                                                     \
+      : "memory")
+// Until the phase of this parity has ended, 0 for the first, 1 for the second, and in turns: the copies are there.
+GALA_DEVICE void wait_for(Barrier* barrier, int parity) { GALA_WAIT(""); }
+// The same, and the writes of all who arrived are there.
+GALA_DEVICE void wait_for_peers(Barrier* barrier, int parity) { GALA_WAIT(".acquire.cluster"); }
+#undef GALA_WAIT
 
 // ---- bulk copies: multiples of 16 bytes, aligned to 16; they complete on a barrier
 

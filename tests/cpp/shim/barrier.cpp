@@ -23,7 +23,6 @@ void land(void* to, const void* from, int bytes, Phases* barrier, int rank) {
   if (!made(barrier)) return stop("a bulk copy lands on a barrier that is not made");
   std::memcpy(to, from, static_cast<size_t>(bytes));
   barrier->bytes -= 2 * bytes;
-  release_to(barrier);
   end_if_complete(*barrier);
 }
 
@@ -34,21 +33,21 @@ void init(Phases* barrier, int arrivals, Site site) {
   *barrier = {static_cast<int16_t>(arrivals), static_cast<int16_t>(arrivals), 0};
 }
 
-void arrive(Phases* own, int rank, int bytes, Site site) {
+void arrive(Phases* own, int rank, int bytes, bool writes, Site site) {
   auto* barrier = reinterpret_cast<Phases*>(in_peer(own, rank, sizeof *own, site));
   if (!made(barrier)) fail("arrives at a barrier that is not made");
   if (barrier->pending < 1) fail("arrives once more than the phase of a barrier awaits");
   barrier->bytes += 2 * bytes;
   --barrier->pending;
-  release_to(barrier);
+  if (writes) release_to(barrier);
   end_if_complete(*barrier);
 }
 
-void wait(Phases* barrier, int of, Site site) {
+void wait(Phases* barrier, int of, bool writes, Site site) {
   check_shared(barrier, sizeof *barrier, sizeof *barrier, site);
   if (!made(barrier)) fail("waits at a barrier that is not made");
   while (parity(*barrier) == of) park(barrier, site);
-  acquire_from(barrier);
+  if (writes) acquire_from(barrier);
 }
 
 void copy_bulk(void* shared, const void* global, int bytes, Phases* own, int rank, Site site) {

@@ -16,9 +16,10 @@ struct Phases {  // what of a barrier lies in shared memory
 };
 
 void init(Phases*, int arrivals, Site site);
-void arrive(Phases*, int rank, int bytes,
-            Site site);  // at the barrier of block `rank`, which expects so many bytes more
-void wait(Phases*, int parity, Site site);
+// At the barrier of block `rank`, which expects so many bytes more. With `writes` it orders memory accesses before the
+// arrival and after a wait.
+void arrive(Phases*, int rank, int bytes, bool writes, Site site);
+void wait(Phases*, int parity, bool writes, Site site);
 
 // Until it lands, late, the destination in block `rank` holds poison.
 void copy_bulk(void* shared, const void* global, int bytes, Phases*, int rank, Site site);

@@ -29,13 +29,19 @@ inline void barrier_init(Barrier* barrier, int arrivals, Site site = Site::curre
 }
 inline void barriers_made() {}
 inline void arrive_expecting(Barrier* barrier, int bytes, Site site = Site::current()) {
-  shim::arrive(&barrier->phases, cluster_rank(), bytes, site);
+  shim::arrive(&barrier->phases, cluster_rank(), bytes, false, site);
 }
 inline void arrive_at(Barrier* barrier, int rank, Site site = Site::current()) {
-  shim::arrive(&barrier->phases, rank, 0, site);
+  shim::arrive(&barrier->phases, rank, 0, false, site);
+}
+inline void arrive_with_writes(Barrier* barrier, int rank, Site site = Site::current()) {
+  shim::arrive(&barrier->phases, rank, 0, true, site);
 }
 inline void wait_for(Barrier* barrier, int parity, Site site = Site::current()) {
-  shim::wait(&barrier->phases, parity, site);
+  shim::wait(&barrier->phases, parity, false, site);
+}
+inline void wait_for_peers(Barrier* barrier, int parity, Site site = Site::current()) {
+  shim::wait(&barrier->phases, parity, true, site);
 }
 
 inline void copy_bulk(void* shared, const void* global, int bytes, Barrier* barrier, Site site = Site::current()) {
