@@ -2,12 +2,16 @@
 copies that a seed gives."""
 
 import ctypes
+import re
+import shutil
 from ctypes import byref, c_char_p, c_int64
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from oracle import Case, Problem, assert_accurate, draw
+from oracle import Case, Problem, draw, tolerance
 from shim import CPP, CUDA, DTYPES, SHIM, WORKSPACE_ALIGNMENT, Memory, build, loaded, why_no_compiler
 from structs import Execution, FeatureMap, Forward, Shape, WeightPointers
 from structs import Problem as NativeProblem
@@ -20,6 +24,7 @@ pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler(
 
 BF16, F16 = torch.bfloat16, torch.float16
 SHARED_LIMIT = 227 << 10  # bytes a block, as on sm_90
+TANH_APPROX = 2**-11
 FULL = {"bias": True, "residual": True, "map": True}
 
 
@@ -48,9 +53,7 @@ class Call:
         self.bits = memory.new(n, height * width, bit_words(reduced), dtype=torch.int32)
         weights = Weights(*(memory.copy(None if t is None else t.float().contiguous()) for t in w))
         maps = (FeatureMap.of(t) for t in (memory.copy(x), memory.copy(residual), self.out))
-        self.forward = Forward(
-            *maps, *(None if t is None else t.data_ptr() for t in (self.map, self.stats, self.bits))
-        )
+        self.forward = Forward(*maps, *(None if t is None else t.data_ptr() for t in (self.map, self.stats, self.bits)))
         self.problem = NativeProblem(
             Shape(n, c, height * width, reduced),
             DTYPES[x.dtype],
@@ -87,3 +90,174 @@ def exact(problem: Problem) -> dict[str, Tensor]:
     out, amap, stats, bits = reference.forward(x.double(), doubled, residual, squash, grad_map is not None, True)
     saved = split_stats(stats, x.shape[1], w.w_shrink.shape[0])._asdict()
     return {"out": out, "bits": bits, **({} if grad_map is None else {"map": amap}), **saved}
+
+
+def representable(problem: Problem) -> Problem:
+    """v_shrink rounded to x's dtype: the product takes it so, and the tolerance is not about that."""
+    v = problem.w.v_shrink
+    return problem._replace(w=problem.w._replace(v_shrink=v.to(problem.x.dtype).to(v.dtype)))
+
+
+def wrong(got: dict[str, Tensor], problem: Problem, case: Case) -> list[str]:
+    """The names of what is not as accurate as ``tolerance`` wants; bits are right or wrong.
+
+    The hardware's tanh, which serves bfloat16, errs by 2^-11 besides; a map of it is float32.
+    """
+    beyond = []
+    for name, want in exact(problem).items():
+        if name == "bits":
+            right = torch.equal(got[name], want)
+        else:
+            limit = tolerance(got[name].dtype, case.dtype, case.terms)
+            if name == "map" and case.dtype == BF16 and case.squash == "tanh":
+                limit += TANH_APPROX
+            right = ((got[name].double() - want).abs() <= limit * want.abs().amax()).all()
+        if not right:
+            beyond.append(name)
+    return beyond
+
+
+CASES = {
+    "one tile, as many pixels as blocks": Case((1, 64, 2, 4), 1, BF16, layout="channels_last"),
+    "four pixels, blocks of one": Case((1, 64, 2, 2), 8, F16, layout="channels_last", **FULL),
+    "odd pixels, R 19": Case((3, 64, 5, 5), 19, BF16, torch.float32, "channels_last", **FULL),
+    "more tiles than stages": Case((1, 448, 3, 5), 33, F16, layout="channels_last", squash="sigmoid", **FULL),
+    "two slices, the second shorter": Case((2, 320, 7, 5), 70, BF16, layout="channels_last", bias=True),
+    "R 256": Case((1, 192, 7, 7), 256, BF16, layout="channels_last", map=True),
+    "two passes over the weights": Case((1, 64, 25, 25), 40, F16, layout="channels_last", residual=True, map=True),
+    "clusters of four": Case((17, 64, 3, 3), 5, BF16, layout="channels_last", **FULL),
+    "slice along N": Case((2, 64, 4, 4), 16, F16, layout="channels_last/slice_n", **FULL),
+    "cropped": Case((2, 64, 1, 9), 16, BF16, layout="channels_last", residual=True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_match_float64(name):
+    """A seed of its own for each case."""
+    case = CASES[name]
+    problem = representable(draw(case))
+    call = Call(problem, kernel())
+    assert call.why_not() is None
+    assert wrong(call.run(list(CASES).index(name)), problem, case) == []
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+def test_the_order_of_threads_blocks_and_copies_does_not_matter(dtype):
+    problem = draw(Case((2, 448, 5, 7), 36, dtype, layout="channels_last", **FULL))
+    first = Call(problem, kernel()).run(0)
+    for seed in range(1, 7):
+        for name, value in Call(problem, kernel()).run(seed).items():
+            assert torch.equal(value, first[name]), (name, seed)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_nan_and_infinity_go_where_the_reference_sends_them(value):
+    problem = draw(Case((3, 64, 3, 3), 8, F16, layout="channels_last", **FULL))
+    problem.x[1, 2, 1, 1] = value
+    got, want = Call(problem, kernel()).run(1), exact(problem)
+    assert torch.equal(got.pop("bits"), want["bits"])
+    for name in got:
+        assert torch.equal(got[name].isnan(), want[name].isnan()), name
+        assert torch.equal(got[name].isinf(), want[name].isinf()), name
+
+
+REFUSED = {
+    "neither bfloat16 nor float16": Case((1, 64, 4, 4), 8, layout="channels_last"),
+    "not channels_last": Case((1, 64, 4, 4), 8, BF16),
+    "not a multiple of 64": Case((1, 96, 4, 4), 8, BF16, layout="channels_last"),
+    "reduced width is above 256": Case((1, 64, 4, 4), 257, BF16, layout="channels_last"),
+    "not aligned to 16 bytes": Case((1, 64, 4, 4), 8, BF16, layout="channels_last/misaligned"),
+    "fewer pixels than": Case((1, 64, 1, 3), 8, BF16, layout="channels_last"),
+    "does not fit into the shared memory": Case((1, 128, 90, 90), 8, BF16, layout="channels_last"),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_it_does_not_take_is_refused_with_the_reason(reason):
+    call = Call(draw(REFUSED[reason], kinks=True), kernel())
+    assert reason in (call.why_not() or "")
+    with pytest.raises(RuntimeError, match=reason):
+        call.run(0)
+
+
+class Mutant(NamedTuple):
+    file: str  # in csrc/cuda/hopper
+    old: str
+    new: str
+    found: str  # a pattern in the error, or in the list of results that are wrong
+
+
+MUTANTS = {
+    "no fence before the products": Mutant(
+        "local_path.cuh", "products_begin();", "", "without having begun a group of products"
+    ),
+    "products not waited for": Mutant("local_path.cuh", "products_wait(sums);", "", "wrong: .*'s'"),
+    "the weights' phase awaited with the wrong parity": Mutant(
+        "local_path.cuh", "block.full + ring.stage, ring.parity", "block.full + ring.stage, !ring.parity", "nothing was"
+    ),
+    "a stage refilled with the wrong parity": Mutant(
+        "local_path.cuh",
+        "block.empty + ring.stage, ring.parity",
+        "block.empty + ring.stage, !ring.parity",
+        "nothing was",
+    ),
+    "a phase that expects too few bytes": Mutant(
+        "local_path.cuh", "full + stage, kTileBytes<hidden>)", "full + stage, bytes)", "nothing was written|in vain"
+    ),
+    "a stage given back to one block only": Mutant(
+        "local_path.cuh",
+        "if (lane() < p.cluster) arrive_at(block.empty",
+        "if (lane() < 1) arrive_at(block.empty",
+        "in vain",
+    ),
+    "rows beyond the block's last": Mutant(
+        "local_path.cuh",
+        "lesser(row + lane() % 16, block.rows.size() - 1)",
+        "row + lane() % 16",
+        "nothing was|bytes at",
+    ),
+    "another swizzle": Mutant("forward.cu", "vector ^ row % 8", "vector ^ row % 4", "wrong: .*'s'"),
+    "no cluster barrier before the first access": Mutant(
+        "forward.cu", "  cluster_barrier();\n  if (warp()", "  block_barrier();\n  if (warp()", "not made"
+    ),
+    "no cluster barrier before the block ends": Mutant(
+        "forward.cu", "cluster_barrier();  // the last", "block_barrier();  // the last", "wrong: 'out'|has ended"
+    ),
+    "peers' sums read too early": Mutant(
+        "global_path.cuh", "meet_peers(p, block, 1)", "meet_peers(p, block, 0)", "wrong: .*'z'"
+    ),
+}
+
+
+def planted(name: str, mutant: Mutant, folder: Path) -> ctypes.CDLL:
+    """The kernel with the fault, and of one dtype and hidden width alone."""
+    shutil.copytree(CUDA, folder / "csrc" / "cuda")
+    shutil.copy(CUDA.parent / "gala.h", folder / "csrc")
+    edits = (
+        (mutant.file, mutant.old, mutant.new),
+        (
+            "forward.cu",
+            "hidden == 64 ? image_kernel<T, 64> : hidden == 128 ? image_kernel<T, 128> : image_kernel<T, 256>",
+            "image_kernel<T, 64>",
+        ),
+        ("forward.cu", "run<f16>", "run<bf16>"),
+    )
+    for file, old, new in edits:
+        path = folder / "csrc" / "cuda" / "hopper" / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{file} has changed: {old!r} is not in it once"
+        path.write_text(text.replace(old, new))
+    return opened(loaded(build("cluster", [*SHIM, CPP / "cluster.cpp", folder / "csrc/cuda/hopper/forward.cu"])))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_fault_is_found(name, tmp_path):
+    case = Case((1, 448, 5, 5), 19, BF16, layout="channels_last", **FULL)
+    problem = representable(draw(case))
+    library = planted(name, MUTANTS[name], tmp_path)
+    for seed in (1, 2, 3):
+        try:
+            found = f"wrong: {wrong(Call(problem, library).run(seed), problem, case)}"
+        except RuntimeError as error:
+            found = str(error)
+        assert re.search(MUTANTS[name].found, found), found
