@@ -141,12 +141,15 @@ std::vector<int64_t> order_of(int64_t blocks) {
   return turns;
 }
 
-// With an odd seed the warp that ran last mostly goes on, so that it gets far ahead of others; else any thread.
+// With an odd seed the warp that ran last mostly goes on, so that it gets far ahead of others; with one that is 2
+// modulo 4 the block does; else any thread.
 int take_turn(std::vector<int>& ready) {
   const size_t size = ready.size();
   size_t at = device.seed ? launched->random() % size : 0;
-  if (device.seed % 2 && launched->random() % 64) {
-    const auto same = std::find_if(ready.begin(), ready.end(), [](int t) { return t / WARP == own_index() / WARP; });
+  const int team = device.seed % 2 ? WARP : device.seed % 4 == 2 && position.cluster > 1 ? position.threads : 0;
+  if (team && launched->random() % 64) {
+    const auto same =
+        std::find_if(ready.begin(), ready.end(), [team](int t) { return t / team == own_index() / team; });
     if (same != ready.end()) at = static_cast<size_t>(same - ready.begin());
   }
   const int thread = ready[at];
