@@ -5,7 +5,8 @@ set(cuda_sources
   gather grad_x local_grads
   gate gate_backward global_grads
   scale scale_backward
-  sums)
+  sums
+  hopper/forward)
 list(TRANSFORM cuda_sources PREPEND csrc/cuda/)
 list(TRANSFORM cuda_sources APPEND .cu)
 

@@ -19,7 +19,7 @@ import cuda_report
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = native.module.build_info() if native.module is not None else {"cuda_missing": native.why_not}
 CUOBJDUMP = cuda_report.cuobjdump()
-SOURCES = "\n".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
+SOURCES = "\n".join(path.read_text() for path in (ROOT / "csrc" / "cuda").rglob("*.cu"))
 KERNELS = set(re.findall(r"GALA_KERNEL\([^)]*\)\s*(\w+)\(", SOURCES))
 
 needs_cuda = pytest.mark.skipif("cuda" not in BUILD, reason=f"no CUDA kernels: {BUILD.get('cuda_missing')}")
@@ -74,7 +74,7 @@ def test_newer_gpus_find_ptx():
     (newest,) = (arch.removesuffix("+PTX") for arch in BUILD["cuda_architectures"] if arch.endswith("+PTX"))
     command = [CUOBJDUMP, "--list-ptx", native.module.__file__]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(listing) == len(list((ROOT / "csrc" / "cuda").glob("*.cu")))
+    assert len(listing) == len(list((ROOT / "csrc" / "cuda").rglob("*.cu")))
     assert all(line.endswith(f"sm_{newest}.ptx") for line in listing)
 
 

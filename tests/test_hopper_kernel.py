@@ -221,7 +221,7 @@ MUTANTS = {
     ),
     "another swizzle": Mutant("forward.cu", "vector ^ row % 8", "vector ^ row % 4", "wrong: .*'s'"),
     "no cluster barrier before the first access": Mutant(
-        "forward.cu", "  cluster_barrier();\n  if (warp()", "  block_barrier();\n  if (warp()", "not made"
+        "forward.cu", "  cluster_barrier();\n    if (warp()", "  block_barrier();\n    if (warp()", "not made"
     ),
     "no cluster barrier before the block ends": Mutant(
         "forward.cu", "cluster_barrier();  // the last", "block_barrier();  // the last", "wrong: .*'out'|has ended"

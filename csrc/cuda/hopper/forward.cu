@@ -9,12 +9,10 @@
 
 namespace gala::cuda {
 
-// Rows that a warp has in flight.
-constexpr int kScaleRows = 4;
-
 // out of the block's pixels, and of the map's sums each slice's part.
 template <class T>
 GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const float* s) {
+  constexpr int kInFlight = 4;
   using Vector = Packed<T, 8>;
   const Shares shares(block.slices, kImageWarps);
   const int rows = block.rows.size();
@@ -30,13 +28,13 @@ GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const floa
       alpha[i] = load_shared(block.at(p.at.gates) + channel + i);
       beta[i] = load_shared(block.at(p.at.gates) + p.channels + channel + i);
     }
-    for (int top = share / shares.slices; top < rows; top += kScaleRows * shares.groups) {
-      Vector residual[kScaleRows] = {};
-      GALA_UNROLL for (int k = 0; k < kScaleRows; ++k) {
+    for (int top = share / shares.slices; top < rows; top += kInFlight * shares.groups) {
+      Vector residual[kInFlight] = {};
+      GALA_UNROLL for (int k = 0; k < kInFlight; ++k) {
         const int row = top + k * shares.groups;
         if (p.residual.data && inside && row < rows) residual[k] = load_streaming(place(p.residual, row, channel));
       }
-      GALA_UNROLL for (int k = 0; k < kScaleRows; ++k) {
+      GALA_UNROLL for (int k = 0; k < kInFlight; ++k) {
         const int row = top + k * shares.groups;
         if (row >= rows) break;
         float value[8] = {}, added[8], square = 0.0f;
@@ -95,15 +93,17 @@ GALA_DEVICE void make_barriers(const ImageParams& p, const Block& block) {
 template <class T, int hidden>
 GALA_KERNEL(kImageThreads, 1)
 image_kernel(ImageParams p) {
-  const Block block(p);
-  if (thread_index() == 0) make_barriers(p, block);
-  cluster_barrier();
-  if (warp() < kLocalWarps) local_path<T, hidden>(p, block);
-  else if (warp() < kLocalWarps + kGlobalWarps) global_path<T>(p, block);
-  else fetch<hidden>(p, block);
-  cluster_barrier();  // the last that a block does to another is done
-  scale_rows<T>(p, block, local_map(p, block));
-  if (p.map) attention_map(p, block);
+  if constexpr (kHasHopper) {
+    const Block block(p);
+    if (thread_index() == 0) make_barriers(p, block);
+    cluster_barrier();
+    if (warp() < kLocalWarps) local_path<T, hidden>(p, block);
+    else if (warp() < kLocalWarps + kGlobalWarps) global_path<T>(p, block);
+    else fetch<hidden>(p, block);
+    cluster_barrier();  // the last that a block does to another is done
+    scale_rows<T>(p, block, local_map(p, block));
+    if (p.map) attention_map(p, block);
+  }
 }
 
 struct TilesParams {
@@ -199,7 +199,7 @@ const char* why_not_in_cluster(const Problem& problem, const Forward& f) {
   if (!aligned(problem, f.x, 8) || !aligned(problem, f.out, 8) || (f.residual.data && !aligned(problem, f.residual, 8)))
     return "x, the residual or the output is not aligned to 16 bytes at every pixel";
   if (!is_aligned(w.w_shrink) || !is_aligned(w.w_expand)) return "w_shrink or w_expand is not aligned to 16 bytes";
-  if (!is_hopper()) return "the GPU is not of compute capability 9.0";
+  if (!is_hopper()) return "the GPU is not of compute capability 9.0, or there is no code for 90a";
   if (s.pixels < 4) return "an image has fewer pixels than a cluster has blocks";
   if (cluster_of(s) == 0) return "an image does not fit into the shared memory of a cluster";
   return nullptr;

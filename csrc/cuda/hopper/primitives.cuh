@@ -2,9 +2,18 @@
 // copies, and products of a warpgroup. tests/cpp/shim/hopper/primitives.cuh has the same names on the host.
 #pragma once
 
+#include <string_view>
+
 #include "../primitives.cuh"
 
 namespace gala::cuda {
+
+// Whether the code being compiled may hold what follows: for compute_90a alone.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasHopper = true;
+#else
+constexpr bool kHasHopper = false;
+#endif
 
 // ---- clusters: some blocks that run at the same time and reach each other's shared memory
 
@@ -171,9 +180,11 @@ GALA_DEVICE void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b
 
 // ---- host
 
-// Whether the current device runs code for compute_90a.
+// Whether there is code for compute_90a, and the current device runs it.
 inline bool is_hopper() {
-  return attribute(cudaDevAttrComputeCapabilityMajor) == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+  constexpr bool is_compiled = std::string_view(GALA_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
+  return is_compiled && attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
+         attribute(cudaDevAttrComputeCapabilityMinor) == 0;
 }
 
 // As launch; each `cluster` blocks that follow each other along x are a cluster.

@@ -7,6 +7,8 @@
 
 namespace gala::cuda {
 
+constexpr bool kHasHopper = true;
+
 template <class T>
 T* tile_memory() {
   return shared_memory<T>();
