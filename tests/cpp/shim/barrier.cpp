@@ -18,11 +18,14 @@ void end_if_complete(Phases& barrier) {
   wake(&barrier);
 }
 
-void land(void* to, const void* from, int bytes, Phases* barrier, int rank) {
-  if (has_ended(rank)) return stop("a bulk copy lands in block " + std::to_string(rank) + ", which has ended");
+void land(const Flight& flight) {
+  auto* barrier = static_cast<Phases*>(flight.barrier);
+  if (has_ended(flight.rank))
+    return stop("a bulk copy lands in block " + std::to_string(flight.rank) + ", which has ended");
   if (!made(barrier)) return stop("a bulk copy lands on a barrier that is not made");
-  std::memcpy(to, from, static_cast<size_t>(bytes));
-  barrier->bytes -= 2 * bytes;
+  std::memcpy(flight.to, flight.from, static_cast<size_t>(flight.bytes));
+  barrier->bytes -= 2 * flight.bytes;
+  release_to(barrier);
   end_if_complete(*barrier);
 }
 
@@ -39,7 +42,7 @@ void arrive(Phases* own, int rank, int bytes, bool writes, Site site) {
   if (barrier->pending < 1) fail("arrives once more than the phase of a barrier awaits");
   barrier->bytes += 2 * bytes;
   --barrier->pending;
-  if (writes) release_to(barrier);
+  if (writes) release_to(&barrier->pending);
   end_if_complete(*barrier);
 }
 
@@ -47,7 +50,8 @@ void wait(Phases* barrier, int of, bool writes, Site site) {
   check_shared(barrier, sizeof *barrier, sizeof *barrier, site);
   if (!made(barrier)) fail("waits at a barrier that is not made");
   while (parity(*barrier) == of) park(barrier, site);
-  if (writes) acquire_from(barrier);
+  acquire_from(barrier);  // what copies brought
+  if (writes) acquire_from(&barrier->pending);
 }
 
 void copy_bulk(void* shared, const void* global, int bytes, Phases* own, int rank, Site site) {
@@ -58,9 +62,8 @@ void copy_bulk(void* shared, const void* global, int bytes, Phases* own, int ran
   check_global(global, size, unit, false, site);
   if (bytes <= 0 || size % unit) fail("copies " + std::to_string(bytes) + " bytes, not a multiple of 16,");
   void* to = in_block(shared, rank);
-  auto* barrier = reinterpret_cast<Phases*>(in_block(own, rank));
   poison(to, size);
-  later([=] { land(to, global, bytes, barrier, rank); });
+  later({land, to, global, bytes, in_block(own, rank), rank});
 }
 
 }  // namespace gala::shim

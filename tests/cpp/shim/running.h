@@ -4,7 +4,6 @@
 
 #include <any>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -17,6 +16,7 @@
 namespace gala::shim {
 
 constexpr size_t COPIES = 128;  // of a thread, that wait to be performed
+constexpr size_t FLIGHTS = 1 << 14;  // of a cluster
 
 // Threads that wait for each other.
 struct Team {
@@ -53,7 +53,7 @@ struct Cluster {
   std::vector<void*> mine = {};  // what each thread brought to the meeting it waits at
   std::vector<int> ready = {};
   std::vector<std::pair<const void*, int>> parked = {};  // threads, and what each waits for
-  std::vector<std::function<void()>> events = {};
+  std::vector<Flight> flights = {};
 };
 
 struct Launch {

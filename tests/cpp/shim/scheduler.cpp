@@ -106,20 +106,20 @@ std::string stuck(const Cluster& cluster) {
   return what + " " + std::to_string(ended) + " have ended";
 }
 
-// One of the events under way, with seed 0 the first.
-void happen(std::vector<std::function<void()>>& events) {
-  const auto at = events.begin() + static_cast<std::ptrdiff_t>(device.seed ? launched->random() % events.size() : 0);
-  const std::function<void()> event = std::move(*at);
-  events.erase(at);
-  event();
+// Lands one of the copies under way, with seed 0 the first.
+void land_one(std::vector<Flight>& flights) {
+  const auto at = flights.begin() + static_cast<std::ptrdiff_t>(device.seed ? launched->random() % flights.size() : 0);
+  const Flight flight = *at;
+  flights.erase(at);
+  flight.land(flight);
 }
 
-// Events happen late, when no thread can go on, or at any other time.
+// Copies land late, when no thread can go on, or at any other time.
 void take_turns(Cluster& cluster, int threads) {
-  while (launched->failure.empty() && !(cluster.ready.empty() && cluster.events.empty())) {
+  while (launched->failure.empty() && !(cluster.ready.empty() && cluster.flights.empty())) {
     const bool now = cluster.ready.empty() || (device.seed && launched->random() % 64 == 0);
-    if (now && !cluster.events.empty()) {
-      happen(cluster.events);
+    if (now && !cluster.flights.empty()) {
+      land_one(cluster.flights);
       continue;
     }
     const int turn = take_turn(cluster.ready);
@@ -142,7 +142,10 @@ void run_cluster(const std::vector<Position>& positions, Pages& stacks) {
     cluster.threads.push_back({std::make_unique<Fiber>(stacks.begin() + static_cast<size_t>(t) * STACK, STACK, enter)});
     cluster.ready.push_back(t);
   }
+  cluster.parked.reserve(static_cast<size_t>(all));  // threads allocate nothing that another one frees
+  cluster.flights.reserve(FLIGHTS);
   take_turns(cluster, threads);
+  acquire_from(&launched->end);
   const bool ended =
       std::all_of(cluster.threads.begin(), cluster.threads.end(), [](const Thread& t) { return t.ended; });
   if (launched->failure.empty() && !ended) launched->failure = stuck(cluster);

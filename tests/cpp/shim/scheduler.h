@@ -6,7 +6,6 @@
 #include <any>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <source_location>
 #include <string>
 
@@ -43,7 +42,7 @@ void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*
 
 [[noreturn]] void fail(const std::string& what);  // of the running thread, at the line where it was last seen
 
-void stop(const std::string& what);  // of an event
+void stop(const std::string& what);  // of no thread
 
 void check_global(const void* address, size_t bytes, size_t alignment, bool write, Site site);
 void check_shared(const void* address, size_t bytes, size_t alignment, Site site);
@@ -73,8 +72,16 @@ char* in_block(const void* shared, int rank);
 // The running thread waits until someone wakes all that wait for the same.
 void park(const void* on, Site site);
 void wake(const void* on);
-// To happen at some later time, on no thread.
-void later(std::function<void()> event);
+// A copy to land at some later time, on no thread.
+struct Flight {
+  void (*land)(const Flight&);
+  void* to;
+  const void* from;
+  int bytes;
+  void* barrier;  // in the shared memory of block `rank`, as `to`
+  int rank;
+};
+void later(const Flight&);
 // What instructions remember of the running thread.
 std::any& kept();
 // What came before the release of an address comes before what follows an acquire, as ThreadSanitizer sees it.

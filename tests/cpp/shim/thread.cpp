@@ -118,7 +118,10 @@ void wake(const void* on) {
   });
 }
 
-void later(std::function<void()> event) { running->events.push_back(std::move(event)); }
+void later(const Flight& flight) {
+  if (running->flights.size() == FLIGHTS) fail("issues more bulk copies than the shim can hold");
+  running->flights.push_back(flight);
+}
 
 std::any& kept() { return self().kept; }
 

@@ -19,7 +19,7 @@ struct Product {
   uint64_t b;
   int n;
   Operand type;
-  bool changed() const { return !std::equal(a_then, a_then + 4, a); }
+  bool changed() const { return a[0] != a_then[0] || a[1] != a_then[1] || a[2] != a_then[2] || a[3] != a_then[3]; }
 };
 
 struct Accumulator {
