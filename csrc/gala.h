@@ -109,9 +109,9 @@ GALA_API void backward(const Problem&, const Backward&, const Execution&);
 
 // The forward as one kernel that reads x once, an image in the shared memory of a cluster of blocks; for few images, on
 // compute capability 9.0. Null where it takes the problem, else why not. Backward goes on from its results as usual.
-const char* why_not_in_cluster(const Problem&, const Forward&);
-int64_t cluster_workspace(const Problem&);
-void forward_in_cluster(const Problem&, const Forward&, const Execution&);
+GALA_API const char* why_not_in_cluster(const Problem&, const Forward&);
+GALA_API int64_t cluster_workspace(const Problem&);
+GALA_API void forward_in_cluster(const Problem&, const Forward&, const Execution&);
 
 // The architectures with kernels in this build, as "80 86 90a".
 GALA_API const char* architectures();

@@ -164,7 +164,7 @@ REFUSED = {
     "neither bfloat16 nor float16": Case((1, 64, 4, 4), 8, layout="channels_last"),
     "not channels_last": Case((1, 64, 4, 4), 8, BF16),
     "not a multiple of 64": Case((1, 96, 4, 4), 8, BF16, layout="channels_last"),
-    "reduced width is above 256": Case((1, 64, 4, 4), 257, BF16, layout="channels_last"),
+    "not between 1 and 256": Case((1, 64, 4, 4), 257, BF16, layout="channels_last"),
     "not aligned to 16 bytes": Case((1, 64, 4, 4), 8, BF16, layout="channels_last/misaligned"),
     "fewer pixels than": Case((1, 64, 1, 3), 8, BF16, layout="channels_last"),
     "does not fit into the shared memory": Case((1, 128, 90, 90), 8, BF16, layout="channels_last"),

@@ -1,7 +1,9 @@
 // The whole forward as one kernel, an image a cluster: x is read once and stays in shared memory between its two uses.
 
+#include <initializer_list>
 #include <primitives.cuh>
 #include <stdexcept>
+#include <string>
 
 #include "../squash.cuh"
 #include "global_path.cuh"
@@ -192,10 +194,13 @@ void run(const Problem& problem, ImageParams p, const Execution& execution) {
 const char* why_not_in_cluster(const Problem& problem, const Forward& f) {
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
+  for (const void* needed : std::initializer_list<const void*>{w.w_shrink, w.w_expand, w.v_shrink, w.v_collapse, w.a,
+                                                               w.m, f.x.data, f.out.data, f.stats})
+    if (!needed) return "x, the output, the statistics or a weight is null";
   if (problem.dtype != DType::bf16 && problem.dtype != DType::f16) return "x is neither bfloat16 nor float16";
   if (!problem.channel_lanes) return "x is not channels_last";
-  if (s.channels % kTileChannels != 0) return "the number of channels is not a multiple of 64";
-  if (s.reduced > 256) return "the reduced width is above 256";
+  if (s.channels < 1 || s.channels % kTileChannels != 0) return "the number of channels is not a multiple of 64";
+  if (s.reduced < 1 || s.reduced > 256) return "the reduced width is not between 1 and 256";
   if (!aligned(problem, f.x, 8) || !aligned(problem, f.out, 8) || (f.residual.data && !aligned(problem, f.residual, 8)))
     return "x, the residual or the output is not aligned to 16 bytes at every pixel";
   if (!is_aligned(w.w_shrink) || !is_aligned(w.w_expand)) return "w_shrink or w_expand is not aligned to 16 bytes";
@@ -212,7 +217,8 @@ int64_t cluster_workspace(const Problem& problem) {
 void forward_in_cluster(const Problem& problem, const Forward& f, const Execution& execution) {
   const Shape& s = problem.shape;
   if (s.images == 0) return;
-  if (const char* reason = why_not_in_cluster(problem, f)) throw std::invalid_argument(reason);
+  if (const char* reason = why_not_in_cluster(problem, f))
+    throw std::invalid_argument(std::string("gala::cuda: ") + reason);
   const Plan plan(s, cluster_of(s));
   const Images all{0, s.images};
   ImageParams p{};
