@@ -4,6 +4,9 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
+#include <cstdlib>
+#include <string_view>
+
 #include "torch_stages.h"
 
 namespace {
@@ -34,10 +37,19 @@ void* current_stream(DeviceIndex device) {
 // Its memory may be used again by what comes later on the same stream.
 Tensor workspace_of(const Tensor& x, int64_t bytes) { return new_tensor(x, {bytes}, ScalarType::Byte); }
 
+// GALA_CUDA_CLUSTER=1 has an image held by a cluster where that is possible. Off, until a GPU has shown it to be right.
+bool clusters_wanted() {
+  const char* value = std::getenv("GALA_CUDA_CLUSTER");
+  return value && std::string_view(value) == "1";
+}
+
 void run_forward(gala::Problem& problem, const gala::Forward& f, const Tensor& x, bool tf32) {
   const DeviceGuard guard(cuda_device(x));
-  const Tensor workspace = workspace_of(x, gala::cuda::forward_workspace(problem, f));
-  gala::cuda::forward(problem, f, {current_stream(x.get_device_index()), workspace.data_ptr(), tf32});
+  const bool cluster = clusters_wanted() && !gala::cuda::why_not_in_cluster(problem, f);
+  const int64_t bytes = cluster ? gala::cuda::cluster_workspace(problem) : gala::cuda::forward_workspace(problem, f);
+  const Tensor workspace = workspace_of(x, bytes);
+  const gala::cuda::Execution execution{current_stream(x.get_device_index()), workspace.data_ptr(), tf32};
+  cluster ? gala::cuda::forward_in_cluster(problem, f, execution) : gala::cuda::forward(problem, f, execution);
 }
 
 void run_backward(gala::Problem& problem, const gala::Backward& b, const Tensor& x, bool tf32) {

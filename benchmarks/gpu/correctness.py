@@ -19,7 +19,7 @@ from gala_cuda.backends.contract import Weights
 
 from .environment import ROOT
 from .records import Failed, Step, Unavailable
-from .settings import DTYPES, GPU_BACKENDS, TICKETS, Context, running
+from .settings import DTYPES, FORMS, GPU_BACKENDS, Context, running
 
 sys.path.append(str(ROOT / "tests"))
 import oracle
@@ -40,7 +40,7 @@ SMALL = 100_000  # elements of x
 
 def steps(context: Context) -> list[Step]:
     """One for each backend, dtype and layout; the backends for GPUs and 16-bit types first."""
-    names = sorted((*NAMES, TICKETS), key=lambda name: name not in GPU_BACKENDS)
+    names = sorted((*NAMES, *FORMS), key=lambda name: name not in GPU_BACKENDS)
     kinds = [(name, dtype, layout) for dtype in DTYPES for layout in LAYOUTS for name in names]
     kinds.sort(key=lambda kind: kind[0] not in GPU_BACKENDS)
     return [

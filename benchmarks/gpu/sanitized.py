@@ -11,7 +11,7 @@ from gala_cuda import GALA
 
 from .settings import running
 
-SHAPES = ((3, 40, 5, 7), (2, 96, 7, 7))
+SHAPES = ((3, 40, 5, 7), (2, 128, 7, 7))
 
 
 def main(backend: str, device: str = "cuda") -> None:

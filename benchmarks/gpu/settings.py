@@ -3,10 +3,12 @@
 import contextlib
 import gc
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -22,19 +24,25 @@ PARTS = {  # in order of importance; the share of the time that a part may take,
 }
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
-GPU_BACKENDS = ("triton", TICKETS, "cuda")
+CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster where that is possible
+FORMS = {TICKETS: "triton", CLUSTER: "cuda"}  # other forms of a backend
+GPU_BACKENDS = ("triton", TICKETS, "cuda", CLUSTER)
+HOPPER = (9, 0)
 
 
 @contextlib.contextmanager
 def running(contestant: str) -> Iterator[str]:
     """The backend behind a contestant's name, inside in that contestant's form."""
-    if contestant != TICKETS:
-        yield contestant
-        return
-    from gala_cuda.backends.triton import config
+    if contestant == TICKETS:
+        from gala_cuda.backends.triton import config
 
-    with config.form("tickets"):
-        yield "triton"
+        form: contextlib.AbstractContextManager = config.form("tickets")
+    elif contestant == CLUSTER:
+        form = mock.patch.dict(os.environ, GALA_CUDA_CLUSTER="1")
+    else:
+        form = contextlib.nullcontext()
+    with form:
+        yield FORMS.get(contestant, contestant)
 
 
 @dataclass(frozen=True)
@@ -121,13 +129,19 @@ class Context:
         return self.device.type == "cuda"
 
     def usable(self, dtype: torch.dtype = torch.float32) -> list[str]:
-        """The fused backends that run on a tensor of ``dtype`` here, and triton's other form."""
-        names = [name for name in (*backends.NAMES, TICKETS) if name != "reference"]
+        """The fused backends that run on a tensor of ``dtype`` here, and their other forms."""
+        names = [name for name in (*backends.NAMES, *FORMS) if name != "reference"]
         return [name for name in names if self.why_not(name, dtype) is None]
 
     def why_not(self, backend: str, dtype: torch.dtype) -> str | None:
-        name = "triton" if backend == TICKETS else backend
-        return backends.why_not(name, torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device))
+        x = torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device)
+        if reason := backends.why_not(FORMS.get(backend, backend), x):
+            return reason
+        if backend != CLUSTER:
+            return None
+        if torch.cuda.get_device_capability(self.device) != HOPPER:
+            return f"{self.device} is not of compute capability 9.0"
+        return None if dtype.itemsize == 2 else f"x is {dtype}, expected bfloat16 or float16"
 
     def start_afresh(self) -> None:
         """Forgets what torch.compile made, and gives memory back that nobody uses."""
