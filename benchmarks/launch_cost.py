@@ -17,6 +17,7 @@ if not CUDA:
 
 from gala_cuda import GALA  # noqa: E402
 from gala_cuda.backends import triton  # noqa: E402
+from gala_cuda.backends.contract import BackwardCall  # noqa: E402
 from gala_cuda.backends.triton import launch  # noqa: E402
 
 SHAPE = (2, 64, 14, 14)
@@ -69,9 +70,10 @@ def main() -> None:
     leaf = x.clone().requires_grad_()
     w = layer.weights
     _, _, stats, bits = triton.forward(x, w, None, "tanh", False, True)
+    call = BackwardCall(grad, None, x, w, None, stats, bits, "tanh", True, True)
     calls = {
         "backend, forward": lambda: triton.forward(x, w, None, "tanh", False, False),
-        "backend, backward": lambda: triton.backward(grad, None, x, w, None, stats, bits, "tanh", True, True),
+        "backend, backward": lambda: triton.backward(call),
         "layer, no grad": torch.no_grad()(lambda: layer(x)),
         "layer, forward": lambda: layer(leaf),
         "layer, forward and backward": lambda: layer(leaf).backward(grad),

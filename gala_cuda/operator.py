@@ -15,7 +15,7 @@ from torch.library import Library, register_fake, register_vmap
 
 from . import backends
 from .backends import reference
-from .backends.contract import Weights, accumulation_dtype, bit_words, stats_width, walkable
+from .backends.contract import BackwardCall, Weights, accumulation_dtype, bit_words, stats_width, walkable
 
 _WEIGHTS = (
     "Tensor w_shrink, Tensor w_expand, Tensor v_shrink, Tensor v_collapse, Tensor a, Tensor m, "
@@ -48,9 +48,8 @@ def _backward_impl(grad_out, map_factor, x, *rest):
     w, (out, stats, bits, squash, need_input, need_weights, backend) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
     x = walkable(x)
     grad_out = walkable(grad_out, like=x)
-    dx, dw, d_residual = backends.select(x, backend).backward(
-        grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights
-    )
+    call = BackwardCall(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights)
+    dx, dw, d_residual = backends.select(x, backend).backward(call)
     grads = [None] * _N_WEIGHTS if dw is None else map(_as_parameter, dw, w)
     return tuple(x.new_empty(0) if t is None else t for t in (dx, *grads, d_residual))
 

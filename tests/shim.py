@@ -23,7 +23,7 @@ import torch
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
 from torch import Tensor
 
-from gala_cuda.backends.contract import Weights, bit_words, channel_lanes, stats_width
+from gala_cuda.backends.contract import BackwardCall, Gradients, Weights, bit_words, channel_lanes, stats_width
 
 ROOT = Path(__file__).parents[1]
 CPP, CUDA = ROOT / "tests" / "cpp", ROOT / "csrc" / "cuda"
@@ -169,19 +169,8 @@ class Shim:
         self._run("forward", memory, x, w, squash, call)
         return out, amap, stats if save else torch.empty(0), torch.empty(0, dtype=torch.int32) if bits is None else bits
 
-    def backward(
-        self,
-        grad_out: Tensor,
-        map_factor: Tensor | None,
-        x: Tensor,
-        w: Weights,
-        out: Tensor | None,
-        stats: Tensor,
-        bits: Tensor,
-        squash: str,
-        need_input: bool,
-        need_weights: bool,
-    ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+    def backward(self, call: BackwardCall) -> Gradients:
+        grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights = call
         memory = Memory(kernels(self.instead))
         grad_x = memory.like(x) if need_input else None
         grad_residual = None if out is None else memory.like(x)
@@ -189,13 +178,13 @@ class Shim:
         x, grad_out, out, *vectors = map(
             memory.copy, (x, grad_out, out, None if map_factor is None else map_factor.contiguous(), stats, bits)
         )
-        call = Backward(
+        arguments = Backward(
             *map(FeatureMap.of, (x, grad_out, out)),
             *(None if t is None else t.data_ptr() for t in vectors),
             *map(FeatureMap.of, (grad_x, grad_residual)),
             WeightPointers.of(grads),
         )
-        self._run("backward", memory, x, w, squash, call)
+        self._run("backward", memory, x, w, squash, arguments)
         return grad_x, grads if need_weights else None, grad_residual
 
     def _run(self, name: str, memory: Memory, x: Tensor, w: Weights, squash: str, call: Forward | Backward) -> None:

@@ -6,7 +6,7 @@ from oracle import Case, Problem, draw, laid_out, operator, results
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gala_cuda import backends
-from gala_cuda.backends.contract import Weights
+from gala_cuda.backends.contract import BackwardCall, Weights
 
 FLANK = 256  # bytes on either side of each output
 POISON = 0xFF  # NaN in every floating dtype, -1 in int32
@@ -68,9 +68,8 @@ def stages(problem: Problem, backend: str):
     with_map = problem.grad_map is not None
     out, amap, stats, bits = module.forward(x, w, problem.residual, problem.squash, with_map, True)
     kept = None if problem.residual is None else out
-    dx, dw, d_residual = module.backward(
-        problem.grad_out, problem.grad_map, x, w, kept, stats, bits, problem.squash, True, True
-    )
+    call = BackwardCall(problem.grad_out, problem.grad_map, x, w, kept, stats, bits, problem.squash, True, True)
+    dx, dw, d_residual = module.backward(call)
     return {
         **{"out": out, "map": amap, "stats": stats, "bits": bits, "grad x": dx, "grad residual": d_residual},
         **dw._asdict(),

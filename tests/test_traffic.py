@@ -9,6 +9,7 @@ from oracle import Case, draw
 from test_triton import DEVICE
 
 from gala_cuda.backends import triton as backend
+from gala_cuda.backends.contract import BackwardCall
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if DEVICE == "cuda":
@@ -113,7 +114,8 @@ def test_backward_reads_x_and_the_gradient_twice_and_writes_once(layout, residua
     out, _, stats, bits = backend.forward(x, w, shortcut, squash, False, True)
     meter.seen = {"loaded": [], "stored": []}
     saved_out = out if residual else None
-    dx, _, d_residual = backend.backward(grad_out, None, x, w, saved_out, stats, bits, squash, True, True)
+    call = BackwardCall(grad_out, None, x, w, saved_out, stats, bits, squash, True, True)
+    dx, _, d_residual = backend.backward(call)
     tensors = {"x": x, "grad_out": grad_out, "dx": dx, "stats": stats, "bits": bits}
     if residual:
         tensors |= {"out": out, "d_residual": d_residual}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gala_cuda import backends
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.contract import bit_words, split_stats
+from gala_cuda.backends.contract import BackwardCall, bit_words, split_stats
 
 pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -239,7 +239,8 @@ def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):
     launch.forget()
 
     def backward(stats):
-        return backend.backward(problem.grad_out, None, problem.x, problem.w, None, stats, bits, "tanh", True, True)
+        call = BackwardCall(problem.grad_out, None, problem.x, problem.w, None, stats, bits, "tanh", True, True)
+        return backend.backward(call)
 
     (dx, dw, _), (dx_of_slice, dw_of_slice, _) = backward(stats), backward(several[1:])
     assert len(launch._plans) == 2

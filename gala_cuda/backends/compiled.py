@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from .contract import Weights, accumulation_dtype
+from .contract import BackwardCall, Gradients, Weights, accumulation_dtype
 
 BUILD: dict = {}  # what the extension was built with
 if native.module is not None:
@@ -20,39 +20,26 @@ def forward(
     return _forward(x, *_plain(w, x.dtype), residual, squash == "tanh", return_map, save, tf32)
 
 
-def backward(
-    grad_out: Tensor,
-    map_factor: Tensor | None,
-    x: Tensor,
-    w: Weights,
-    out: Tensor | None,
-    stats: Tensor,
-    bits: Tensor,
-    squash: str,
-    need_input: bool,
-    need_weights: bool,
-    tf32: bool = False,
-) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+def backward(call: BackwardCall, tf32: bool = False) -> Gradients:
     """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
-    if map_factor is not None:
-        map_factor = map_factor.contiguous()
+    factor = None if call.map_factor is None else call.map_factor.contiguous()
     dx, *grads, d_residual = _backward(
-        grad_out,
-        map_factor,
-        x,
-        *_plain(w, x.dtype),
-        out,
-        stats,
-        bits,
-        squash == "tanh",
-        need_input,
-        need_weights,
+        call.grad_out,
+        factor,
+        call.x,
+        *_plain(call.w, call.x.dtype),
+        call.out,
+        call.stats,
+        call.bits,
+        call.squash == "tanh",
+        call.need_input,
+        call.need_weights,
         tf32,
     )
     return (
-        dx if need_input else None,
-        Weights(*grads) if need_weights else None,
-        None if out is None else d_residual,
+        dx if call.need_input else None,
+        Weights(*grads) if call.need_weights else None,
+        None if call.out is None else d_residual,
     )
 
 

@@ -31,6 +31,24 @@ def weight_shapes(channels: int, reduced: int) -> Weights:
     return Weights((r, c), (c, r), (r, c), (r,), (c,), (c,), (r,), (c,), (r,), (1,))  # type: ignore[arg-type]
 
 
+class BackwardCall(NamedTuple):
+    """What a backend's ``backward`` takes: the incoming gradients, what forward was given and saved, what is wanted."""
+
+    grad_out: Tensor  # [N, C, H, W]
+    map_factor: Tensor | None  # [N, H, W], the map's gradient over the map, 0 where the map is 0
+    x: Tensor  # [N, C, H, W]
+    w: Weights
+    out: Tensor | None  # where a residual was added
+    stats: Tensor
+    bits: Tensor
+    squash: str
+    need_input: bool
+    need_weights: bool
+
+
+Gradients = tuple[Tensor | None, Weights | None, Tensor | None]  # of x, of the weights, of the residual
+
+
 class Stats(NamedTuple):
     """Views of the saved statistics, one row an image, in the accumulation dtype."""
 

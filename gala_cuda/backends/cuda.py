@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import native
 from . import compiled, reference
-from .contract import Weights
+from .contract import BackwardCall, Gradients, Weights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
@@ -42,22 +42,11 @@ def forward(
     return compiled.forward(x, w, residual, squash, return_map, save, _tf32())
 
 
-def backward(
-    grad_out: Tensor,
-    map_factor: Tensor | None,
-    x: Tensor,
-    w: Weights,
-    out: Tensor | None,
-    stats: Tensor,
-    bits: Tensor,
-    squash: str,
-    need_input: bool,
-    need_weights: bool,
-) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+def backward(call: BackwardCall) -> Gradients:
     """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
-    if not x.numel():
-        return reference.backward(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights)
-    return compiled.backward(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights, _tf32())
+    if not call.x.numel():
+        return reference.backward(call)
+    return compiled.backward(call, _tf32())
 
 
 def _tf32() -> bool:

@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contract import BITS_PER_WORD, Weights, accumulation_dtype, autocast_on, bit_words, split_stats
+from .contract import (
+    BITS_PER_WORD,
+    BackwardCall,
+    Gradients,
+    Weights,
+    accumulation_dtype,
+    autocast_on,
+    bit_words,
+    split_stats,
+)
 
 
 def why_not(x: Tensor) -> str | None:
@@ -65,22 +74,9 @@ def forward(
     return out, amap, stats, bits
 
 
-def backward(
-    grad_out: Tensor,
-    map_factor: Tensor | None,
-    x: Tensor,
-    w: Weights,
-    out: Tensor | None,
-    stats: Tensor,
-    bits: Tensor,
-    squash: str,
-    need_input: bool,
-    need_weights: bool,
-) -> tuple[Tensor | None, Weights | None, Tensor | None]:
-    """(d x, d weights, d residual) from the saved tensors; ``out`` is given where a residual was added.
-
-    ``map_factor`` [N, H, W] is the map's gradient divided by the map, 0 where the map is 0.
-    """
+def backward(call: BackwardCall) -> Gradients:
+    """(d x, d weights, d residual) from the saved tensors."""
+    grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights = call
     u, v = _accumulate(x, w)
     n, c = x.shape[:2]
     pixels = x.shape[2] * x.shape[3]

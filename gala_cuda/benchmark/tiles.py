@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from ..backends import reference
-from ..backends.contract import Weights, weight_shapes
+from ..backends.contract import BackwardCall, Weights, weight_shapes
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config, Tile
 from ..backends.triton.forward_plan import Forward, TicketForward
@@ -165,7 +165,8 @@ class Example:
     ) -> dict[str, Tensor]:
         """The gradients by name, from what ``forward`` returned; ``out`` with ``full`` only."""
         factor = None if self.grad_map is None else torch.where(amap == 0, 0.0, self.grad_map / amap)
-        return _named(*plan.run(self.grad, factor, self.x, self.w, out, stats, bits, True, True))
+        call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, bits, "tanh", True, True)
+        return _named(*plan.run(call))
 
     def exact(self) -> dict[str, Tensor]:
         """out, map and the gradients in float64, by name; with ``full`` only."""
@@ -174,7 +175,8 @@ class Example:
         x, w = self.x.double(), self._doubled()
         out, amap, stats, bits = reference.forward(x, w, self.residual.double(), "tanh", True, True)
         factor = torch.where(amap == 0, 0.0, self.grad_map / amap)
-        grads = reference.backward(self.grad.double(), factor, x, w, out, stats, bits, "tanh", True, True)
+        call = BackwardCall(self.grad.double(), factor, x, w, out, stats, bits, "tanh", True, True)
+        grads = reference.backward(call)
         return {"out": out, "map": amap, **_named(*grads)}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..contract import Weights
+from ..contract import BackwardCall, Gradients, Weights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
@@ -51,25 +51,12 @@ def forward(
         return _plans()[0].run(x, _contiguous(w), residual, squash, return_map, save, _precision(x))
 
 
-def backward(
-    grad_out: Tensor,
-    map_factor: Tensor | None,
-    x: Tensor,
-    w: Weights,
-    out: Tensor | None,
-    stats: Tensor,
-    bits: Tensor,
-    squash: str,
-    need_input: bool,
-    need_weights: bool,
-) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+def backward(call: BackwardCall) -> Gradients:
     """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
-    if not x.numel():
-        return reference.backward(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights)
-    with _on_device_of(x):
-        return _plans()[1].run(
-            grad_out, map_factor, x, _contiguous(w), out, stats, bits, squash, need_input, need_weights, _precision(x)
-        )
+    if not call.x.numel():
+        return reference.backward(call)
+    with _on_device_of(call.x):
+        return _plans()[1].run(call._replace(w=_contiguous(call.w)), _precision(call.x))
 
 
 @functools.cache

@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from ..contract import Weights
+from ..contract import BackwardCall, Gradients, Weights
 from . import gate_backward, gather_backward, scale
 from .forward_plan import expand_step, prepare_step, sum_step
 from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
@@ -102,18 +101,8 @@ class Backward:
         constants = p.constants | rows.constants | sizes
         return Step(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
 
-    def run(
-        self,
-        grad_out: Tensor,
-        map_factor: Tensor | None,
-        x: Tensor,
-        w: Weights,
-        out: Tensor | None,
-        stats: Tensor,
-        bits: Tensor,
-        need_input: bool,
-        need_weights: bool,
-    ) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+    def run(self, call: BackwardCall) -> Gradients:
+        grad_out, map_factor, x, w, out, stats, bits, _, need_input, need_weights = call
         arrays = self.workspace.allocate(x.device)
         g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = arrays
         d_residual = None if out is None else torch.empty_like(x)
@@ -143,22 +132,11 @@ class Backward:
         return dx, dw, d_residual
 
 
-def run(
-    grad_out: Tensor,
-    map_factor: Tensor | None,
-    x: Tensor,
-    w: Weights,
-    out: Tensor | None,
-    stats: Tensor,
-    bits: Tensor,
-    squash: str,
-    need_input: bool,
-    need_weights: bool,
-    precision: str,
-) -> tuple[Tensor | None, Weights | None, Tensor | None]:
+def run(call: BackwardCall, precision: str) -> Gradients:
     """(d x, d weights, d residual), as ``reference.backward``."""
-    if map_factor is not None:
-        map_factor = map_factor.contiguous()
+    if call.map_factor is not None:
+        call = call._replace(map_factor=call.map_factor.contiguous())
+    grad_out, map_factor, x, w, out, stats, bits, squash, _, _ = call
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
         grad_out.stride(), None if out is None else out.stride(), map_factor is not None, squash, precision,
@@ -172,4 +150,4 @@ def run(
         return Backward(problem, Strides(layout, out_layout, out is not None), map_factor is not None)
 
     made = plan(key, make)
-    return made.run(grad_out, map_factor, x, w, out, stats, bits, need_input, need_weights)
+    return made.run(call)
