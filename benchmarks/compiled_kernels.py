@@ -20,7 +20,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from gala_cuda.backends.contract import Weights, weight_shapes
+from gala_cuda.backends.contract import BackwardCall, Weights, weight_shapes
 from gala_cuda.backends.triton import backward_plan, forward_plan
 from gala_cuda.backends.triton.config import Config, read
 from gala_cuda.backends.triton.launch import Layout
@@ -207,7 +207,7 @@ def _run_plans(row: Row, variant: Variant) -> None:
         plan = form(problem, w, layout if full else None, full, True)
         stats, bits = plan.run(x, w, residual, torch.empty_like(x), amap)
     backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, full), full)
-    backward.run(torch.empty_like(x), amap, x, w, residual, stats, bits, True, True)
+    backward.run(BackwardCall(torch.empty_like(x), amap, x, w, residual, stats, bits, "tanh", True, True))
 
 
 def compiled(launch: Launch) -> Code | str:

@@ -70,10 +70,10 @@ def main() -> None:
     leaf = x.clone().requires_grad_()
     w = layer.weights
     _, _, stats, bits = triton.forward(x, w, None, "tanh", False, True)
-    call = BackwardCall(grad, None, x, w, None, stats, bits, "tanh", True, True)
+    arguments = BackwardCall(grad, None, x, w, None, stats, bits, "tanh", True, True)
     calls = {
         "backend, forward": lambda: triton.forward(x, w, None, "tanh", False, False),
-        "backend, backward": lambda: triton.backward(call),
+        "backend, backward": lambda: triton.backward(arguments),
         "layer, no grad": torch.no_grad()(lambda: layer(x)),
         "layer, forward": lambda: layer(leaf),
         "layer, forward and backward": lambda: layer(leaf).backward(grad),
