@@ -75,11 +75,6 @@ inline int threads_in_block() { return shim::position.threads; }
 inline int lane() { return thread_index() % shim::WARP; }
 inline int warp() { return thread_index() / shim::WARP; }
 inline int block_x() { return static_cast<int>(shim::position.block.x); }
-inline int block_y() { return static_cast<int>(shim::position.block.y); }
-inline int block_z() { return static_cast<int>(shim::position.block.z); }
-inline int blocks_x() { return static_cast<int>(shim::position.blocks.x); }
-inline int blocks_y() { return static_cast<int>(shim::position.blocks.y); }
-inline int blocks_z() { return static_cast<int>(shim::position.blocks.z); }
 
 template <class T>
 T* shared_memory() {
