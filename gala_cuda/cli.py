@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from .backends.contract import DTYPES
 from .clickme import arguments as clickme
 from .diagnostics import doctor
 from .inspection import arguments as inspection
+from .text import printable
 from .training import recipe
 
 
@@ -28,15 +30,17 @@ class Failure(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, 1 for a command that failed, 2 for bad arguments."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever names of files hold; standard error has it
     parser = _parser()
     args = parser.parse_args(argv)
     try:
         return args.command(args)
     except Failure as failure:
-        print(f"gala-cuda: {failure}", file=sys.stderr)
+        print(f"gala-cuda: {printable(str(failure))}", file=sys.stderr)
         return 1
     except argparse.ArgumentError as error:
-        return args.parser.error(str(error))
+        return args.parser.error(printable(str(error)))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -142,10 +146,9 @@ def _load(module: str, extra: str) -> ModuleType:
 
 
 def _console():
-    from rich.console import Console
+    from .console import console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    return console()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,7 +239,7 @@ def _add_export_arguments(sub: argparse.ArgumentParser) -> None:
     _add_weights_file(sub)
     sub.add_argument("--format", nargs="+", choices=("onnx", "pt2"), default=["onnx"], help="(default: onnx)")
     sub.add_argument("--output", type=Path, default=Path("runs/export/network"), metavar="FILE",
-        help="to write to, with the format's suffix (default: %(default)s)")  # fmt: skip
+        help="to write to; the format's suffix is added (default: %(default)s)")  # fmt: skip
     recipe.add_flags(sub, ("model", "layers", "keep_output", "image_size"))
 
 

@@ -1,6 +1,7 @@
 """What ``gala-cuda inspect`` does with its arguments."""
 
 import argparse
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -100,7 +101,7 @@ def _columns(model: nn.Module, network: Network, wanted: Sequence[str]) -> dict[
     except ValueError as error:
         raise BadNetwork("layers", str(error)) from error
     numbers = PAPER if network.model.endswith("resnet50") else {}
-    titles = {name: f"{name} (layer {numbers[name]})" if name in numbers else name for name in layers}
+    titles = {name: f"{name}\n(layer {numbers[name]})" if name in numbers else name for name in layers}
     return {**titles, GRADIENT: GRADIENT}
 
 
@@ -116,7 +117,9 @@ def _write(parts: Iterable[Inspected], heading: str, columns: Sequence[str], out
                 for i, title in enumerate(titles):
                     file.write(page.row(images[i], {name: of_all[i] for name, of_all in maps.items()}, title))
                 written.append(output / ("inspection.png" if number == 1 else f"inspection-{number}.png"))
-                overlay(images, maps, titles, heading).savefig(written[-1], dpi=150)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Glyph .* missing from")  # shown as boxes; the page has them
+                    overlay(images, maps, titles, heading).savefig(written[-1], dpi=150)
             file.write(page.END)
         if not written:
             raise Failed("none of the images can be read")

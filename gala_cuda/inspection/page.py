@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from ..text import printable
 from .sheet import unit
 
 _PALETTE = (colormaps["inferno"](np.arange(256))[:, :3] * 255).astype(np.uint8)
@@ -45,7 +46,7 @@ END = "</tbody>\n</table>\n</main>\n</html>\n"
 def start(heading: str, columns: Iterable[str]) -> str:
     """The page up to its first row; ``columns`` are the maps' names."""
     cells = "".join(f"<th>{escape(name)}</th>" for name in ("image", *columns))
-    return _START.format(heading=escape(heading), columns=cells)
+    return _START.format(heading=escape(printable(heading)), columns=cells)
 
 
 def row(image: Tensor, maps: Mapping[str, Tensor], title: str) -> str:
@@ -53,7 +54,7 @@ def row(image: Tensor, maps: Mapping[str, Tensor], title: str) -> str:
 
     A ``title`` may have several lines.
     """
-    lines = [escape(line) for line in title.splitlines()]
+    lines = [escape(line) for line in printable(title).splitlines()]
     pixels = (unit(image[None])[0].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
     picture = _address(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
     cells = [f'<td><div role="img" aria-label="{", ".join(lines)}"></div></td>']

@@ -1,12 +1,19 @@
 """Images and the maps over them, as one picture."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import TextWrapper
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
+
+from ..text import printable
+
+CELL, LABEL, GAP = 1.5, 2.7, 0.06  # inches: side of a picture, most of a row's title, between pictures
+SIZE = 9  # points of all text
+LINE, CHARACTER = 1.25 * SIZE / 72, 0.65 * SIZE / 72  # inches that a line and a character of it take
 
 
 def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], heading: str | None = None) -> Figure:
@@ -23,28 +30,58 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
         ValueError: a shape or length does not fit; the message names the argument.
     """
     _validate(images, maps, titles)
-    n, _, height, width = images.shape
+    _, _, height, width = images.shape
     pictures = unit(images).mean(1) if images.shape[1] == 1 else unit(images).permute(0, 2, 3, 1)
-    columns = {name: _enlarge(amap, (height, width)) for name, amap in maps.items()}
-    layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.01)
-    figure = Figure(figsize=(1.5 * (1 + len(maps)) + 0.4, 1.5 * n + (0.8 if heading else 0.4)), layout=layout)
-    grid = figure.subplots(n, 1 + len(maps), squeeze=False)
-    for row in range(n):
-        for axes in grid[row]:
-            axes.imshow(pictures[row].cpu().numpy(), cmap="gray", interpolation="nearest")
+    figure, grid = _grid(("image", *maps), titles, heading)
+    for row, picture in zip(grid, pictures, strict=True):
+        for axes in row:
+            axes.imshow(picture.cpu().numpy(), cmap="gray", interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        grid[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center", fontsize=10)
-        for axes, amap in zip(grid[row][1:], columns.values(), strict=True):
-            if amap[row].isnan().all():
+    for column, amap in zip(grid.T[1:], maps.values(), strict=True):
+        for axes, one in zip(column, _enlarge(amap, (height, width)), strict=True):
+            if one.isnan().all():
                 axes.images[0].remove()
                 continue
-            axes.imshow(amap[row].cpu().numpy(), cmap="inferno", alpha=0.65, interpolation="bilinear")
-    for axes, name in zip(grid[0], ("image", *columns), strict=True):
-        axes.set_title(name, fontsize=10)
-    if heading:
-        figure.suptitle(heading, fontsize=11)
+            axes.imshow(one.cpu().numpy(), cmap="inferno", alpha=0.65, interpolation="bilinear")
     return figure
+
+
+def _grid(names: Sequence[str], titles: Sequence[str], heading: str | None) -> tuple[Figure, np.ndarray]:
+    """A figure of a cell for each title and name, as large as these need, and its axes [titles, names]."""
+    names, titles = [_wrapped(name, CELL) for name in names], [_wrapped(title, LABEL) for title in titles]
+    left = max(len(line) for title in titles for line in title.splitlines() or [""]) * CHARACTER + 2 * GAP
+    width = left + len(names) * (CELL + GAP)
+    above = _wrapped(heading, width) if heading else ""
+    top = LINE * (_lines(above) + max(map(_lines, names))) + 2 * GAP
+    cell = max(CELL, LINE * max(map(_lines, titles)))
+    height = top + len(titles) * (cell + GAP)
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(
+        len(titles), len(names), squeeze=False,
+        gridspec_kw={
+            "left": left / width, "right": 1 - GAP / width, "top": 1 - top / height, "bottom": GAP / height,
+            "wspace": GAP / CELL, "hspace": GAP / cell,
+        },
+    )  # fmt: skip
+    text = {"fontsize": SIZE, "parse_math": False}
+    for axes, title in zip(grid[:, 0], titles, strict=True):
+        axes.set_ylabel(title, rotation=0, ha="right", va="center", **text)
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title(name, **text)
+    if above:
+        figure.suptitle(above, x=0.5, y=1 - GAP / height, va="top", **text)
+    return figure, grid
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """``text`` in lines that fit into so many inches."""
+    fill = TextWrapper(int(inches / CHARACTER), break_on_hyphens=False).fill
+    return "\n".join(fill(line) for line in printable(text).splitlines())
+
+
+def _lines(text: str) -> int:
+    return len(text.splitlines())
 
 
 def _validate(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str]) -> None:

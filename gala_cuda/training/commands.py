@@ -113,8 +113,9 @@ def export(args: argparse.Namespace, console: Console) -> None:
     """Raises as :func:`train` does."""
     with arguments_named():
         model, network = open_network(args, resolve(None, given_flags(args)))
+    base = args.output.with_suffix("") if args.output.suffix[1:] in FORMATS else args.output
     for kind in args.format:
-        path = args.output.with_suffix(f".{kind}")
+        path = base.with_name(f"{base.name}.{kind}")
         path.parent.mkdir(parents=True, exist_ok=True)
         deviation = FORMATS[kind](model, network.channels, network.size, path)
         console.print(
