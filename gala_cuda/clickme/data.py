@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ..training.data import Source
+from ..training.pictures import IMAGENET, Preprocessing
 from ..training.sampling import Unreadable
 from ..training.shards import CLASSES
 from .formats import UNKNOWN
@@ -34,7 +35,9 @@ class ClickMeImages:
             return self.transform(sample)
 
 
-def clickme_folder(path: Path, size: int = 224, augment: str = "paper", maps: str = "paper") -> Source:
+def clickme_folder(
+    path: Path, size: int = 224, augment: str = "paper", maps: str = "paper", how: Preprocessing = IMAGENET
+) -> Source:
     """(to train on, held out, classes) of a folder with ClickMe's files of the splits train and val.
 
     Every format of :mod:`gala_cuda.clickme.formats` may be in it, in FOLDER/SPLIT/ or in FOLDER with the split in the
@@ -45,7 +48,7 @@ def clickme_folder(path: Path, size: int = 224, augment: str = "paper", maps: st
         FileNotFoundError: there are no records of a split.
         ValueError: there is no such ``augment`` or ``maps``, or no label can be read.
     """
-    transforms = augmentation(augment, size, maps), centre_crop(size, maps)
+    transforms = augmentation(augment, size, maps, how), centre_crop(size, maps, how)
     train, val = open_samples(path, "train"), open_samples(path, "val")
     classes = class_names(path, [train, val])
     train_images, val_images = (

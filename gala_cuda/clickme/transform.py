@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..training.pictures import AUGMENTS, ERASED, IMAGENET_MEAN, IMAGENET_STD
+from ..training.pictures import AUGMENTS, ERASED, IMAGENET, Preprocessing
 from .sample import ClickMeSample
 
 MAPS = ("paper", "harmonization", "raw")
@@ -32,7 +32,7 @@ class Transform:
         return ClickMeSample(self.photometric(image), sample.label, heatmap, sample.has_map & (heatmap > 0).any())
 
 
-def augmentation(augment: str, size: int, maps: str) -> Transform:
+def augmentation(augment: str, size: int, maps: str, how: Preprocessing = IMAGENET) -> Transform:
     """To train on: image [3, size, size] and map [1, size, size], the choices of :func:`pictures.augmentation`.
 
     "paper" is ClickMe's own: images of 256 pixels, a random square of 224 of them (8 to 7 for other sizes), a flip
@@ -45,21 +45,21 @@ def augmentation(augment: str, size: int, maps: str) -> Transform:
     if augment not in AUGMENTS:
         raise ValueError(f"augment is {augment!r}; expected one of {', '.join(AUGMENTS)}")
     if augment == "none":
-        return centre_crop(size, maps)
+        return centre_crop(size, maps, how)
     if augment == "paper":
-        crop = [v2.Resize(size * 8 // 7), v2.RandomCrop(size)]
-        return _transform([*crop, v2.RandomHorizontalFlip()], _normalised(), maps)
+        crop = [how.resize(size), v2.RandomCrop(size, pad_if_needed=True)]
+        return _transform([*crop, v2.RandomHorizontalFlip()], _normalised(how), maps)
     colours = [_colours() for _ in range(1 if augment == "modern" else 2)]
     return _transform(
         [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()],
-        [*colours, *_normalised(), v2.RandomErasing(ERASED)],
+        [*colours, *_normalised(how), v2.RandomErasing(ERASED)],
         maps,
     )
 
 
-def centre_crop(size: int, maps: str) -> Transform:
-    """The centre of image and map, their shorter sides scaled to 8/7 of ``size``: 256 for 224."""
-    return _transform([v2.Resize(size * 8 // 7), v2.CenterCrop(size)], _normalised(), maps)
+def centre_crop(size: int, maps: str, how: Preprocessing = IMAGENET) -> Transform:
+    """The centre of image and map."""
+    return _transform([how.resize(size), v2.CenterCrop(size)], _normalised(how), maps)
 
 
 def processed(heatmap: Tensor, maps: str) -> Tensor:
@@ -91,8 +91,8 @@ def _transform(geometric: list[v2.Transform], photometric: list[v2.Transform], m
     return Transform(v2.Compose(geometric), v2.Compose(photometric), maps)
 
 
-def _normalised() -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), v2.ToPureTensor()]
+def _normalised(how: Preprocessing) -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), how.normalise(), v2.ToPureTensor()]
 
 
 def _colours() -> v2.Transform:

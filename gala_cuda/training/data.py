@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from . import shards
-from .pictures import Folder, Pictures, augmentation, centre_crop
+from .pictures import IMAGENET, Folder, Pictures, Preprocessing, augmentation, centre_crop
 from .sampling import Batches, Images
 
 TEST_SHARE = 0.25  # of the digits
@@ -39,6 +39,7 @@ def load(
     rank: int = 0,
     world: int = 1,
     augment: str = "paper",
+    how: Preprocessing = IMAGENET,
     maps: str | None = None,
     pin_memory: bool = False,
 ) -> Data:
@@ -47,7 +48,8 @@ def load(
     ``source`` is "digits"; "synthetic", or "synthetic:N" for N images; a folder of pictures; a folder of tar shards; or
     the http(s) address of shards with an index. See :func:`digits`, :func:`synthetic`, :func:`image_folder` and
     :func:`tar_shards`. ``size`` is 224 unless given, of digits 32. ``augment`` is for pictures:
-    :func:`pictures.augmentation` has the choices. Other images are taken as they are. With ``maps``, how human maps are
+    :func:`pictures.augmentation` has the choices, and ``how`` they are scaled, cropped and normalised. Other images are
+    taken as they are. With ``maps``, how human maps are
     processed, ``source`` is a folder as of :func:`gala_cuda.clickme.data.clickme_folder`.
 
     Raises:
@@ -57,16 +59,16 @@ def load(
     if maps is not None:
         from ..clickme.data import clickme_folder
 
-        train, test, classes = clickme_folder(Path(source), size or 224, augment, maps)
+        train, test, classes = clickme_folder(Path(source), size or 224, augment, maps, how)
     elif source == "digits":
         train, test, classes = digits(size or 32)
         workers = 0  # there is nothing to do
     elif kind == "synthetic":
         train, test, classes = synthetic(size or 224, _count(count) if ":" in source else SYNTHETIC)
     elif shards.is_address(source) or shards.are_in(Path(source)):
-        train, test, classes = tar_shards(source, size or 224, augment)
+        train, test, classes = tar_shards(source, size or 224, augment, how)
     else:
-        train, test, classes = image_folder(Path(source), size or 224, augment)
+        train, test, classes = image_folder(Path(source), size or 224, augment, how)
 
     def batches(images: Images, train: bool) -> Batches:
         return Batches(images, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)
@@ -104,7 +106,7 @@ def synthetic(size: int = 224, count: int = SYNTHETIC) -> Source:
     return InMemory(images, train), InMemory(images, test), tuple(map(str, range(SYNTHETIC_CLASSES)))
 
 
-def image_folder(path: Path, size: int = 224, augment: str = "paper") -> Source:
+def image_folder(path: Path, size: int = 224, augment: str = "paper", how: Preprocessing = IMAGENET) -> Source:
     """The pictures ``path``/train/CLASS/* and ``path``/val/CLASS/*, as ImageNet is laid out.
 
     Raises:
@@ -120,15 +122,15 @@ def image_folder(path: Path, size: int = 224, augment: str = "paper") -> Source:
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{path}/train and {path}/val have different classes; only in one: {', '.join(odd)}")
-    transform = augmentation(augment, size)
-    return Pictures(train, transform, size), Pictures(test, centre_crop(size), size), tuple(train.classes)
+    transforms = augmentation(augment, size, how), centre_crop(size, how)
+    return Pictures(train, transforms[0], size), Pictures(test, transforms[1], size), tuple(train.classes)
 
 
-def tar_shards(source: str, size: int = 224, augment: str = "paper") -> Source:
+def tar_shards(source: str, size: int = 224, augment: str = "paper", how: Preprocessing = IMAGENET) -> Source:
     """The pictures in WebDataset's shards; ``source`` and errors as of :func:`shards.open_shards`."""
-    transform = augmentation(augment, size)
+    transforms = augmentation(augment, size, how), centre_crop(size, how)
     train, test, classes = shards.open_shards(source)
-    return Pictures(train, transform, size), Pictures(test, centre_crop(size), size), classes
+    return Pictures(train, transforms[0], size), Pictures(test, transforms[1], size), classes
 
 
 class InMemory:

@@ -1,9 +1,11 @@
 """Pictures in files: decoding, augmentation, and what counts as unreadable."""
 
 import io
+import math
 import os
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +23,49 @@ AUGMENTS = ("paper", "modern", "randaugment", "none")
 ERASED = 0.1  # share of the images that lose a rectangle
 # What Pillow raises on a damaged file; SyntaxError comes from its PNG reader.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes what a network takes, at any size in pixels.
+
+    Args:
+        mean, std: of red, green and blue on a scale of 0 to 1, which the network is to see as 0 and 1.
+        interpolation: a value of torchvision's InterpolationMode.
+        crop: (a, b): the picture's shorter side is scaled to b pixels for each a of the network's size, and the centre
+            is taken.
+        squash: both sides are scaled so, whatever the picture's proportions.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    crop: tuple[int, int] = (7, 8)  # 224 of 256
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if len(value) != 3 or not all(0 <= number < math.inf for number in value) or not all(self.std):
+                raise ValueError(f"{name} is {value}; expected three numbers of at least 0, of std above 0")
+        if len(self.crop) != 2 or min(self.crop) < 1:
+            raise ValueError(f"crop is {self.crop}; expected two whole numbers of at least 1")
+        if self.interpolation not in (known := [mode.value for mode in v2.InterpolationMode]):
+            raise ValueError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(known)}")
+
+    def resize(self, size: int) -> v2.Transform:
+        """A picture scaled, so that a network of ``size`` pixels takes its centre."""
+        side = size * self.crop[1] // self.crop[0]
+        return v2.Resize((side, side) if self.squash else side, v2.InterpolationMode(self.interpolation))
+
+    def normalise(self) -> v2.Transform:
+        return v2.Normalize(self.mean, self.std)
+
+
+IMAGENET = Preprocessing()
 
 
 class Files(Protocol):
@@ -89,7 +134,7 @@ def decode(data: bytes) -> Image.Image:
     return picture.convert("RGB")
 
 
-def augmentation(augment: str, size: int) -> v2.Transform:
+def augmentation(augment: str, size: int, how: Preprocessing = IMAGENET) -> v2.Transform:
     """From a picture to a normalised tensor [3, size, size]. Each draws from torch's generator alone.
 
     "paper" crops at random (8 to 100 % of the area) and flips; "modern" adds TrivialAugment (Müller and Hutter, 2021)
@@ -99,24 +144,24 @@ def augmentation(augment: str, size: int) -> v2.Transform:
     if augment not in AUGMENTS:
         raise ValueError(f"augment is {augment!r}; expected one of {', '.join(AUGMENTS)}")
     if augment == "none":
-        return centre_crop(size)
-    steps: list[v2.Transform] = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+        return centre_crop(size, how)
+    crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode(how.interpolation))
+    steps: list[v2.Transform] = [crop, v2.RandomHorizontalFlip()]
     bilinear = v2.InterpolationMode.BILINEAR
     if augment == "modern":
         steps.append(v2.TrivialAugmentWide(interpolation=bilinear))
     if augment == "randaugment":
         steps.append(v2.RandAugment(interpolation=bilinear))
-    steps += _to_tensor()
+    steps += _to_tensor(how)
     if augment != "paper":
         steps.append(v2.RandomErasing(ERASED))
     return v2.Compose(steps)
 
 
-def centre_crop(size: int) -> v2.Transform:
-    """The centre of the picture, its shorter side scaled to 8/7 of ``size``: 256 for 224."""
-    return v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *_to_tensor()])
+def centre_crop(size: int, how: Preprocessing = IMAGENET) -> v2.Transform:
+    """The centre of the picture; as ImageNet has it, of 256 pixels for 224."""
+    return v2.Compose([how.resize(size), v2.CenterCrop(size), *_to_tensor(how)])
 
 
-def _to_tensor() -> list[v2.Transform]:
-    to_float = v2.ToDtype(torch.float32, scale=True)
-    return [v2.ToImage(), to_float, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), v2.ToPureTensor()]
+def _to_tensor(how: Preprocessing) -> list[v2.Transform]:
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), how.normalise(), v2.ToPureTensor()]
