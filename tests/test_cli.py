@@ -94,6 +94,9 @@ def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
         pytest.param(
             "train --accumulate 3", "argument --batch-size: batch_size is 64; expected a multiple", id="parts"
         ),
+        pytest.param(
+            "train --keep-output", "argument --keep-output: keep_output is True, but weights", id="keep-output"
+        ),
         pytest.param("train --layers layer9", "argument --layers: layers names 'layer9'", id="layers"),
         pytest.param("train --model resnet18 --layers layer3", "argument --layers: resnet18 has no GALA", id="no-gala"),
     ],

@@ -54,7 +54,7 @@ def test_flags_replace_what_a_file_says_and_a_file_what_its_preset_says(tmp_path
     ("name", "value"),
     [
         ("epochs", 0), ("lr", math.nan), ("lr", math.inf), ("momentum", 1.0), ("weight_decay", -1.0),
-        ("time_limit", 0.0), ("decay_at", (0.5, 1.0)), ("workers", -1), ("precision", "int8"), ("keep_output", True),
+        ("time_limit", 0.0), ("decay_at", (0.5, 1.0)), ("workers", -1), ("precision", "int8"),
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_named(name, value):

@@ -3,6 +3,7 @@
 import argparse
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..training.commands import arguments_named, device_of, open_network
+from ..training.commands import arguments_named, device_of
 from ..training.networks import BadNetwork, Network
+from ..training.opening import open_network
 from ..training.recipe import given_flags, resolve
 from . import page
 from .maps import PAPER, attention_maps, chosen_layers, gala_blocks, input_gradient
@@ -46,7 +48,8 @@ def inspect(args: argparse.Namespace, console: Console) -> None:
     """
     device = device_of(args)
     with arguments_named():
-        model, network = open_network(args, resolve(None, given_flags(args)))
+        recipe = resolve(None, given_flags(args))
+        model, network = open_network(args, recipe, partial(console.print, soft_wrap=True), ("model", "keep_output"))
         columns = _columns(model, network, getattr(args, "layers", ()))
     try:
         sources = [open_images(place, network, args.split) for place in args.images]

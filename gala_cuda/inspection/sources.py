@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..clickme.data import ClickMeImages
+from ..clickme.data import ClickMeImages, class_names
 from ..clickme.samples import open_samples
 from ..clickme.transform import centre_crop as clickme_crop
+from ..training.classes import places
 from ..training.data import digits
 from ..training.networks import Network
 from ..training.pictures import Pictures, centre_crop
 from ..training.sampling import Images, Unreadable
+from ..training.shards import CLASSES
 
 UNKNOWN = -1  # the label of an image whose class nobody says
 
@@ -38,25 +40,38 @@ def open_images(place: str, network: Network, split: str = "val") -> Images:
 
     Raises:
         FileNotFoundError: there is no such place, or it holds no images.
-        ValueError: the network takes images of other channels.
+        ValueError: the network takes images of other channels, or does not know the classes.
     """
     path = Path(place)
+    classes: Sequence[str] | None = None  # by whose numbers images are labelled, if not the network's
     if place == "digits" and not path.exists():
-        images: Images = digits(network.size)[1]
+        _, images, classes = digits(network.size)
     elif path.is_file() and path.suffix.lower() in IMG_EXTENSIONS:
         images = _pictures([path], network)
     elif path.is_dir() and (files := _picture_files(path)):
         images = _pictures(files, network)
     elif path.exists():
-        transform = clickme_crop(network.size, "raw")
-        images = ClickMeImages(open_samples(path, split), transform, network.size, len(network.classes))
+        samples, transform = open_samples(path, split), clickme_crop(network.size, "raw", network.how)
+        classes = class_names(path, [samples]) if (path / CLASSES).is_file() else None
+        images = ClickMeImages(samples, transform, network.size, len(classes or network.classes))
     else:
         raise FileNotFoundError(f"there is no {place}; expected picture files, folders, ClickMe's files, or digits")
     if images.shape[0] != network.channels:
         raise ValueError(
             f"{place} has images of {images.shape[0]} channels; expected {network.channels}, as the network takes"
         )
+    if classes is not None:
+        try:
+            images.labels = _renumbered(images.labels, places(classes, network.classes)[0])
+        except ValueError as error:
+            raise ValueError(f"{place} {error}") from error
     return images
+
+
+def _renumbered(labels: Tensor, numbers: Sequence[int]) -> Tensor:
+    """``labels`` [n] by ``numbers``; those that are none of them stay, to be refused when the image is read."""
+    known = (labels >= 0) & (labels < len(numbers))
+    return torch.where(known, torch.tensor(numbers)[labels.where(known, 0)], labels)
 
 
 def has_maps(sources: Sequence[Images]) -> bool:
@@ -112,7 +127,7 @@ class _Listed:
 
 
 def _pictures(paths: Sequence[Path], network: Network) -> Images:
-    return Pictures(_Listed(paths, network.classes), centre_crop(network.size), network.size)
+    return Pictures(_Listed(paths, network.classes), centre_crop(network.size, network.how), network.size)
 
 
 def _picture_files(folder: Path) -> list[Path]:

@@ -3,28 +3,32 @@
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from ..clickme.similarity import PAIRS, MapRecord, MapScore, returns_maps
+from ..console import PlainConsole
 from . import distributed, networks
 from .checkpoint import CheckpointError, Checkpoints
+from .classes import places
 from .data import Data, load
 from .evaluate import evaluate, print_evaluation, print_score
 from .export import FORMATS, ExportFailed
 from .loop import Diverged, Run, fit, images_per_part
 from .networks import BadNetwork, BadWeights, Network
+from .opening import open_network, trained_on
+from .pictures import Preprocessing
 from .recipe import BadRecipe, Recipe, given_flags, resolve
 from .sampling import TooManyUnreadable, Unreachable
+from .trial import check_training
 
 FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable, Unreachable)
-_IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
 
 
 @contextmanager
@@ -46,15 +50,19 @@ def train(args: argparse.Namespace, console: Console) -> None:
         before = args.output / "recipe.yaml"
         source = str(before) if resume and args.recipe is None and before.exists() else args.recipe
         recipe = resolve(source, given_flags(args))
+        if recipe.keep_output and not recipe.weights:
+            raise BadRecipe("keep_output", "is True, but weights is None; expected a file of weights")
         if not resume and Checkpoints(args.output / "checkpoints").paths():
             raise argparse.ArgumentError(
                 None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
             )
-        data = _load(recipe, images_per_part(recipe), recipe.image_size, device)
-        network = Network.of(recipe, data.classes, data.channels, data.size)
+        size, how = _prepared(recipe)
+        data = _load(recipe, images_per_part(recipe), size, device, how)
+        network = Network.of(recipe, data.classes, data.channels, data.size, how)
         recipe = replace(recipe, image_size=network.size, width=network.width)
         torch.manual_seed(recipe.seed)
         model = networks.start(network, recipe.weights)
+        check_training(model, network, recipe, data.train.images // len(data.train) // world.size)
         shown = console if world.main and not args.quiet else Console(quiet=True)
         run = Run(
             args.output, device, shown, resume, args.checkpoint_every, args.keep, args.tensorboard, network.metadata()
@@ -67,18 +75,24 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
     """Raises as :func:`train` does."""
     device = device_of(args)
     with arguments_named(), distributed.joined(device) as world:
-        recipe = resolve(None, given_flags(args))
+        given, beside = given_flags(args), Path()
+        if given.keys().isdisjoint(("data", "clickme")):
+            own, beside = trained_on(args.weights_file)
+            given |= own
+        recipe = resolve(None, given)
+        say = _say(PlainConsole(stderr=True) if args.json else console, world)
         _check_maps(args, recipe, world)
-        model, network = open_network(args, recipe)
-        data = _load(recipe, recipe.batch_size, recipe.image_size or network.size, device)
-        if len(data.classes) != len(network.classes):
-            raise argparse.ArgumentError(
-                None, f"argument {_source_flag(recipe)}: {recipe.source} has {len(data.classes)} classes, "
-                f"{args.weights_file} has {len(network.classes)}")  # fmt: skip
+        model, network = open_network(args, recipe, say)
+        if "data" not in given and recipe.clickme is None:
+            raise BadRecipe("data", f"is not given, and {beside}, which would say what it was trained on, is not there")
+        if beside.name:
+            say(f"tested on {recipe.source}, as {beside} says")
+        data = _load(recipe, recipe.batch_size, network.size, device, network.how)
+        numbers = _matched(recipe, data, network, say)
         model = model.to(device).to(memory_format=torch.channels_last)
         every = math.ceil(data.test.images / PAIRS)
         record = MapRecord(args.saliency or not returns_maps(model), every) if args.maps else None
-        result = evaluate(model, data.test, device, recipe.precision, record)
+        result = evaluate(model, data.test, device, recipe.precision, record, numbers)
         if not world.main:
             return
         score = None if record is None else _score(record, args)
@@ -86,7 +100,8 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
             maps = {} if score is None else {"maps": asdict(score)}
             print(json.dumps({**asdict(result), "confusion": result.confusion.tolist(), **maps}))
             return
-        print_evaluation(result, data.classes, console)
+        in_order = numbers == list(range(len(network.classes)))
+        print_evaluation(result, data.classes if in_order else network.classes, console)
         if score is not None:
             print_score(result, score, console)
 
@@ -112,7 +127,7 @@ def _score(record: MapRecord, args: argparse.Namespace) -> MapScore:
 def export(args: argparse.Namespace, console: Console) -> None:
     """Raises as :func:`train` does."""
     with arguments_named():
-        model, network = open_network(args, resolve(None, given_flags(args)))
+        model, network = open_network(args, resolve(None, given_flags(args)), partial(console.print, soft_wrap=True))
     base = args.output.with_suffix("") if args.output.suffix[1:] in FORMATS else args.output
     for kind in args.format:
         path = base.with_name(f"{base.name}.{kind}")
@@ -123,29 +138,43 @@ def export(args: argparse.Namespace, console: Console) -> None:
             f"{network.size}, {network.size}]", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 
 
-def open_network(args: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module, Network]:
-    path: Path = args.weights_file
-    if path.is_dir():
-        found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
-        if not found:
-            raise BadWeights(f"{path} holds none of {', '.join(_IN_FOLDERS)}")
-        path = found[0]
-    weights, network = networks.read_weights(path)
-    if network is None:
-        network = networks.described_by(path, weights, getattr(args, "model", None), recipe)
-    if recipe.image_size:
-        network = replace(network, size=recipe.image_size)
-    return networks.rebuilt(network, weights), network
+def _say(console: Console, world: distributed.World) -> Callable[[str], None]:
+    """Prints a line, on one of several processes."""
+    shown = console if world.main else Console(quiet=True)
+    return partial(shown.print, highlight=False, soft_wrap=True)
 
 
-def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.device) -> Data:
+def _prepared(recipe: Recipe) -> tuple[int | None, Preprocessing]:
+    """Size and preparation of the pictures to train on: the recipe's, then those of the network's library."""
+    file = None if recipe.weights is None else Path(recipe.weights).name
+    size, how = networks.prepared(recipe.model, recipe.image_size, file)
+    return (recipe.image_size if recipe.source == "digits" else size), how
+
+
+def _matched(recipe: Recipe, data: Data, network: Network, say: Callable[[str], None]) -> list[int]:
+    """The network's number of each class of the data. Raises argparse.ArgumentError."""
+    where = f"argument {_source_flag(recipe)}: {recipe.source}"
+    if data.channels != network.channels:
+        raise argparse.ArgumentError(
+            None, f"{where} has images of {data.channels} channels; expected {network.channels}, as the network takes"
+        )
+    try:
+        numbers, note = places(data.classes, network.classes)
+    except ValueError as error:
+        raise argparse.ArgumentError(None, f"{where} {error}") from error
+    if note is not None:
+        say(note)
+    return numbers
+
+
+def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.device, how: Preprocessing) -> Data:
     world = distributed.world()
     blurred = recipe.clickme_loss == "harmonization"  # gala_tpu's loss blurs them itself, after the crop
     maps = None if recipe.clickme is None else "harmonization" if blurred else "paper"
     try:
         return load(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
-            augment=recipe.augment, maps=maps, pin_memory=device.type == "cuda",
+            augment=recipe.augment, how=how, maps=maps, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
         raise argparse.ArgumentError(None, f"argument {_source_flag(recipe)}: {error}") from error

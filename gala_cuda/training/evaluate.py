@@ -1,6 +1,7 @@
 """How good a network is on the held-out images; shared among the processes, each image counted once."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,21 +41,26 @@ def evaluate(
     device: torch.device,
     precision: str = "float32",
     record: MapRecord | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Evaluation:
     """The result over all ranks, in evaluation mode; the mode is restored.
 
     ``model`` is on ``device`` and its logits are [n, K]. Images per second are those of all ranks, reading included.
-    ``record`` gets the maps of images that come with human ones; that of this rank alone.
+    ``record`` gets the maps of images that come with human ones; that of this rank alone. ``numbers`` are those
+    that the network has for the classes of ``batches``, if they are not the same.
 
     Raises:
         ValueError: no image could be read.
     """
     training = model.training
     model.eval()
+    number_of = None if numbers is None else torch.tensor(numbers, device=device)
     totals, confusion = torch.zeros(6, dtype=torch.float64, device=device), None
     began = time.perf_counter()
     for images, labels, *human in batches.epoch():
         images, labels = on(images, labels, device)
+        if number_of is not None:
+            labels = number_of[labels]
         with autocast(device, precision):
             if human and record is not None:
                 logits, maps = record.look(model, images, labels)

@@ -1,10 +1,12 @@
 """Networks of timm and torchvision: how they are built, and how their pictures are to be prepared."""
 
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from .pictures import IMAGENET, Preprocessing
 
@@ -60,9 +62,27 @@ def build(model: str, classes: int, channels: int, size: int) -> nn.Module:
         raise BadNetwork("model", f"{model} cannot be built: {error}") from error
 
 
-def auxiliary(model: str) -> tuple[str, ...]:
-    """How the names of weights begin that files of ``model`` may have and :func:`build` leaves out."""
-    return _AUXILIARY.get(model.removeprefix("torchvision/"), ())
+def as_built(model: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published ``weights`` of ``model`` by the names that :func:`build` has, without what it leaves out."""
+    left_out = _AUXILIARY.get(model.removeprefix("torchvision/"), ())
+    found = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
+    if model.startswith("torchvision/densenet"):  # named as in 2017: denselayer1.norm.1.weight
+        return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in found.items()}
+    return found
+
+
+def channels_of(model: str, weights: Mapping[str, Tensor]) -> int:
+    """Channels of the images that ``weights`` of ``model`` take."""
+    library, name = _found(model)
+    if library == "timm":
+        import timm
+
+        config = timm.get_pretrained_cfg(name)
+        layers = None if config is None else config.first_conv
+        first = weights.get(f"{layers if isinstance(layers, str) else (layers or ('',))[0]}.weight")
+        if first is not None and first.dim() == 4:
+            return first.shape[1]
+    return 3
 
 
 def preparation(model: str, size: int | None, file: str | None = None) -> tuple[int, Preprocessing]:

@@ -1,40 +1,28 @@
-"""The network of a recipe, and files of weights: this package's, torchvision's, timm's."""
+"""The network of a recipe, and what weights say of theirs: this package's, torchvision's, timm's."""
 
 import json
-import pickle
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from .. import models
+from . import libraries, weights_file
+from .classes import places, unnamed
+from .libraries import BadNetwork
+from .pictures import IMAGENET, Preprocessing
 from .recipe import Recipe
+from .weights_file import BadWeights
 
 MODELS = {name: getattr(models, name) for name in models.__all__ if "resnet" in name}
 LAYERS = ("layer3",)  # the paper's
 SMALL_IMAGE = 64  # pixels; below, the stem keeps the resolution
 KEY = "gala_cuda"  # of our metadata in a safetensors file
-# What the two formats' readers raise for files of other kinds.
-_UNREADABLE = (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError,
-               safetensors.SafetensorError)  # fmt: skip
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts keep the weights
-
-
-class BadNetwork(ValueError):
-    """No such network, or one that cannot have what is asked of it; ``name`` is the argument."""
-
-    def __init__(self, name: str, problem: str):
-        super().__init__(problem)
-        self.name = name
-
-
-class BadWeights(ValueError):
-    """A file of weights cannot be read, or is another network's."""
+_AVERAGED_NAME = re.compile(r"(^|[._])(ema|averaged?|swa)([._]|$)")
 
 
 @dataclass(frozen=True)
@@ -48,6 +36,7 @@ class Network:
         keep_output: GALA as ``convert(keep_output=True)`` makes it.
         classes: their names.
         channels, size: of the images, in pixels.
+        how: pictures are prepared.
     """
 
     model: str
@@ -58,12 +47,15 @@ class Network:
     classes: tuple[str, ...]
     channels: int
     size: int
+    how: Preprocessing = IMAGENET
 
     @classmethod
-    def of(cls, recipe: Recipe, classes: tuple[str, ...], channels: int, size: int) -> "Network":
+    def of(
+        cls, recipe: Recipe, classes: tuple[str, ...], channels: int, size: int, how: Preprocessing = IMAGENET
+    ) -> "Network":
         stem = "small" if size < SMALL_IMAGE else "imagenet"
         width = recipe.width or (16 if recipe.source == "digits" else 64)
-        return cls(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size)
+        return cls(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, how)
 
     def metadata(self) -> dict[str, str]:
         return {KEY: json.dumps(asdict(self))}
@@ -78,8 +70,8 @@ class Network:
         later = self.keep_output or "/" in self.model  # GALA is put into a network that is there already
         network = self._plain() if later else self._ours(self.model, self.layers)
         if weights is not None:
-            load_weights(network, weights, new=True)
-        layers = self.layers or (LAYERS if self.model.startswith("gala_") else ())
+            load_weights(network, self.own(weights, network.state_dict()), self.heads())
+        layers = self.attended
         if later and layers:
             try:
                 models.convert(network, layers, keep_output=self.keep_output)
@@ -89,20 +81,32 @@ class Network:
             raise BadNetwork("layers", f"keep_output needs GALA, which {self.model} has not; expected some layers")
         return network
 
-    def _plain(self) -> nn.Module:
-        library, _, name = self.model.rpartition("/")
-        if not library:
-            return self._ours(name.removeprefix("gala_"), ())
-        if library == "timm":
-            import timm
+    @property
+    def attended(self) -> tuple[str, ...]:
+        """Stages or blocks with GALA."""
+        return self.layers or (LAYERS if self.model.startswith("gala_") else ())
 
-            if timm.is_model(name):
-                return timm.create_model(name, num_classes=len(self.classes), in_chans=self.channels)
-        if library == "torchvision" and name in torchvision.models.list_models(module=torchvision.models):
-            if self.channels != 3:
-                raise BadNetwork("model", f"{self.model} takes 3 channels; the images have {self.channels}")
-            return torchvision.models.get_model(name, weights=None, num_classes=len(self.classes))
-        raise BadNetwork("model", f"there is no {self.model!r}; expected a model of timm or torchvision")
+    def heads(self) -> frozenset[str]:
+        """Names of the weights whose shape depends on the number of classes."""
+        few, many = (replace(self, classes=unnamed(count)).skeleton() for count in (2, 3))
+        return frozenset(name for name in few if few[name].shape != many[name].shape)
+
+    def skeleton(self) -> dict[str, Tensor]:
+        """The state dict without GALA, its tensors without memory."""
+        try:
+            with torch.device("meta"):
+                return self._plain().state_dict()
+        except BadNetwork:  # some of timm's read numbers from tensors while they are built
+            return self._plain().state_dict()
+
+    def own(self, weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """Of a file's ``weights`` those of the network, whose weights have ``names``. Raises BadWeights."""
+        return libraries.as_built(self.model, of_network(weights, names))
+
+    def _plain(self) -> nn.Module:
+        if "/" in self.model:
+            return libraries.build(self.model, len(self.classes), self.channels, self.size)
+        return self._ours(self.model.removeprefix("gala_"), ())
 
     def _ours(self, name: str, layers: tuple[str, ...]) -> nn.Module:
         if name not in MODELS:
@@ -120,58 +124,96 @@ class Network:
 
 
 def start(network: Network, path: str | None) -> nn.Module:
-    """``network`` with random weights, or from the file ``path``."""
-    return network.build(None if path is None else read_weights(Path(path))[0])
+    """``network`` with random weights, or from the file ``path``, whose last layer goes by the names of classes."""
+    if path is None:
+        return network.build()
+    weights, of = read_weights(path)
+    if of is None or of.classes == network.classes:
+        return network.build(weights)
+    try:
+        rows, _ = places(network.classes, of.classes)
+    except ValueError:  # other classes: a new last layer
+        return network.build({name: tensor for name, tensor in weights.items() if name not in of.heads()})
+    heads = of.heads()
+    return network.build({name: tensor[rows] if name in heads else tensor for name, tensor in weights.items()})
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], Network | None]:
     """(state dict on the CPU, the network where the file names it) of a safetensors file or of one by torch.save.
 
     Raises:
-        BadWeights: the file is missing, truncated, or holds something else.
+        BadWeights: the file is missing, damaged, or holds something else.
     """
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "pt") as file:
-                metadata = (file.metadata() or {}).get(KEY)
-                return {name: file.get_tensor(name) for name in file.keys()}, _network(metadata)  # noqa: SIM118
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first
-        raise BadWeights(f"{path} cannot be read as weights: {reason}") from error
-    for wrapper in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise BadWeights(f"{path} holds no state dict")
-    return {name.removeprefix("module."): value for name, value in found.items()}, None
+    file = weights_file.read(Path(path))
+    return file.tensors, named_in(file.metadata, path)
 
 
-def _network(metadata: str | None) -> Network | None:
-    if metadata is None:
+def named_in(metadata: Mapping[str, str], path: Path | str) -> Network | None:
+    """The network in the ``metadata`` of a file. Raises BadWeights where they are damaged, or of a later version."""
+    if KEY not in metadata:
         return None
-    values: dict[str, Any] = json.loads(metadata)
-    values |= {name: tuple(values[name]) for name in ("layers", "classes")}
-    return Network(**values)
+    try:
+        values: dict[str, Any] = json.loads(metadata[KEY])
+        how = {name: _fixed(value) for name, value in values.pop("how", {}).items()}
+        network = Network(**{name: _fixed(value) for name, value in values.items()}, how=Preprocessing(**how))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadWeights(f"{path} does not describe its network as this version does: {error}") from error
+    numbers = (network.width, network.channels, network.size)
+    names = (network.model, network.stem, *network.layers, *network.classes)
+    if not all(type(number) is int and number > 0 for number in numbers) or not all(type(n) is str for n in names):
+        raise BadWeights(f"{path} does not describe its network as this version does: {metadata[KEY]}")
+    return network
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def of_network(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Of the weights of a whole training those of a network whose own have ``names``, by these names.
+
+    Lightning and others have "model." or the like before them, and perhaps weights of a loss beside them. Of several
+    networks the averaged one counts.
+
+    Raises:
+        BadWeights: there are several.
+    """
+    first = next(iter(names))
+    if first in weights:
+        return dict(weights)
+    starts = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
+    found = {start: sum(f"{start}{name}" in weights for name in names) for start in starts}
+    best = [start for start in starts if found[start] == max(found.values())]
+    if len(best) > 1:
+        best = [start for start in best if _AVERAGED_NAME.search(start)] or best
+    if len(best) > 1:
+        raise BadWeights(f"the weights are of several networks, {', '.join(best)}; expected one")
+    if not best:
+        return dict(weights)
+    return {name.removeprefix(best[0]): tensor for name, tensor in weights.items() if name.startswith(best[0])}
 
 
 @torch.no_grad()
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], new: bool = False) -> None:
-    """Copies ``weights`` into ``network``; with ``new``, GALA and a last layer of other classes may keep their own.
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], replaceable: Collection[str] | None = None) -> None:
+    """Copies ``weights`` into ``network``. Counters of BatchNorm that are missing, as before torch 0.4.1, become 0.
+
+    With names that are ``replaceable``, the last layer's, these and GALA may keep their own where they differ.
 
     Raises:
         BadWeights: names or shapes differ; nothing is changed.
     """
-    own = network.state_dict()
-    last = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
-    missing = [name for name in own if name not in weights and not (new and ".attention." in name)]
-    unknown = [name for name in weights if name not in own]
+    own, new = network.state_dict(), replaceable or ()
+    counters = [name for name in own if name.endswith("num_batches_tracked") and name not in weights]
+    weights = {**weights, **{name: torch.zeros_like(own[name]) for name in counters}}
     misfits = {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape}
-    if new and any(name == f"{head}.weight" for head in last for name in misfits):
-        misfits -= (replaced := {f"{head}.{part}" for head in last for part in ("weight", "bias")})
-        weights = {name: value for name, value in weights.items() if name not in replaced}
+    if not misfits.isdisjoint(new):
+        misfits.difference_update(new)
+        weights = {name: value for name, value in weights.items() if name not in new}
+    missing = [
+        name for name in own if name not in weights and name not in new
+        and not (replaceable is not None and ".attention." in name)
+    ]  # fmt: skip
+    unknown = [name for name in weights if name not in own]
     problems = [
         *(f"{name} is missing" for name in missing),
         *(f"{name} is unknown" for name in unknown),
@@ -186,21 +228,38 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], new: bool = 
 def described_by(path: Path, weights: Mapping[str, Tensor], model: str | None, recipe: Recipe) -> Network:
     """The network of ``weights`` whose file does not name it: ``model``, with the recipe's layers.
 
+    Size and preparation of images are the recipe's or the library's; 224 pixels of our networks, 32 with a small stem.
+
     Raises:
         BadNetwork: there is no ``model``.
-        BadWeights: no convolution or no last layer can be made out.
+        BadWeights: no first or no last layer can be made out.
     """
     if model is None:
         raise BadNetwork("model", f"{path} does not name its network; expected --model NAME")
-    first = next((value.shape for value in weights.values() if value.dim() == 4), None)
-    heads = [len(value) for name, value in weights.items() if value.dim() == 2 and ".attention." not in name]
-    if first is None or not heads:
-        raise BadWeights(f"{path} holds no convolution or no linear layer; expected the weights of {model}")
-    width, channels, kernel, _ = first
-    stem = "small" if kernel == 3 else "imagenet"
-    size = recipe.image_size or (32 if recipe.source == "digits" else 224)
-    classes = tuple(map(str, range(heads[-1])))
-    return Network(model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size)
+    size, how = prepared(model, recipe.image_size, path.name)
+    guess = Network(model, recipe.layers, 64, recipe.keep_output, "imagenet", unnamed(2), 3, size or 224, how)
+    weights = guess.own(weights, guess.skeleton())
+    counts = {len(weights[name]) for name in guess.heads() if name in weights and weights[name].dim()}
+    if len(counts) != 1:
+        raise BadWeights(f"{path} holds no last layer of {model}; expected the weights of {model}")
+    guess = replace(guess, classes=unnamed(counts.pop()))
+    if "/" in model:
+        return replace(guess, channels=libraries.channels_of(model, weights))
+    stem = weights.get("conv1.weight")
+    if stem is None or stem.dim() != 4:
+        raise BadWeights(f"{path} holds no first layer of {model}; expected the weights of {model}")
+    width, channels, kernel, _ = stem.shape
+    if kernel == 3:
+        return replace(guess, width=width, channels=channels, stem="small", size=size or 32)
+    return replace(guess, width=width, channels=channels)
+
+
+def prepared(model: str, size: int | None, file: str | None = None) -> tuple[int | None, Preprocessing]:
+    """(the size of images, their preparation) that ``model`` is for, but for a given ``size``; None: any size.
+
+    Raises BadNetwork where a library has no such model.
+    """
+    return libraries.preparation(model, size, file) if "/" in model else (size, IMAGENET)
 
 
 def rebuilt(network: Network, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -210,5 +269,5 @@ def rebuilt(network: Network, weights: Mapping[str, Tensor]) -> nn.Module:
         BadNetwork, BadWeights
     """
     built = network.build()
-    load_weights(built, weights)
+    load_weights(built, network.own(weights, built.state_dict()))
     return built

@@ -57,7 +57,9 @@ class Recipe:
     width: int | None = _of(None, "channels of the first stage (default: 16 for digits, else 64)")
     weights: str | None = _of(None, "file of weights to start from: this package's, torchvision's or timm's")
     keep_output: bool = _of(False, "start with GALA layers that leave the outputs of --weights as they are")
-    image_size: int | None = _of(None, "pixels (default: 32 for digits, else 224)")
+    image_size: int | None = _of(
+        None, "pixels (default: as weights or the network's library say, else 32 for digits, 224 for others)"
+    )
     augment: str = _of("paper", "of pictures: paper, modern, randaugment or none")
     epochs: int = _of(20, "passes through the training images")
     batch_size: int = _of(64, "images of one step, over all processes")
@@ -103,8 +105,6 @@ class Recipe:
         for name in ("weight_decay", "mixup", "cutmix", "clickme_weight"):
             self._expect(name, lambda value: 0 <= value < math.inf, "at least 0")
         self._expect("decay_at", lambda shares: all(0 < share < 1 for share in shares), "shares between 0 and 1")
-        if self.keep_output and not self.weights:
-            raise BadRecipe("keep_output", "is True, but weights is None; expected a file of weights")
 
     def _expect(self, name: str, holds, expected: str) -> None:
         value = getattr(self, name)

@@ -1,0 +1,182 @@
+"""Files of weights: safetensors, and what torch.save wrote for this package, torchvision, timm, Lightning and others.
+
+No code of a file runs, and no class that it names is imported: torch's restricted reader does it, and whatever it does
+not know is read as an empty placeholder.
+"""
+
+import pickle
+import pickletools
+import struct
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from torch import Tensor
+
+from .file_kinds import AGAIN, HEAD, is_safetensors, why_no_weights
+
+# Where trainings keep the weights; averaged ones first: they are what was tested.
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
+ENTRIES = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "params", "net", "network", "module",
+           "weights")  # fmt: skip
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # of torch.compile, FSDP, checkpointing
+_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+# What the readers raise for damaged files, found by damaging some.
+_UNREADABLE = (
+    AssertionError, AttributeError, EOFError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError,
+    ValueError, pickle.UnpicklingError, safetensors.SafetensorError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+class BadWeights(ValueError):
+    """A file of weights cannot be read, or is another network's."""
+
+
+class WeightsFile(NamedTuple):
+    """Weights on the CPU by their plain names; the file's metadata; the entry of a training's file that was taken."""
+
+    tensors: dict[str, Tensor]
+    metadata: Mapping[str, str]
+    entry: str | None
+
+
+class _Placeholder:
+    """An object of a class that is not imported; it keeps nothing."""
+
+    name = ""  # of the class
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read(path: Path) -> WeightsFile:
+    """The weights in a file, whatever it is called.
+
+    Names lose what torch.compile, DDP, FSDP and averaging put before them.
+
+    Raises:
+        BadWeights: the file is missing, damaged, or holds something else; the message says what.
+    """
+    try:
+        problem = why_no_weights(path)
+        if problem is not None:
+            raise BadWeights(f"{path} cannot be read as weights: it is {problem}")
+        with path.open("rb") as file:
+            safe = is_safetensors(file.read(HEAD))
+        return _safetensors(path) if safe else _pickled(path)
+    except OSError as error:
+        raise BadWeights(f"{path} cannot be read as weights: {error.strerror or error}") from error
+
+
+def _safetensors(path: Path) -> WeightsFile:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return WeightsFile(_plain(path, tensors), file.metadata() or {}, None)
+    except BadWeights:
+        raise
+    except _UNREADABLE as error:
+        raise BadWeights(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
+
+
+def _pickled(path: Path) -> WeightsFile:
+    try:
+        found = _unpickled(path)
+    except BadWeights:
+        raise
+    except _UNREADABLE as error:
+        raise BadWeights(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
+    weights = _state_dict(found)
+    if weights is None:
+        raise BadWeights(f"{path} holds no state dict, but {_described(found)}; expected torch.save of a state dict")
+    entry, tensors = weights
+    return WeightsFile(_plain(path, tensors), {}, entry)
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch.save wrote, with placeholders for objects of classes that torch does not know."""
+    names, known = sorted(_classes_in(path)), list[Any]()
+    for name in names:
+        # Lightning's hyperparameters are a dict of a class of their own.
+        stand_in = OrderedDict if name.endswith(".AttributeDict") else type("Unread", (_Placeholder,), {"name": name})
+        known.append((stand_in, name))
+    with path.open("rb") as file, torch.serialization.safe_globals(known), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, to its callers: about the pickle's version
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            others = ", ".join(name for name in names if not name.startswith(("torch.", "collections.OrderedDict")))
+            if not others:
+                raise
+            raise BadWeights(
+                f"{path} cannot be read as weights: it holds objects of {others}, which are not loaded; expected "
+                "torch.save of a state dict alone, model.state_dict()"
+            ) from error
+
+
+def _classes_in(path: Path) -> set[str]:
+    """Names of all classes and functions in a file of torch.save; those of Python 2 as Python 3 has them."""
+    names = set[str]()
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                (member,) = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+                pickles: list[Any] = [archive.read(member)]
+        else:
+            file.seek(0)
+            pickles = [file] * 4  # one after the other: magic number, version, system, content
+        for data in pickles:
+            for operation, argument, _ in pickletools.genops(data):
+                if operation.name == "GLOBAL":
+                    module, _, name = str(argument).partition(" ")
+                    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+                    names.add(f"{module}.{name}")
+    return names
+
+
+def _state_dict(found: Any, entry: str | None = None) -> tuple[str | None, dict[str, Tensor]] | None:
+    """(where it was, the state dict) in a training's file; what stands beside the tensors is left out."""
+    if not isinstance(found, dict):
+        return None
+    for name in ENTRIES:
+        inner = _state_dict(found.get(name), name if entry is None else f"{entry}.{name}")
+        if inner is not None:
+            return inner
+    tensors = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return (entry, tensors) if tensors else None
+
+
+def _described(found: Any) -> str:
+    if isinstance(found, _Placeholder):
+        return f"an object of the class {found.name}"
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    objects = {f"{name} of the class {value.name}" for name, value in found.items() if isinstance(value, _Placeholder)}
+    return f"entries {', '.join(sorted(objects) or map(str, list(found)[:8]))}" if found else "an empty dict"
+
+
+def _plain(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` by the names that the network itself gives them."""
+    plain = dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        parts = [part for part in name.split(".") if part not in _WRAPPERS]
+        if parts[-1:] == [_COUNTER]:
+            continue
+        if (short := ".".join(parts)) in plain:
+            raise BadWeights(f"{path} holds {short} twice, once as {name}")
+        plain[short] = tensor
+    while plain and all(name.startswith("module.") for name in plain):
+        plain = {name.removeprefix("module."): tensor for name, tensor in plain.items()}
+    return plain

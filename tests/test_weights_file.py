@@ -1,0 +1,275 @@
+"""Files of weights as other programs write them, as they arrive damaged, and as something else that is called so."""
+
+import argparse
+import json
+import os
+import pathlib
+import pickle
+import random
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from timm.utils import CheckpointSaver, ModelEmaV3
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from gala_cuda.training import Recipe, weights_file
+from gala_cuda.training.networks import BadWeights, Network, described_by, read_weights, rebuilt
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NETWORK = Network("torchvision/resnet18", (), 64, False, "imagenet", ("a", "b", "c"), 3, 32)
+ARGS = argparse.Namespace(model="resnet18", data_dir=pathlib.Path("pictures"), lr=np.float64(0.1))
+
+
+def resnet(seed=0, library=torchvision.models):
+    torch.manual_seed(seed)
+    return library.resnet18(num_classes=3).eval()
+
+
+def by_timm(path):
+    """timm's train.py: the averaged weights are those that count."""
+    model, averaged = resnet(), ModelEmaV3(resnet(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    saver = CheckpointSaver(model, optimizer, ARGS, averaged, checkpoint_dir=str(path.parent))
+    saver._save(str(path), 3, metric=np.float64(71.0))
+    return averaged.module
+
+
+def by_torchvision(path):
+    """references/classification/train.py --model-ema."""
+    model = resnet()
+    averaged = AveragedModel(resnet(1), use_buffers=True)
+    averaged.update_parameters(resnet(1))
+    torch.save({"model": model.state_dict(), "model_ema": averaged.state_dict(), "args": ARGS, "epoch": 1}, path)
+    return averaged.module
+
+
+def by_lightning(path):
+    """The keys of Lightning 2.6, with those of a loss beside the network's, and its own class of dict."""
+    model = resnet()
+    weights = {f"net.{name}": tensor for name, tensor in model.state_dict().items()}
+    content = {"state_dict": OrderedDict(weights | {"criterion.weight": torch.ones(3)}), "hyper_parameters": ARGS}
+    torch.save({"pytorch-lightning_version": "2.6.6", "callbacks": {}, "optimizer_states": [], **content}, path)
+    return model
+
+
+def with_two_networks(path):
+    averaged = resnet()
+    weights = {f"model.{name}": tensor for name, tensor in resnet(1).state_dict().items()}
+    weights |= {f"ema_model.module.{name}": tensor for name, tensor in averaged.state_dict().items()}
+    torch.save({"state_dict": weights | {"ema_model.n_averaged": torch.tensor(3)}}, path)
+    return averaged
+
+
+def compiled(path):
+    model = resnet()
+    torch.save(torch.compile(model).state_dict(), path)
+    return model
+
+
+def with_a_compiled_stage(path):
+    model, whole = resnet(), resnet()
+    whole.layer3 = torch.compile(whole.layer3)
+    torch.save({f"module._orig_mod.{name}": tensor for name, tensor in whole.state_dict().items()}, path)
+    return model
+
+
+def compiled_around_ddp(path):
+    model = resnet()
+    torch.save({"model": {f"_orig_mod.module.{name}": t for name, t in model.state_dict().items()}}, path)
+    return model
+
+
+def before_torch_041(path):
+    """No counters of batches, and torch.save as it was until 1.6."""
+    model = resnet()
+    weights = OrderedDict((n, t) for n, t in model.state_dict().items() if "num_batches_tracked" not in n)
+    torch.save({"state_dict": weights, "args": ARGS}, path, _use_new_zipfile_serialization=False)
+    return model
+
+
+def as_safetensors_by_another_name(path):
+    model = resnet()
+    save_file(model.state_dict(), path)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("write", "entry"),
+    [
+        (by_timm, "state_dict_ema"), (by_torchvision, "model_ema"), (by_lightning, "state_dict"),
+        (with_two_networks, "state_dict"), (compiled, None), (with_a_compiled_stage, None),
+        (compiled_around_ddp, "model"), (before_torch_041, "state_dict"), (as_safetensors_by_another_name, None),
+    ],
+)  # fmt: skip
+@torch.no_grad()
+def test_files_of_trainings(tmp_path, write, entry):
+    model, path = write(tmp_path / "c.ckpt"), tmp_path / "c.ckpt"
+    file = weights_file.read(path)
+    assert file.entry == entry
+    network = described_by(path, file.tensors, NETWORK.model, Recipe(image_size=32))
+    assert len(network.classes) == 3
+    found, images = rebuilt(network, file.tensors).eval(), torch.randn(2, 3, 32, 32)
+    assert torch.equal(found(images), model(images))
+    if write is before_torch_041:
+        assert found.bn1.num_batches_tracked == 0
+    fine_tuned = Network("gala_resnet18", (), 64, True, "imagenet", ("a", "b"), 3, 32).build(file.tensors)
+    assert torch.equal(fine_tuned.layer2[0].conv1.weight, model.layer2[0].conv1.weight)
+
+
+def test_several_networks_none_of_which_is_averaged_are_refused(tmp_path):
+    weights = {f"{who}.{name}": t for who in ("student", "teacher") for name, t in resnet().state_dict().items()}
+    with pytest.raises(BadWeights, match=r"several networks, student\., teacher\.; expected one"):
+        rebuilt(NETWORK, weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "channels"),
+    [
+        ("torchvision/squeezenet1_1", 3),  # its last layer is a convolution
+        ("torchvision/resnet18", 3), ("resnet18", 3), ("timm/resnet18", 1),
+        ("timm/vit_tiny_patch16_224", 3),  # in the file the last layer is not last
+    ],
+)  # fmt: skip
+def test_stem_and_head_are_found_in_any_order(tmp_path, model, channels):
+    expected = Network(model, (), 64, False, "imagenet", tuple("0123456"), channels, 224)
+    weights = expected.build().state_dict()
+    for order in (sorted(weights), sorted(weights, reverse=True)):
+        found = described_by(tmp_path / "w", {name: weights[name] for name in order}, model, Recipe())
+        assert (len(found.classes), found.channels, found.size) == (7, channels, 224)
+        assert found.model == model
+
+
+def test_published_names_that_differ_from_the_networks(tmp_path):
+    """densenet121-a639ec97.pth has denselayer1.norm.1; GoogLeNet's file has auxiliary classifiers."""
+    densenet = torchvision.models.densenet121(num_classes=3)
+    old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): t
+           for name, t in densenet.state_dict().items()}  # fmt: skip
+    assert old.keys() != densenet.state_dict().keys()
+    found = rebuilt(described_by(tmp_path, old, "torchvision/densenet121", Recipe(image_size=32)), old)
+    assert torch.equal(found.classifier.weight, densenet.classifier.weight)
+    googlenet = torchvision.models.googlenet(num_classes=3, init_weights=False, aux_logits=True)
+    found = rebuilt(described_by(tmp_path, w := googlenet.state_dict(), "torchvision/googlenet", Recipe()), w)
+    assert torch.equal(found.fc.weight, googlenet.fc.weight)
+    assert found.transform_input
+
+
+class Runs:
+    """Would leave a file behind if it were unpickled."""
+
+    def __init__(self, call, argument):
+        self.call, self.argument = call, argument
+
+    def __reduce__(self):
+        return self.call, (self.argument,)
+
+
+def test_no_code_of_a_file_runs(tmp_path):
+    trace, path = tmp_path / "trace", tmp_path / "x.pth"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "more": Runs(eval, f"open({str(trace)!r}, 'w')")}, path)
+    assert read_weights(path)[0].keys() == {"w"}
+    torch.save({"state_dict": {"w": torch.ones(2)}, "more": Runs(os.mkdir, str(trace))}, path)
+    with pytest.raises(BadWeights, match=f"it holds objects of {os.name}.mkdir, which are not loaded"):
+        read_weights(path)
+    assert not trace.exists()
+
+
+def zipped(*names):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"1")
+
+    return write
+
+
+def saved(content):
+    return lambda path: torch.save(content, path)
+
+
+def cut(share):
+    def write(path):
+        torch.save(nn.Linear(30, 30).state_dict(), path)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty; copy or download it again"),
+        (b"\x80\x02}.", "a pickle that torch.save has not written"),
+        (b"\x01\x02\x03\xff", "of no known kind, or damaged"),
+        (b"\n<!DOCTYPE html><html><title>404", "a web page"),
+        (b"<?xml version='1.0'?><Error>AccessDenied", "an XML text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "a Git LFS pointer, .* git lfs pull"),
+        (json.dumps({"error": "Not Found"}).encode(), "it is JSON"),
+        (b"Invalid username or password.", "it is text"),
+        (b"\x89HDF\r\n\x1a\n\0\0\0\0", "an HDF5 file, as Keras and TensorFlow write them"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.4.0:\xa4", "an ONNX file"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0", "compressed by gzip; unpack it first"),
+        (b"\x89PNG\r\n\x1a\n", r"a picture \(PNG\)"),
+        (pickle.dumps({"w": np.ones(3)}), "a pickle that torch.save has not written"),
+        (cut(0.6), "cut short: the end of its zip archive is missing"),
+        (zipped("a/data/0", "a/version"), "a zip archive that torch.save has not written"),
+        (zipped("config.json", "model.weights.h5"), "a network of Keras"),
+        (zipped("image.npy", "label.npy"), "NPZ"),
+        (lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path), "a TorchScript program"),
+        (lambda path: torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)), path),
+         "a program of torch.export"),
+        (saved(nn.Linear(2, 2)), "an object of the class torch.nn.modules.linear.Linear"),
+        (saved({"model": nn.Linear(2, 2), "epoch": 3}), "entries model of the class torch.nn.modules.linear.Linear"),
+        (saved({"generator": {"w": torch.ones(2)}}), "entries generator; expected"),
+        (saved([1, 2]), "holds no state dict, but a list"),
+        (saved({}), "an empty dict"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_what_a_file_is_that_holds_no_weights(tmp_path, content, message, suffix):
+    path = tmp_path / "w.bin"
+    path.write_bytes(content) if isinstance(content, bytes) else content(path)
+    path = path.rename(tmp_path / f"w.{suffix}")
+    with pytest.raises(BadWeights, match=message) as error:
+        read_weights(path)
+    assert "weights_only" not in str(error.value)
+
+
+def test_damaged_files_raise_nothing_else(tmp_path):
+    """A thousandth of what was tried by hand."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3))
+    content = {"state_dict": model.state_dict(), "args": ARGS, "epoch": 3}
+    torch.save(content, tmp_path / "new.pth")
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(model.state_dict(), tmp_path / "w.safetensors", NETWORK.metadata())
+    rng, refused = random.Random(0), 0
+    for file in ("new.pth", "old.pth", "w.safetensors"):
+        whole = (tmp_path / file).read_bytes()
+        assert len(read_weights(tmp_path / file)[0]) == 9
+        for i in range(80):
+            damaged = bytearray(whole)
+            if i % 4:
+                for _ in range(rng.choice((1, 3, 20))):
+                    damaged[rng.randrange(len(damaged) // (1 + i % 2))] = rng.randrange(256)
+            else:
+                del damaged[rng.randrange(len(damaged)) :]
+            (tmp_path / "damaged").write_bytes(damaged)
+            try:
+                read_weights(tmp_path / "damaged")
+            except BadWeights:
+                refused += 1
+    assert 120 < refused < 240
+
+
+def test_a_description_of_another_version_is_refused(tmp_path):
+    for change in ({"depth": 3}, {"width": "wide"}, {"how": {"mean": [1]}}, {"classes": [1, 2]}):
+        values = json.loads(NETWORK.metadata()["gala_cuda"]) | change
+        save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors", {"gala_cuda": json.dumps(values)})
+        with pytest.raises(BadWeights, match="does not describe its network as this version does"):
+            read_weights(tmp_path / "w.safetensors")
