@@ -35,8 +35,8 @@ def of_timm(name, **given):
         pytest.param("timm/resnet50", 384, None, lambda: of_timm("resnet50", input_size=(3, 384, 384)), id="timm-size"),
         pytest.param("timm/vit_base_patch16_224", None, None,  # mean 0.5
                      lambda: of_timm("vit_base_patch16_224"), id="timm-mean"),
-        pytest.param("timm/vit_base_patch16_siglip_224", None, None,
-                     lambda: of_timm("vit_base_patch16_siglip_224"), id="timm-squash"),
+        pytest.param("timm/tf_efficientnetv2_b3", None, None,
+                     lambda: of_timm("tf_efficientnetv2_b3"), id="timm-squash"),
         pytest.param("timm/volo_d4_448", None, None, lambda: of_timm("volo_d4_448"), id="timm-border"),
     ],
 )  # fmt: skip
@@ -46,6 +46,19 @@ def test_pictures_are_prepared_as_the_library_does(model, size, file, expected):
         wanted = expected()(picture)
         assert wanted.shape == (3, found_size, found_size)
         torch.testing.assert_close(centre_crop(found_size, how)(picture), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_preparation_is_told():
+    for model, pixels, numbers in (
+        (
+            "timm/tf_efficientnetv2_b3",
+            "240 x 240 pixels, both sides scaled to 266",
+            "mean 0.5 0.5 0.5, std 0.5 0.5 0.5",
+        ),
+        ("timm/resnet18", "224 x 224 pixels, the shorter side scaled to 235", "mean 0.485 0.456 0.406, std 0.229 "),
+    ):
+        size, how = preparation(model, None)
+        assert how.described(size).startswith(f"{pixels} (bicubic); {numbers}")
 
 
 def test_a_configuration_that_cannot_be_followed_is_refused():

@@ -22,10 +22,6 @@ from gala_cuda.training.opening import open_network
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def no_line(text):
-    raise AssertionError(text)
-
-
 @pytest.mark.parametrize(
     ("classes", "known", "expected", "said"),
     [
@@ -154,7 +150,10 @@ def test_flags_may_repeat_what_the_weights_say(trained, capsys):
 
 
 def opened(path, **given):
-    return open_network(argparse.Namespace(weights_file=path, **given), Recipe(**given), no_line)
+    said = []
+    found = open_network(argparse.Namespace(weights_file=path, **given), Recipe(**given), said.append)
+    assert said == [f"pictures, as is usual for {given['model']}: {found[1].how.described(found[1].size)}"]
+    return found
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,7 @@ def test_several_networks_none_of_which_is_averaged_are_refused(tmp_path):
     ("model", "channels"),
     [
         ("torchvision/squeezenet1_1", 3),  # its last layer is a convolution
+        ("torchvision/mnasnet0_5", 3),  # asks for versions, which such a file has not
         ("torchvision/resnet18", 3), ("resnet18", 3), ("timm/resnet18", 1),
         ("timm/vit_tiny_patch16_224", 3),  # in the file the last layer is not last
     ],
@@ -143,6 +144,7 @@ def test_stem_and_head_are_found_in_any_order(tmp_path, model, channels):
         found = described_by(tmp_path / "w", {name: weights[name] for name in order}, model, Recipe())
         assert (len(found.classes), found.channels, found.size) == (7, channels, 224)
         assert found.model == model
+    rebuilt(found, weights)
 
 
 def test_published_names_that_differ_from_the_networks(tmp_path):
@@ -226,6 +228,10 @@ def cut(share):
         (saved(nn.Linear(2, 2)), "an object of the class torch.nn.modules.linear.Linear"),
         (saved({"model": nn.Linear(2, 2), "epoch": 3}), "entries model of the class torch.nn.modules.linear.Linear"),
         (saved({"generator": {"w": torch.ones(2)}}), "entries generator; expected"),
+        (lambda path: saved({"w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)})(path),
+         "w, which is quantized"),
+        (saved({"w": torch.ones(2).to_sparse()}), "w, which is sparse"),
+        (saved({"w": torch.ones(2, device="meta")}), "w, which is without values"),
         (saved([1, 2]), "holds no state dict, but a list"),
         (saved({}), "an empty dict"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -222,7 +223,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], replaceable:
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise BadWeights(f"the weights are of another network: {'; '.join(problems[:3])}{more}")
-    network.load_state_dict(weights, strict=False)
+    state = OrderedDict(weights)
+    state._metadata = own._metadata  # type: ignore[attr-defined]  # some of torchvision's modules ask for versions
+    network.load_state_dict(state, strict=False)
 
 
 def described_by(path: Path, weights: Mapping[str, Tensor], model: str | None, recipe: Recipe) -> Network:

@@ -38,6 +38,7 @@ def open_network(
     network, given = networks.named_in(file.metadata, path), given_flags(args)
     if network is None:
         network = networks.described_by(path, file.tensors, given.get("model"), recipe)
+        say(f"pictures, as is usual for {network.model}: {network.how.described(network.size)}")
     else:
         _refuse_others(path, network, file.tensors, {name: given[name] for name in fixed if name in given})
     if recipe.image_size:

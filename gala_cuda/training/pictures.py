@@ -56,9 +56,19 @@ class Preprocessing:
         if self.interpolation not in (known := [mode.value for mode in v2.InterpolationMode]):
             raise ValueError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(known)}")
 
+    def described(self, size: int) -> str:
+        """For a user to read."""
+        mean, std = (" ".join(f"{number:.3g}" for number in numbers) for numbers in (self.mean, self.std))
+        what = "both sides" if self.squash else "the shorter side"
+        scaled = f"{what} scaled to {self._side(size)} ({self.interpolation})"
+        return f"{size} x {size} pixels, {scaled}; mean {mean}, std {std}"
+
+    def _side(self, size: int) -> int:
+        return size * self.crop[1] // self.crop[0]
+
     def resize(self, size: int) -> v2.Transform:
         """A picture scaled, so that a network of ``size`` pixels takes its centre."""
-        side = size * self.crop[1] // self.crop[0]
+        side = self._side(size)
         return v2.Resize((side, side) if self.squash else side, v2.InterpolationMode(self.interpolation))
 
     def normalise(self) -> v2.Transform:

@@ -6,6 +6,7 @@ not know is read as an empty placeholder.
 
 import pickle
 import pickletools
+import re
 import struct
 import warnings
 import zipfile
@@ -26,6 +27,7 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema"
 ENTRIES = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "params", "net", "network", "module",
            "weights")  # fmt: skip
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # of torch.compile, FSDP, checkpointing
+_OF_TENSORS = re.compile(r"^torch\.(_utils|storage|\w*Storage)\b|^collections\.OrderedDict$")
 _COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 # What the readers raise for damaged files, found by damaging some.
 _UNREADABLE = (
@@ -117,7 +119,7 @@ def _unpickled(path: Path) -> Any:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            others = ", ".join(name for name in names if not name.startswith(("torch.", "collections.OrderedDict")))
+            others = ", ".join(name for name in names if not _OF_TENSORS.search(name))
             if not others:
                 raise
             raise BadWeights(
@@ -176,6 +178,9 @@ def _plain(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         if (short := ".".join(parts)) in plain:
             raise BadWeights(f"{path} holds {short} twice, once as {name}")
+        if tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
+            kind = "quantized" if tensor.is_quantized else "without values" if tensor.is_meta else "sparse"
+            raise BadWeights(f"{path} holds {name}, which is {kind}; expected plain tensors")
         plain[short] = tensor
     while plain and all(name.startswith("module.") for name in plain):
         plain = {name.removeprefix("module."): tensor for name, tensor in plain.items()}
