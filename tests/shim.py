@@ -30,7 +30,7 @@ CPP, CUDA = ROOT / "tests" / "cpp", ROOT / "csrc" / "cuda"
 KERNELS = sorted(CUDA.glob("*.cu"))
 SHIM = (*sorted((CPP / "shim").glob("*.cpp")), CPP / "control.cpp")
 FLAGS = ("-std=c++20", "-O2", "-g", "-fPIC", "-ftrivial-auto-var-init=pattern")
-DEFINED = ('-DGALA_CUDA_ARCHITECTURES="host"', f"-I{CPP / 'shim'}")
+DEFINED = ('-DGALA_CUDA_ARCHITECTURES="90a"', f"-I{CPP / 'shim'}")
 DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3}
 ALIGNMENT, WORKSPACE_ALIGNMENT = 16, 256
 
@@ -45,9 +45,10 @@ def why_no_compiler() -> str | None:
     return None if compiler() else "no C++ compiler: put c++ on the PATH or name one in the environment variable CXX"
 
 
-def build(name: str, sources: Iterable[Path], *, races: bool = False) -> Path:
+def build(name: str, sources: Iterable[Path], *, races: bool = False, options: Iterable[str] = ()) -> Path:
     """Compiles what has changed since the last time, under ``build/shim``, to a library; with ``races`` to a program in
-    which ThreadSanitizer watches the kernels. RuntimeError with the compiler's words."""
+    which ThreadSanitizer watches the kernels. ``options`` of the compiler come before the shim's folder. RuntimeError
+    with the compiler's words."""
     folder = ROOT / "build" / "shim" / name
     folder.mkdir(parents=True, exist_ok=True)
     headers = sorted(p for where in (CPP, ROOT / "csrc") for p in where.rglob("*") if p.suffix in (".h", ".cuh"))
@@ -55,7 +56,7 @@ def build(name: str, sources: Iterable[Path], *, races: bool = False) -> Path:
 
     def compiled(source: Path) -> Path:
         watched = ("-DGALA_SHIM_RACES", *(["-fsanitize=thread"] if source.suffix == ".cu" else []))
-        command = [*compiler(), *FLAGS, *DEFINED, *(watched if races else ()), "-x", "c++", "-c", str(source)]
+        command = [*compiler(), *FLAGS, *options, *DEFINED, *(watched if races else ()), "-x", "c++", "-c", str(source)]
         return _made(folder, f"{source.stem}.o", command, common + source.read_bytes())
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

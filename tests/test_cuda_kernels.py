@@ -78,6 +78,8 @@ CASES = {
     "misaligned": Case((2, 24, 4, 4), 6, BF16, layout="channels_last/misaligned", **FULL),
     "misaligned, NCHW": Case((2, 24, 4, 4), 6, F16, layout="contiguous/misaligned", **FULL),
     "misaligned, float32": Case((2, 24, 4, 4), 6, layout="contiguous/misaligned", **FULL),
+    "one channel, channels_last": Case((2, 1, 8, 8), 1, BF16, layout="channels_last", **FULL),
+    "one channel, channels_last, float32": Case((1, 1, 4, 4), 2, layout="channels_last", **FULL),
     "height 1": Case((3, 16, 1, 9), 4, layout="channels_last", residual=True),
     "many channels": Case((1, 1030, 2, 2), 7, BF16, layout="channels_last", **FULL),
 }

@@ -164,6 +164,7 @@ FAULTS = {
     "divergent barrier": (12, "is not where others of its block wait"),
     "divergent shuffle": (13, "wait for others in vain"),
     "a thread ends before a barrier": (14, "wait for others in vain"),
+    "zeros copied from a misaligned address": (16, "copies zeros from an address that is not aligned to 16"),
     "copies not waited for": (15, "asynchronous copies that it has not waited for"),
 }
 NO_BARRIER_BEFORE_REFILL = 2

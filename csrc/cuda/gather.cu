@@ -119,7 +119,7 @@ gather_kernel(GatherParams p) {
   const int64_t tile = block_x() / p.hidden_tiles, first_row = tile * rows;
   const int hidden_tile = block_x() % p.hidden_tiles, first_hidden = hidden_tile * hidden;
   const int rows_left = static_cast<int>(p.rows - first_row < rows ? p.rows - first_row : rows);
-  const Spot first = Spot::at(first_row, p.x.pixels);
+  const Spot first = Spot::at(static_cast<uint32_t>(first_row), p.x.pixels);
   const int pixels = static_cast<int>(p.x.pixels.divisor);
   const int segments = static_cast<int>(first.after(rows_left - 1, p.x.pixels).image - first.image) + 1;
   float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
@@ -200,7 +200,8 @@ GALA_KERNEL(kTileThreads, 2) gather_finish_kernel(FinishParams p) {
 
 namespace {
 
-// Pixels and hidden units of a tile, by the shape alone, as what is summed in which order depends on them.
+// Pixels and hidden units of a tile, by the shape and the chunk alone, as what is summed in which order depends on
+// them.
 struct GatherTile {
   int rows, hidden;
   int64_t row_tiles, hidden_tiles, segments;

@@ -94,6 +94,7 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
   }
   GALA_UNROLL
   for (int outer = 0; outer < kOuter; ++outer) {
+    warp_barrier();  // the loads of all turns at once would take more registers than there are
     float alpha[2] = {}, beta[2] = {}, share[2] = {};
     uint32_t loaded = ~0u;
     GALA_UNROLL
@@ -111,7 +112,7 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
           for (int k = 0; k < (channel_lanes ? 2 : 1); ++k) {
             const int c = place.channel + (channel_lanes ? col(j) + k : row(i));
             if (c >= p.d.channels) continue;
-            const int64_t of_image = (place.first.image + loaded) * p.d.channels;
+            const int64_t of_image = int64_t{place.first.image + loaded} * p.d.channels;
             alpha[k] = load_global(p.gates + 2 * of_image + c);
             beta[k] = load_global(p.gates + 2 * of_image + p.d.channels + c);
             share[k] = load_global(p.dp + of_image + c);
@@ -139,9 +140,10 @@ grad_x_kernel(GradXParams p) {
   char* shared = shared_memory<char>();
   char* d_tile = shared + p.stages * kGradStage<T>;
   float *s = reinterpret_cast<float*>(d_tile + kGradTile * kLineBytes), *ds = s + kGradTile;
-  const int64_t first_row = block_x() / p.channel_tiles * int64_t{kGradTile};
+  const int first_row = block_x() / p.channel_tiles * kGradTile;
   const int rows_left = static_cast<int>(p.rows - first_row < kGradTile ? p.rows - first_row : kGradTile);
-  const TilePlace place{Spot::at(first_row, p.d.pixels), rows_left, block_x() % p.channel_tiles * kGradTile};
+  const TilePlace place{Spot::at(static_cast<uint32_t>(first_row), p.d.pixels), rows_left,
+                        block_x() % p.channel_tiles * kGradTile};
   float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
 
   const auto load = [&](int step, int stage) {
@@ -151,7 +153,7 @@ grad_x_kernel(GradXParams p) {
     char* to = shared + stage * kGradStage<T>;
     load_packed<kGradTile>(to, p.packed, p.packed_row_bytes, place.channel, p.d.channels, step);
     if (half < kStepWords<T>)
-      copy_async<4>(to + kWeightBytes + thread_index() * 4, p.bits + (first_row + pixel) * p.words + word,
+      copy_async<4>(to + kWeightBytes + thread_index() * 4, p.bits + int64_t{first_row + pixel} * p.words + word,
                     pixel < rows_left && word < p.words);
   };
   const auto load_once = [&] {

@@ -18,6 +18,12 @@ void check_size(const char* name, int64_t size) {
     refuse("shape." + std::string(name) + " is " + std::to_string(size) + ", expected 1 to " + std::to_string(kMost));
 }
 
+// What is counted in 32 bits, and the grids of the launches.
+void check_product(const char* name, int64_t product, int power) {
+  if (product >> power)
+    refuse(std::string(name) + " is " + std::to_string(product) + ", expected fewer than 2^" + std::to_string(power));
+}
+
 void check_pointer(const char* name, const void* pointer) {
   if (!pointer) refuse(std::string(name) + " is null");
 }
@@ -41,6 +47,11 @@ void check_problem(const Problem& problem) {
   check_size("channels", s.channels);
   check_size("pixels", s.pixels);
   check_size("reduced", s.reduced);
+  check_product("images * pixels", s.images * s.pixels, 31);
+  check_product("images * channels", s.images * s.channels, 35);
+  check_product("images * reduced", s.images * s.reduced, 35);
+  check_product("channels * reduced", s.channels * s.reduced, 35);
+  check_product("images * channels * pixels", s.images * s.pixels * s.channels, 40);
   if (problem.dtype == DType::f64) refuse("dtype is f64, expected f32, bf16 or f16");
   const Weights& w = problem.weights;
   check_pointer("weights.w_shrink", w.w_shrink);
@@ -102,12 +113,13 @@ class Workspace {
 };
 
 // How many images to take through all stages before the next ones, so that a second read of a feature map hits the L2
-// cache, which other tensors share: chunks of about equal size.
+// cache: chunks of about equal size, or all at once where the GPU has too small a cache. What gather sums in which
+// order depends on the chunk, so that GPUs with caches of different sizes may differ in the last bits.
 int64_t images_per_chunk(const Problem& problem) {
   const Shape& s = problem.shape;
   const int64_t image = s.channels * s.pixels * (problem.dtype == DType::f32 ? 4 : 2);
-  const int64_t most = larger(1, l2_bytes() / 3 * 2 / image);
-  return ceil_div(s.images, ceil_div(s.images, most));
+  const int64_t cached = cached_bytes(), most = larger(1, cached / image);
+  return cached > 0 ? ceil_div(s.images, ceil_div(s.images, most)) : s.images;
 }
 
 template <class Body>

@@ -48,7 +48,7 @@ local_products_kernel(ProductParams p) {
   const int first_channel = tile % p.channel_tiles * kChannelTile, split = tile / p.channel_tiles;
   const int begin = static_cast<int>(int64_t{split} * p.steps / p.splits);
   const int steps = static_cast<int>((split + int64_t{1}) * p.steps / p.splits) - begin;
-  Spot spot = Spot::at(int64_t{begin} * kDeep, p.x.pixels);  // of the step that is loaded next
+  Spot spot = Spot::at(static_cast<uint32_t>(begin) * kDeep, p.x.pixels);  // of the step that is loaded next
   float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
 
   const auto load = [&](int step, int stage) {

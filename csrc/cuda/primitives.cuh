@@ -2,12 +2,9 @@
 // CUDA themselves, so that tests/cpp/shim/primitives.cuh, the same names on the host, runs them without a GPU.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <climits>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
+
+#include "runtime.cuh"
 
 // Before `void name(Params)`, which takes one trivially copyable struct: at least `blocks` blocks of `threads` threads
 // share a multiprocessor.
@@ -75,11 +72,12 @@ GALA_DEVICE uint32_t pack_pair<f16>(float first, float second) {
   return pair;
 }
 
-// To TF32's 10 bits of mantissa, to the nearest, ties away from zero.
+// To TF32's 10 bits of mantissa, to the nearest, ties away from zero; the other bits are 0, which the instruction alone
+// does not promise.
 GALA_DEVICE uint32_t round_tf32(float value) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-  return rounded;
+  return rounded & 0xffffe000u;
 }
 
 GALA_DEVICE float tanh_approx(float value) {
@@ -208,8 +206,8 @@ GALA_DEVICE void store_shared(V* to, V value) {
   store_global(to, value);
 }
 
-// Copies 4, 8 or 16 bytes into shared memory; zeros where not `inside`, and then `global` is not read. It is done once
-// the group it was committed in has been waited for.
+// Copies 4, 8 or 16 bytes into shared memory; zeros where not `inside`, and then `global`, aligned all the same, is not
+// read. It is done once the group it was committed in has been waited for.
 template <int bytes>
 GALA_DEVICE void copy_async(void* shared, const void* global, bool inside) {
   if constexpr (bytes == 16)
@@ -266,35 +264,5 @@ GALA_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t 
   GALA_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
 }
 #undef GALA_MMA
-
-// ---- host
-
-inline void check(const char* name, cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(name) + ": " + cudaGetErrorString(error));
-}
-
-template <class Params>
-void launch(const char* name, void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes, void* stream,
-            const Params& params) {
-  if (blocks > INT_MAX)
-    throw std::runtime_error(std::string(name) + ": " + std::to_string(blocks) + " blocks are more than CUDA launches");
-  constexpr int kAlwaysAllowed = 48 << 10;
-  if (shared_bytes > kAlwaysAllowed)
-    check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
-           static_cast<cudaStream_t>(stream)>>>(params);
-  check(name, cudaGetLastError());
-}
-
-inline int attribute(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  check("cudaGetDevice", cudaGetDevice(&device));
-  check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, which, device));
-  return value;
-}
-// Of the current device.
-inline int64_t l2_bytes() { return attribute(cudaDevAttrL2CacheSize); }
-// The most dynamic shared memory that a block may ask for.
-inline int shared_limit() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
 }  // namespace gala::cuda

@@ -12,6 +12,7 @@ namespace gala::cuda {
 
 struct ScaleParams {
   Sweep sweep;
+  int last_block;  // blocks go backwards: what gather read last is in the L2 cache
   Plane x, residual, out;  // residual.data may be null
   const float* gates;  // [images, 2, C]
   const float* stats;
@@ -52,7 +53,7 @@ template <class T, int width, bool channels>
 GALA_KERNEL(kSweepThreads, 5)
 scale_kernel(ScaleParams p) {
   constexpr int kRows = kRowsInFlight<T, width>;
-  const Place here(p.sweep, width, kRows);
+  const Place here(p.sweep, p.last_block - block_x(), width, kRows);
   const Gates<width, channels> gates(p.gates, p.stats + here.image * p.stats_width, p.sweep, here);
   const int64_t part = (channels ? here.tile : here.share) * p.sweep.images + here.image;
   float* map = p.map_parts ? p.map_parts + part * p.sweep.pixels : nullptr;
@@ -111,6 +112,7 @@ void scale(const Problem& problem, const Forward& f, Images images, const float*
   const int width = width_of(problem, f);
   ScaleParams p{};
   p.sweep = sweep_of(problem, width, images);
+  p.last_block = static_cast<int>(blocks(p.sweep) - 1);
   p.x = plane(problem, f.x, images);
   p.residual = plane(problem, f.residual, images);
   p.out = plane(problem, f.out, images);

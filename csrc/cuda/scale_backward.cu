@@ -88,7 +88,7 @@ template <class T, int width, bool channels>
 GALA_KERNEL(kSweepThreads, 3)
 scale_backward_kernel(ScaleBackwardParams p) {
   constexpr int kRows = kRowsInFlight<T, width>;
-  const Place here(p.sweep, width, kRows);
+  const Place here(p.sweep, block_x(), width, kRows);
   const Gates<width, channels> gates(p.gates, p.stats + here.image * p.stats_width, p.sweep, here);
   const float* map_factor = p.map_factor ? p.map_factor + here.image * p.sweep.pixels : nullptr;
   const int64_t gates_part = (channels ? here.share : here.tile) * p.sweep.images + here.image;

@@ -40,9 +40,9 @@ struct Place {
   int begin, end, step;  // its group's first rows, `in_flight` neighbours; the block's last; to the group's next rows
   int turns, whole_turns;  // of the block; the last one may find fewer rows
 
-  GALA_DEVICE Place(const Sweep& sweep, int width, int in_flight) {
-    const int per_image = sweep.tiles * sweep.shares, index = block_x() % per_image;
-    image = block_x() / per_image;
+  GALA_DEVICE Place(const Sweep& sweep, int block, int width, int in_flight) {
+    const int per_image = sweep.tiles * sweep.shares, index = block % per_image;
+    image = block / per_image;
     tile = index % sweep.tiles;
     share = index / sweep.tiles;
     group = thread_index() / sweep.abreast;

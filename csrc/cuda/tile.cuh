@@ -33,15 +33,11 @@ inline Divider divider(int64_t divisor) {
   return {static_cast<uint32_t>(divisor), static_cast<uint32_t>((power + by - 1) / by), shift};
 }
 
-// A pixel by its image, counted from the chunk's first one.
+// A pixel by its image, counted from the chunk's first one; all pixels of all images are fewer than 2^31.
 struct Spot {
-  int64_t image;
-  uint32_t pixel;
+  uint32_t image, pixel;
 
-  GALA_DEVICE static Spot at(int64_t row, const Divider& pixels) {
-    const int64_t image = row / pixels.divisor;
-    return {image, static_cast<uint32_t>(row - image * pixels.divisor)};
-  }
+  GALA_DEVICE static Spot at(uint32_t row, const Divider& pixels) { return Spot{0, 0}.after(row, pixels); }
   GALA_DEVICE Spot after(uint32_t rows, const Divider& pixels) const {
     const uint32_t images = pixels.divide(pixel + rows);
     return {image + images, pixel + rows - images * pixels.divisor};
@@ -51,7 +47,7 @@ struct Spot {
 // A feature map from the chunk's first image on; strides in bytes.
 struct MapView {
   char* data;
-  int64_t image_stride, line_stride;
+  int64_t image_stride, line_stride;  // 0 where there is but one: an address beyond it is as aligned
   int channels, width;  // bytes of the widest vectors that are aligned and do not straddle a pixel's or image's end
   Divider pixels;
 };
@@ -230,7 +226,12 @@ inline MapView map_view(const Problem& problem, const FeatureMap& map, Images im
   while (reinterpret_cast<uintptr_t>(data) % width != 0 || length * size % width != 0 ||
          (lines > 1 && line_stride % width != 0) || (images.count > 1 && image_stride % width != 0))
     width /= 2;
-  return {data, image_stride, line_stride, static_cast<int>(s.channels), static_cast<int>(width), divider(s.pixels)};
+  return {data,
+          images.count > 1 ? image_stride : 0,
+          lines > 1 ? line_stride : 0,
+          static_cast<int>(s.channels),
+          static_cast<int>(width),
+          divider(s.pixels)};
 }
 
 // How many stages of a pipeline, 2 to `most`, each of `blocks` blocks finds room for next to `fixed` bytes.

@@ -87,6 +87,6 @@ const char* run_tile_product(const uint32_t* a, const char* b, float* d, int k, 
   });
 }
 const char* run_exchange_in_cluster(const float* from, float* to) {
-  return error_of([=] { launch_clusters("exchange", exchange, 2, 2, 32, 96 * 4 + 16, nullptr, Exchange{from, to}); });
+  return error_of([=] { launch("exchange", exchange, {2}, 32, 96 * 4 + 16, nullptr, Exchange{from, to}, 2); });
 }
 }

@@ -24,6 +24,7 @@ enum Fault {
   DIVERGENT_SHUFFLE,
   EARLY_END,
   UNWAITED_COPY,
+  MISALIGNED_ZEROS,
 };
 
 constexpr int ROWS = 32, COLUMNS = 8, STEP = 32, PITCH = STEP + 8, STAGES = 2;
@@ -57,7 +58,8 @@ GALA_DEVICE void fill(const Product& p, int step) {
     const bool is_x = row < ROWS, inside = k < p.depth && (!is_x || from < bound);
     if (p.fault == UNFILLED_ROWS && !inside) continue;
     const bf16* source = is_x ? p.x + from * p.depth + k : p.w + (row - ROWS) * p.depth + k;
-    copy_async<16>(t.x + row * PITCH + i % chunks * chunk, source + (p.fault == MISALIGNED_COPY ? 4 : 0), inside);
+    const bool misaligned = p.fault == MISALIGNED_COPY || (p.fault == MISALIGNED_ZEROS && !inside);
+    copy_async<16>(t.x + row * PITCH + i % chunks * chunk, source + (misaligned ? 4 : 0), inside);
   }
   copy_commit();
 }

@@ -185,8 +185,7 @@ void run(const Problem& problem, ImageParams p, const Execution& execution) {
          execution.stream, tiles);
   p.packed = packed;
   const auto kernel = hidden == 64 ? image_kernel<T, 64> : hidden == 128 ? image_kernel<T, 128> : image_kernel<T, 256>;
-  launch_clusters("image_kernel", kernel, s.images * p.cluster, p.cluster, kImageThreads, p.at.bytes, execution.stream,
-                  p);
+  launch("image_kernel", kernel, {s.images * p.cluster}, kImageThreads, p.at.bytes, execution.stream, p, p.cluster);
 }
 
 }  // namespace
@@ -205,6 +204,7 @@ const char* why_not_in_cluster(const Problem& problem, const Forward& f) {
     return "x, the residual or the output is not aligned to 16 bytes at every pixel";
   if (!is_aligned(w.w_shrink) || !is_aligned(w.w_expand)) return "w_shrink or w_expand is not aligned to 16 bytes";
   if (!is_hopper()) return "the GPU is not of compute capability 9.0, or there is no code for 90a";
+  if (s.images > INT32_MAX / 8) return "there are more images than launches take clusters";
   if (s.pixels < 4) return "an image has fewer pixels than a cluster has blocks";
   if (cluster_of(s) == 0) return "an image does not fit into the shared memory of a cluster";
   return nullptr;

@@ -2,8 +2,6 @@
 // copies, and products of a warpgroup. tests/cpp/shim/hopper/primitives.cuh has the same names on the host.
 #pragma once
 
-#include <string_view>
-
 #include "../primitives.cuh"
 
 namespace gala::cuda {
@@ -177,33 +175,5 @@ GALA_DEVICE void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b
 #undef GALA_D64
 #undef GALA_PRODUCT
 #undef GALA_PRODUCT_OF
-
-// ---- host
-
-// Whether there is code for compute_90a, and the current device runs it.
-inline bool is_hopper() {
-  constexpr bool is_compiled = std::string_view(GALA_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
-  return is_compiled && attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
-         attribute(cudaDevAttrComputeCapabilityMinor) == 0;
-}
-
-// As launch; each `cluster` blocks that follow each other along x are a cluster.
-template <class Params>
-void launch_clusters(const char* name, void (*kernel)(Params), int64_t blocks, int cluster, int threads,
-                     int shared_bytes, void* stream, const Params& params) {
-  if (blocks > INT_MAX) throw std::runtime_error(std::string(name) + ": " + std::to_string(blocks) + " blocks");
-  check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  cudaLaunchAttribute clusters{};
-  clusters.id = cudaLaunchAttributeClusterDimension;
-  clusters.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &clusters;
-  config.numAttrs = 1;
-  check(name, cudaLaunchKernelEx(&config, kernel, params));
-}
 
 }  // namespace gala::cuda

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <runtime.cuh>
 #include <type_traits>
 
 #include "memory.h"
@@ -116,6 +117,7 @@ template <int bytes>
 void copy_async(void* shared, const void* global, bool inside, Site site = Site::current()) {
   shim::check_shared(shared, bytes, bytes, site);
   if (inside) shim::check_global(global, bytes, bytes, false, site);
+  else shim::check_aligned(global, bytes, site);
   if constexpr (bytes == 2) {
     *static_cast<uint16_t*>(shared) = inside ? *static_cast<const uint16_t*>(global) : uint16_t{0};
   } else {
@@ -188,30 +190,5 @@ void store_shared(V* to, V value, Site site = Site::current()) {
   shim::check_shared(to, sizeof(V), sizeof(V), site);
   *to = value;
 }
-
-struct Grid {
-  int64_t x, y = 1, z = 1;
-};
-
-template <class P>
-void launch(const char* name, void (*kernel)(P), Grid grid, int threads, int shared_bytes,
-            [[maybe_unused]] void* stream, const P& params, int cluster = 1) {
-  static_assert(std::is_trivially_copyable_v<P> && sizeof(P) <= 4096);
-  struct Call {
-    void (*kernel)(P);
-    const P& params;
-  } call{kernel, params};
-  shim::launch(
-      name, {grid.x, grid.y, grid.z}, threads, shared_bytes,
-      [](const void* context) {
-        auto& c = *static_cast<const Call*>(context);
-        c.kernel(c.params);
-      },
-      &call, cluster);
-}
-
-inline int multiprocessors() { return shim::device.multiprocessors; }
-inline int64_t l2_bytes() { return shim::device.l2_bytes; }
-inline int shared_limit() { return shim::device.shared_limit; }
 
 }  // namespace gala::cuda

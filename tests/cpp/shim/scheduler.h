@@ -45,6 +45,7 @@ void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*
 void stop(const std::string& what);  // of no thread
 
 void check_global(const void* address, size_t bytes, size_t alignment, bool write, Site site);
+void check_aligned(const void* address, size_t alignment, Site site);  // of zeros that are copied from there
 void check_shared(const void* address, size_t bytes, size_t alignment, Site site);
 
 // Waits until all threads of the block, or of the warp, are at the same place. The last to arrive calls

@@ -68,6 +68,12 @@ void check_global(const void* address, size_t bytes, size_t alignment, bool writ
   if (!wrong.empty()) fail("accesses " + wrong);
 }
 
+void check_aligned(const void* address, size_t alignment, Site site) {
+  self().site = site;
+  if (reinterpret_cast<uintptr_t>(address) % alignment)
+    fail("copies zeros from an address that is not aligned to " + std::to_string(alignment) + " bytes");
+}
+
 void check_shared(const void* address, size_t bytes, size_t alignment, Site site) {
   self().site = site;
   if (reinterpret_cast<uintptr_t>(address) % alignment)

@@ -70,12 +70,4 @@ void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b, f16, Site 
   shim::issue_product(d, n, a, b, shim::Operand::f16, site);
 }
 
-inline bool is_hopper() { return true; }
-
-template <class P>
-void launch_clusters(const char* name, void (*kernel)(P), int64_t blocks, int cluster, int threads, int shared_bytes,
-                     void* stream, const P& params) {
-  launch(name, kernel, {blocks}, threads, shared_bytes, stream, params, cluster);
-}
-
 }  // namespace gala::cuda

@@ -1,0 +1,230 @@
+"""What the CUDA backend asks of CUDA's runtime: the real ``csrc/cuda/runtime.cuh`` and the stages' host code against
+``tests/cpp/mock``, GPUs that check each launch and run nothing, so that problems may be of any size."""
+
+import ctypes
+import functools
+import itertools
+import random
+from ctypes import byref, c_char_p, c_int64
+
+import pytest
+from shim import CPP, CUDA, KERNELS, SHIM, build, why_no_compiler
+from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
+
+pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+
+MIB = 1 << 20
+# bytes of L2 cache, shared memory that a block may ask for, compute capability
+A100, RTX3090, RTX4090 = (40 * MIB, 163 << 10, 8, 0), (6 * MIB, 99 << 10, 8, 6), (72 * MIB, 99 << 10, 8, 9)
+H100, B200, RTX5090 = (50 * MIB, 227 << 10, 9, 0), (126 * MIB, 227 << 10, 10, 0), (96 * MIB, 99 << 10, 12, 0)
+GPUS = {"A100": A100, "RTX 3090": RTX3090, "RTX 4090": RTX4090, "H100": H100, "B200": B200, "RTX 5090": RTX5090}
+F32, BF16, F16 = 0, 2, 3
+ALIGNED = 1 << 40  # an address; nothing is ever read
+EXECUTION = Execution(None, ALIGNED, False)
+STRUCTS = ((Problem, "problem"), (Forward, "forward"), (Backward, "backward"))
+MOST_BYTES = 1 << 38  # of a feature map: more than a GPU has
+
+
+class Counts(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("launches", "refused", "limits_set", "limits_lowered")]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    sources = [*KERNELS, CUDA / "hopper" / "forward.cu", *SHIM, CPP / "mock" / "mock.cpp", CPP / "stages.cpp"]
+    library = ctypes.CDLL(
+        str(build("mock", [*sources, CPP / "cluster.cpp"], options=("-O0", "-g0", f"-I{CPP / 'mock'}")))
+    )
+    for name in ("forward", "backward", "forward_workspace", "backward_workspace", "forward_in_cluster"):
+        getattr(library, f"gala_{name}").restype = c_char_p
+    library.gala_why_not_in_cluster.restype = c_char_p
+    library.mock_take_counts.restype = ctypes.POINTER(Counts)
+    return library
+
+
+class Mock:
+    """The library on a GPU of its own that nothing has run on; ``use`` makes it another one."""
+
+    fresh = itertools.count()
+
+    def __init__(self):
+        self.library = library()
+        self.use(H100)
+
+    def use(self, gpu: tuple[int, int, int, int]) -> int:
+        index = next(self.fresh)
+        self.library.mock_set_gpu(index, *gpu)
+        self.library.mock_use_gpu(index)
+        return index
+
+    def fail(self, call: str) -> None:
+        """The next call of this name does."""
+        self.library.mock_fail(call.encode())
+
+    def counts(self) -> Counts:
+        """Since the last time."""
+        return self.library.mock_take_counts().contents
+
+
+@pytest.fixture
+def mock():
+    mock = Mock()
+    mock.counts()
+    yield mock
+    mock.library.mock_capture(0)
+    mock.fail("")
+
+
+class Call:
+    """The arguments of one forward and its backward: contiguous tensors at made-up addresses."""
+
+    def __init__(self, shape, dtype=F32, *, channels_last=True, full=True, misaligned=False):
+        _, c, pixels, _ = shape
+        address = ALIGNED + (2 if dtype != F32 else 4) * misaligned
+        strides = (c * pixels, 1, c) if channels_last else (c * pixels, pixels, 1)
+        here, nothing = FeatureMap(address, *strides), FeatureMap()
+        w = WeightPointers(*([address] * (10 if full else 6)))
+        extra, other = (ALIGNED if full else None), (here if full else nothing)
+        self.problem = Problem(Shape(*shape), dtype, 0, channels_last, w)
+        self.forward = Forward(here, other, here, extra, ALIGNED, ALIGNED)
+        self.backward = Backward(here, here, other, extra, ALIGNED, ALIGNED, here, other, w)
+
+    def __repr__(self) -> str:
+        s = self.problem.shape
+        return f"N {s.images}, C {s.channels}, HW {s.pixels}, R {s.reduced}, dtype {self.problem.dtype}"
+
+    def run(self, mock: Mock, name: str) -> str | None:
+        call = self.forward if name == "forward" else self.backward
+        error = getattr(mock.library, f"gala_{name}")(byref(self.problem), byref(call), byref(EXECUTION))
+        return error and error.decode()
+
+    def workspace(self, mock: Mock, name: str) -> int:
+        call, nbytes = (self.forward if name == "forward" else self.backward), c_int64()
+        assert getattr(mock.library, f"gala_{name}_workspace")(byref(self.problem), byref(call), byref(nbytes)) is None
+        return nbytes.value
+
+
+def any_call(random: random.Random) -> Call:
+    """Of shapes from one of everything to the largest that a GPU could hold."""
+    while True:
+        n, c, pixels, reduced = (int(2 ** random.uniform(0, most)) for most in (30, 20, 30, 14))
+        dtype = random.choice((F32, BF16, F16))
+        fits = n * c * pixels * (4 if dtype == F32 else 2) <= MOST_BYTES and n * c < 2**35
+        if fits and n * pixels < 2**31 and reduced <= c:
+            break
+    channels_last, full, misaligned = (random.random() < 0.5 for _ in range(3))
+    return Call((n, c, pixels, reduced), dtype, channels_last=channels_last, full=full, misaligned=misaligned)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_no_launch_is_refused(gpu, mock):
+    """Grids, blocks and shared memory stay within what the GPU has, and memory is allowed before it is asked for."""
+    mock.use(GPUS[gpu])
+    generator = random.Random(gpu)
+    for _ in range(150):
+        call = any_call(generator)
+        for name in ("forward", "backward"):
+            assert call.run(mock, name) is None, call
+            assert 0 < call.workspace(mock, name) < 2**42, call
+    counts = mock.counts()
+    assert counts.launches > 150 * 14
+    assert counts.refused == counts.limits_lowered == 0
+
+
+def test_a_failure_is_told_once(mock):
+    """A call that fails leaves nothing behind which the next one would report."""
+    call = Call((2, 64, 49, 16))
+    for failing in ("cudaGetDevice", "cudaDeviceGetAttribute", "cudaLaunchKernelExC"):
+        mock.fail(failing)
+        assert call.run(mock, "forward").endswith(": out of memory")
+        assert mock.library.mock_last_error() == 0
+        assert call.run(mock, "forward") is None
+
+
+@pytest.mark.parametrize("failing", ["cudaFuncGetAttributes", "cudaFuncSetAttribute"])
+def test_a_kernel_that_does_not_load_is_tried_again(failing, mock):
+    call = Call((2, 64, 49, 16))
+    mock.fail(failing)
+    assert call.run(mock, "forward") == "pack_kernel: out of memory"
+    assert mock.library.mock_last_error() == mock.library.mock_capture_mode() == 0
+    assert call.run(mock, "forward") is None
+
+
+def test_shared_memory_is_allowed_once_for_each_kernel_and_gpu(mock):
+    call = Call((2, 64, 49, 16))
+    for gpu in (H100, A100, RTX3090):
+        mock.use(gpu)
+        assert call.run(mock, "forward") is None
+        kernels = mock.counts().limits_set
+        assert 0 < kernels <= 6
+        assert call.run(mock, "forward") is None
+        assert mock.counts().limits_set == 0
+
+
+def test_two_threads(mock):
+    """That launch the same kernels with different amounts of shared memory."""
+    calls = [Call((8, 512, 49, reduced), dtype) for reduced in (16, 128, 200, 512) for dtype in (F32, BF16)]
+    structs = [(kind * len(calls))(*(getattr(call, name) for call in calls)) for kind, name in STRUCTS]
+    for gpu in (RTX3090, H100):
+        mock.use(gpu)
+        assert mock.library.mock_two_threads(*structs, byref(EXECUTION), len(calls), 50) == 0
+        counts = mock.counts()
+        assert counts.launches > 2 * 50 * len(calls) * 14
+        assert counts.refused == counts.limits_lowered == 0
+
+
+def test_a_first_call_in_a_capture_loads_the_kernels(mock):
+    """Which CUDA forbids to a thread that captures, unless it says that this is no part of the graph."""
+    mock.library.mock_capture(1)
+    for name in ("forward", "backward"):
+        assert Call((2, 64, 49, 16)).run(mock, name) is None
+    assert mock.library.mock_capture_mode() == 0
+
+
+FORWARD_LAUNCHES = 5  # of a chunk: gather and its finish, two of gate, scale
+
+
+@pytest.mark.parametrize(
+    ("l2_bytes", "chunks"),
+    [
+        pytest.param(4 * MIB, 1, id="A10G"),
+        pytest.param(16 * MIB - 1, 1, id="just-too-small"),
+        pytest.param(16 * MIB, 10, id="just-large-enough"),
+        pytest.param(50 * MIB, 4, id="H100"),
+        pytest.param(512 * MIB, 1, id="all-fits"),
+    ],
+)
+def test_images_go_in_chunks_that_stay_in_the_cache(l2_bytes, chunks, mock):
+    """Of 100 MiB of x two thirds of the cache at once, and all of it where the cache is small."""
+    mock.use((l2_bytes, *H100[1:]))
+    assert Call((100, 512, 1024, 64), BF16, full=False).run(mock, "forward") is None
+    assert mock.counts().launches == 1 + FORWARD_LAUNCHES * chunks
+
+
+def test_the_hopper_form_is_launched_on_its_gpu_alone(mock):
+    call = Call((4, 256, 196, 64), BF16)
+    run = functools.partial(mock.library.gala_forward_in_cluster, byref(call.problem), byref(call.forward))
+    assert run(byref(EXECUTION)) is None
+    counts = mock.counts()
+    assert (counts.launches, counts.refused) == (2, 0)
+    for gpu in (A100, B200, RTX5090):
+        mock.use(gpu)
+        assert b"the GPU is not of compute capability 9.0" in run(byref(EXECUTION))
+    assert mock.counts().launches == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2**16, 8, 2**15, 2), "images * pixels is 2147483648, expected fewer than 2^31"),
+        ((2**29, 8, 4, 2), "images * pixels is 2147483648, expected fewer than 2^31"),
+        ((2**30, 2**5, 1, 1), "images * channels is 34359738368, expected fewer than 2^35"),
+        ((2**25, 2**5, 1, 2**10), "images * reduced is 34359738368, expected fewer than 2^35"),
+        ((1, 2**20, 1, 2**15), "channels * reduced is 34359738368, expected fewer than 2^35"),
+        ((2**10, 2**20, 2**10, 1), "images * channels * pixels is 1099511627776, expected fewer than 2^40"),
+    ],
+)
+def test_what_is_too_large_is_refused_before_anything_is_launched(shape, message, mock):
+    for name in ("forward", "backward"):
+        assert message in Call(shape).run(mock, name)
+    assert mock.counts().launches == 0
