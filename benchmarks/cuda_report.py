@@ -1,16 +1,19 @@
 """Every CUDA kernel of the built extension, for each architecture: registers, memory that it spills to, shared memory.
 
-``python benchmarks/cuda_report.py`` needs cuobjdump, of a CUDA toolkit or of the package Triton, and no GPU. Exits with
-1 where a kernel spills or is missing for an architecture.
+``python benchmarks/cuda_report.py`` needs cuobjdump, of a CUDA toolkit or of the package Triton, and no GPU; to compile
+the PTX for other architectures, as their drivers do, also the ptxas of the toolkit that made it. Exits with 1 where a
+kernel spills or is missing for an architecture.
 """
 
 import argparse
+import functools
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +30,7 @@ COLUMNS = ("kernel", "compiled", "registers", "spills, B", "shared, B")
 class Kernel(NamedTuple):
     """A kernel as compiled for one architecture; memory in bytes a thread, but ``shared`` a block."""
 
-    arch: str  # "90a"
+    arch: str  # "90a"; "120 from PTX"
     symbol: str
     registers: int
     stack: int
@@ -50,10 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
         if native.module is None or "cuda" not in native.module.build_info():
             sys.exit("cuda_report: the installed extension has no CUDA kernels; `gala-cuda doctor` says why")
         options.files = [Path(native.module.__file__)]
-    program = cuobjdump()
+    program, compiler = tool("cuobjdump"), tool("ptxas")
     if program is None:
         sys.exit("cuda_report: cuobjdump is neither on PATH nor in CUDA_HOME nor in a package triton")
     kernels = [kernel for path in options.files for kernel in compiled(program, path)]
+    for arch in options.ptx:
+        if compiler is None:
+            sys.exit("cuda_report: ptxas is neither on PATH nor in CUDA_HOME; an empty --ptx leaves the PTX out")
+        kernels += [kernel for path in options.files for kernel in from_ptx(program, compiler, path, arch)]
     if not kernels:
         sys.exit(f"cuda_report: no kernels in {' '.join(map(str, options.files))}")
     found = faults(kernels)
@@ -63,19 +70,31 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if found else 0
 
 
-def cuobjdump() -> str | None:
-    """The program, from PATH, CUDA_HOME or the package Triton, which ships it."""
+def tool(name: str) -> str | None:
+    """cuobjdump or ptxas, from PATH, CUDA_HOME or the package Triton, which ships them."""
     home, triton = os.environ.get("CUDA_HOME", "/usr/local/cuda"), importlib.util.find_spec("triton")
     folders = [os.environ.get("PATH", ""), f"{home}/bin"]
     if triton is not None and triton.submodule_search_locations:
         folders += [f"{folder}/backends/nvidia/bin" for folder in triton.submodule_search_locations]
-    return shutil.which("cuobjdump", path=os.pathsep.join(folders))
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
 def compiled(program: str, path: Path) -> list[Kernel]:
     """The kernels in a library or object file."""
     command = [program, "--dump-resource-usage", str(path)]
     return parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def from_ptx(program: str, ptxas: str, path: Path, arch: str) -> list[Kernel]:
+    """The kernels in the PTX of a library or object file, as ptxas compiles them for ``arch``."""
+    kernels = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = functools.partial(subprocess.run, cwd=folder, stdout=subprocess.DEVNULL, check=True)
+        run([program, "--extract-ptx", "all", str(path.resolve())])
+        for source in sorted(Path(folder).glob("*.ptx")):
+            run([ptxas, f"-arch=sm_{arch}", str(source), "-o", str(source.with_suffix(".cubin"))])
+            kernels += compiled(program, source.with_suffix(".cubin"))
+    return [kernel._replace(arch=f"{arch} from PTX") for kernel in kernels]
 
 
 def parse(text: str) -> list[Kernel]:
@@ -171,6 +190,13 @@ def _write(kernels: list[Kernel], found: list[str], folder: Path) -> None:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cuda_report", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: the installed extension")
+    parser.add_argument(
+        "--ptx",
+        nargs="*",
+        default=("87", "120"),
+        metavar="ARCH",
+        help="architectures to compile the PTX for; default: 87 120, and without a number none",
+    )
     parser.add_argument("--output", type=Path, help="a folder for report.md; default: none")
     return parser.parse_args(arguments)
 

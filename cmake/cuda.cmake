@@ -13,12 +13,15 @@ list(TRANSFORM cuda_sources APPEND .cu)
 if(NOT GALA_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "GALA_CUDA is '${GALA_CUDA}', expected AUTO, ON or OFF")
 endif()
+set(cuda_oldest 999)
 foreach(arch IN LISTS GALA_CUDA_ARCHITECTURES)
   if(NOT arch MATCHES "^([0-9]+)[af]?$" OR CMAKE_MATCH_1 LESS 80)
     message(FATAL_ERROR "GALA_CUDA_ARCHITECTURES has '${arch}', expected numbers such as 80 or 90a, from 80 on")
   endif()
   list(APPEND cuda_needed compute_${CMAKE_MATCH_1})
-  set(cuda_newest ${CMAKE_MATCH_1})
+  if(CMAKE_MATCH_1 LESS cuda_oldest)
+    set(cuda_oldest ${CMAKE_MATCH_1})
+  endif()
 endforeach()
 
 # A real compile tells whether nvcc takes the host's compiler and C library.
@@ -70,12 +73,12 @@ target_include_directories(gala_cuda PRIVATE csrc/cuda csrc)
 set(cuda_code ${GALA_CUDA_ARCHITECTURES})
 list(TRANSFORM cuda_code APPEND -real)
 set_target_properties(gala_cuda PROPERTIES
-  CUDA_ARCHITECTURES "${cuda_code};${cuda_newest}-virtual"
+  CUDA_ARCHITECTURES "${cuda_code};${cuda_oldest}-virtual"
   CUDA_STANDARD 20
   CUDA_STANDARD_REQUIRED ON
   CUDA_VISIBILITY_PRESET hidden)
 list(JOIN GALA_CUDA_ARCHITECTURES " " cuda_architectures)
-set(cuda_architectures "${cuda_architectures} ${cuda_newest}+PTX")
+set(cuda_architectures "${cuda_architectures} ${cuda_oldest}+PTX")
 target_compile_definitions(gala_cuda PRIVATE "GALA_CUDA_ARCHITECTURES=\"${cuda_architectures}\"")
 target_compile_options(gala_cuda PRIVATE 
   -Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${CMAKE_SOURCE_DIR}/= --threads=2)

@@ -97,14 +97,37 @@ def test_why_not_of_the_cuda_backend(gpu, monkeypatch, x, what, reason):
         ((9, 1), "90a", False),  # a: its own version alone
         ((10, 3), "100f", True),
         ((12, 0), "100f", False),
+        ((12, 1), "120", True),
         ((12, 0), "100+PTX", True),  # compiled by the driver
         ((9, 0), "100+PTX", False),
+        ((8, 7), "80 86", False),  # Tegra: code of its own alone
+        ((8, 7), "87", True),
+        ((8, 9), "87", False),
+        ((8, 7), "80 86 80+PTX", True),
+        ((10, 1), "100f", False),
+        ((11, 0), "100 110", True),
     ],
 )
 def test_architectures_run_where_cuda_says(capability, architectures, runs):
     build = BUILD | {"cuda_architectures": architectures.split()}
     reason = cuda.unfit(capability, 13000, build)
     assert reason is None if runs else f"were not built: they are for {architectures}" in reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "runs"),
+    [
+        ((8, 6), 13000, True),
+        ((8, 7), 13000, False),
+        ((8, 7), 13010, True),
+        ((12, 0), 13000, False),
+        ((12, 0), 14000, True),
+    ],
+)
+def test_the_driver_that_compiles_ptx_is_as_new_as_nvcc(capability, driver, runs):
+    build = {"cuda": "13.1.48", "cuda_architectures": ["80", "80+PTX"]}
+    reason = cuda.unfit(capability, driver, build)
+    assert reason is None if runs else "PTX alone, which takes a driver for CUDA 13.1 or newer" in reason
 
 
 @pytest.mark.parametrize(("driver", "runs"), [(12080, False), (13000, True), (13020, True), (14010, True)])

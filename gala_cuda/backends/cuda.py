@@ -12,6 +12,7 @@ from .contract import BackwardCall, Gradients, Weights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
+_TEGRA = ((8, 7), (8, 8), (10, 1), (11, 0))  # Orin, Thor: GPUs on one chip with a CPU
 
 
 def why_not(x: Tensor) -> str | None:
@@ -67,19 +68,26 @@ def unfit(capability: tuple[int, int], driver: int, build: dict) -> str | None:
     name = f"has compute capability {capability[0]}.{capability[1]}"
     if capability < _OLDEST:
         return f"{name}, expected 8.0 or newer"
-    if not any(_runs(capability, architecture) for architecture in build["cuda_architectures"]):
+    matching = [architecture for architecture in build["cuda_architectures"] if _runs(capability, architecture)]
+    if not matching:
         return f"{name}, for which the kernels were not built: they are for {' '.join(build['cuda_architectures'])}"
-    if driver // 1000 < int(build["cuda"].split(".")[0]):
-        found = f"{driver // 1000}.{driver % 1000 // 10}"
-        return f"has a driver for CUDA {found}, and the kernels were built with CUDA {build['cuda']}"
+    built, found = (*map(int, build["cuda"].split(".")[:2]), 0)[:2], (driver // 1000, driver % 1000 // 10)
+    words = f"has a driver for CUDA {found[0]}.{found[1]}, and the kernels were built with CUDA {build['cuda']}"
+    if found[0] < built[0]:
+        return words
+    if found < built and all(architecture.endswith("+PTX") for architecture in matching):
+        needed = f"which takes a driver for CUDA {built[0]}.{built[1]} or newer to compile"
+        return f"{words}; it {name}, for which they are PTX alone, {needed}"
     return None
 
 
 def _runs(capability: tuple[int, int], architecture: str) -> bool:
-    """Machine code ("86") runs on its own and later minor versions, also with an "f" ("100f"), with an "a" ("90a") on
-    its own alone; PTX ("100+PTX") on everything later."""
+    """Machine code ("86") runs on its own and later minor versions, also with an "f" ("100f"), with an "a" ("90a") or
+    where Tegra has a part in it on its own alone; PTX ("80+PTX") on everything later."""
     number, kind = re.fullmatch(r"(\d+)(a|f|\+PTX|)", architecture).groups()  # type: ignore[union-attr]
     major, minor = divmod(int(number), 10)
-    if kind == "a":
+    if kind == "+PTX":
+        return capability >= (major, minor)
+    if kind == "a" or capability in _TEGRA or (major, minor) in _TEGRA:
         return capability == (major, minor)
-    return capability >= (major, minor) and (kind == "+PTX" or capability[0] == major)
+    return capability[0] == major and capability[1] >= minor
