@@ -40,18 +40,31 @@ def _impl(x, *rest):
     w, (residual, squash, return_map, save, backend) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
     x = walkable(x)
     if residual is not None:
+        _expect("residual", residual, x.dtype)
         residual = walkable(residual, like=x)
     return backends.select(x, backend).forward(x, w, residual, squash, return_map, save)
 
 
 def _backward_impl(grad_out, map_factor, x, *rest):
     w, (out, stats, bits, squash, need_input, need_weights, backend) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
+    sums = accumulation_dtype(x.dtype)
+    _expect("grad_out", grad_out, x.dtype)
+    _expect("map_factor", map_factor, sums)
+    _expect("out", out, x.dtype)
+    _expect("stats", stats, sums)
+    _expect("bits", bits, torch.int32)
     x = walkable(x)
     grad_out = walkable(grad_out, like=x)
     call = BackwardCall(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights)
     dx, dw, d_residual = backends.select(x, backend).backward(call)
     grads = [None] * _N_WEIGHTS if dw is None else map(_as_parameter, dw, w)
     return tuple(x.new_empty(0) if t is None else t for t in (dx, *grads, d_residual))
+
+
+def _expect(name: str, t: Tensor | None, dtype: torch.dtype) -> None:
+    """Kernels read memory as this dtype; a direct call of an operator has passed no other check."""
+    if t is not None and t.dtype != dtype:
+        raise TypeError(f"{name} is {t.dtype}; expected {dtype}")
 
 
 def _as_parameter(grad: Tensor | None, parameter: Tensor | None) -> Tensor | None:

@@ -1,5 +1,7 @@
 """The operator pair: derivatives of every order, PyTorch's own checks, what autograd keeps, strides."""
 
+import functools
+
 import pytest
 import torch
 from oracle import Case, Problem, composite, draw, flat_inputs, laid_out, on_flat_inputs, operator, results
@@ -270,3 +272,23 @@ def test_incoming_gradient_of_any_strides(backend, strides, layout, residual):
     for name, value in got.items():
         torch.testing.assert_close(value, want[name], rtol=1e-5, atol=1e-5, msg=name)
     assert got["grad x"].stride() == problem.x.stride()
+
+
+@pytest.mark.parametrize("name", ["residual", "grad_out", "map_factor", "out", "stats", "bits"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_direct_call_with_another_dtype_is_refused(backend, name, dtype):
+    """Kernels would read its memory as what it is not."""
+    problem = draw(Case((1, 4, 3, 3), 2, dtype, residual=True, map=True))
+    op, op_backward = torch.ops.gala_cuda.gala, torch.ops.gala_cuda.gala_backward
+    out, amap, stats, bits = op(problem.x, *problem.w, problem.residual, "tanh", True, True, backend)
+    given = {
+        "grad_out": problem.grad_out, "map_factor": torch.ones_like(amap), "residual": problem.residual, "out": out,
+        "stats": stats, "bits": bits,
+    }  # fmt: skip
+    right = given[name].dtype
+    given[name] = given[name].double()
+    forward = functools.partial(op, problem.x, *problem.w, given["residual"], "tanh", True, True, backend)
+    saved = (given["out"], given["stats"], given["bits"], "tanh", True, True, backend)
+    backward = functools.partial(op_backward, given["grad_out"], given["map_factor"], problem.x, *problem.w, *saved)
+    with pytest.raises(TypeError, match=f"{name} is torch.float64; expected {right}"):
+        (forward if name == "residual" else backward)()
