@@ -1,6 +1,8 @@
 """The ticket form: tickets wait only for lower ones, and the order in which programs run them changes no bit."""
 
+import gc
 import random
+import weakref
 
 import pytest
 import torch
@@ -93,3 +95,32 @@ def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noq
             numbers = (ticket + 1, *step.numbers[1:])
             step.kernel[(1, 1, 1)](*tensors, *numbers, *step.constants, **step.options)
         assert all(torch.equal(a, b) for a, b in zip(results, want, strict=True))
+
+
+def test_a_captured_graphs_schedule_outlives_its_plan(table, monkeypatch):  # noqa: F811
+    """The graph has its address only: neither clearing the plans nor other shapes' schedules may free it."""
+    table(tickets_from=0)
+    problem = to_device(draw(Case((2, 8, 3, 3), 2, **FULL)))
+    seen = []
+    call = launch.Step.__call__
+
+    def record(step, *tensors):
+        if step.kernel is tickets.forward_tickets:
+            seen.append(weakref.ref(tensors[0]))
+        call(step, *tensors)
+
+    monkeypatch.setattr(launch.Step, "__call__", record)
+    monkeypatch.setattr(tickets, "_captured", {})
+    monkeypatch.setattr(tickets, "capturing", lambda: capturing)
+    for capturing in (True, True, False):
+        image = slice(0, 1 if capturing else 2)
+        backend.forward(problem.x[image], problem.w, problem.residual[image], "tanh", False, False)
+        launch.forget()
+    captured, again, other = (reference() for reference in seen)
+    assert captured is again
+    assert other is not None
+    assert list(tickets._captured.values()) == [captured]
+    tickets.on_device.cache_clear()
+    del captured, again, other
+    gc.collect()
+    assert [reference() is not None for reference in seen] == [True, True, False]

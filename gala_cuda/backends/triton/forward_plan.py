@@ -116,8 +116,7 @@ class TicketForward(Forward):
         assert tile is not None
         cut = [Stages(p, min(chunk, n - first), tile, tile) for first in firsts]
         s = cut[0]  # the largest, all alike but for their images
-        order = tickets.schedule([stages.tiles for stages in cut])
-        self.schedule = torch.tensor(order, dtype=torch.int32).to(p.device)
+        self.schedule = tickets.on_device(tuple(stages.tiles for stages in cut), p.device)
         self.chunks = len(cut)
         pool_chunk, z_chunk = s.rows.tiles * s.rows.segments * c, s.splits * chunk * r
         self.workspace.add(self.chunks, pool_chunk)
@@ -130,9 +129,9 @@ class TicketForward(Forward):
         }
         self.all = Step(
             tickets.forward_tickets,
-            min(len(order), p.multiprocessors),
+            min(len(self.schedule), p.multiprocessors),
             (
-                len(order), n, chunk, pool_chunk, z_chunk, n * hw, hw, c, r, p.width, s.gate_span, s.scale_span,
+                len(self.schedule), n, chunk, pool_chunk, z_chunk, n * hw, hw, c, r, p.width, s.gate_span, s.scale_span,
                 *self.strides,
             ),
             self.constants | s.rows.constants | sizes | {"IMAGES": GATE_IMAGES, "SPLITS": s.splits},
@@ -141,6 +140,7 @@ class TicketForward(Forward):
         return s.c_blocks
 
     def _stages(self, x, w, residual, out, stats, bits, pool, z_parts, alpha, beta, map_parts) -> None:
+        tickets.keep_for_graph(self.schedule)
         self.all(
             self.schedule, tickets.counters(self.chunks, x.device), x, w.v_shrink, residual, out, w.w_shrink,
             w.w_expand, w.v_collapse, w.a, w.m, w.b_w_shrink, w.b_w_expand, w.b_v_shrink, w.b_v_collapse, stats, bits,

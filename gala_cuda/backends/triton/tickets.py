@@ -6,6 +6,8 @@ tickets of an earlier stage are done, and those always have lower numbers: they 
 wait for still lower ones, so the lowest unfinished ticket never waits and no program need be resident for another.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from .scale import scale_tile
 GATHER, SHRINK, EXPAND, SCALE = range(4)
 _GATHER, _SHRINK, _EXPAND = tl.constexpr(GATHER), tl.constexpr(SHRINK), tl.constexpr(EXPAND)
 _FIELDS = tl.constexpr(6)
+_captured: dict[int, Tensor] = {}  # schedules that CUDA graphs launch with, by address: never freed
 
 
 class Ticket(NamedTuple):
@@ -34,7 +37,7 @@ class Ticket(NamedTuple):
     signal: int  # index of the counter to add 1 to when done
 
 
-def schedule(tiles: list[tuple[int, int, int, int]]) -> list[Ticket]:
+def schedule(tiles: Sequence[tuple[int, int, int, int]]) -> list[Ticket]:
     """The tickets in order, from the numbers of tiles of each stage, chunk by chunk.
 
     Counter 0 hands out tickets; 1 + 4 chunk + stage counts the finished ones. Stages of three chunks are interleaved so
@@ -56,6 +59,23 @@ def schedule(tiles: list[tuple[int, int, int, int]]) -> list[Ticket]:
         for stage, lag in ((EXPAND, 2), (GATHER, 0), (SHRINK, 1), (SCALE, 2)):
             tickets += stage_of(stage, step - lag)
     return tickets
+
+
+@functools.lru_cache(maxsize=64)
+def on_device(tiles: tuple[tuple[int, int, int, int], ...], device: torch.device) -> Tensor:
+    """The schedule [tickets, 6] for kernels, shared by all plans of these tiles."""
+    return torch.tensor(schedule(tiles), dtype=torch.int32).to(device)
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def keep_for_graph(order: Tensor) -> None:
+    """Where a CUDA graph is being captured: it launches with the schedule's address, which must stay until the end."""
+    if capturing():
+        _captured[order.data_ptr()] = order
 
 
 def counters(chunks: int, device: torch.device) -> Tensor:
