@@ -1,20 +1,22 @@
 """The Triton kernels, in Triton's interpreter where there is no GPU, against float64; their plans and their choice."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle import Case, Problem, assert_accurate, draw, operator, results
+from oracle import Case, Problem, assert_accurate, composite, draw, exact, operator, results
 from torch import Tensor
 
 from gala_cuda import backends
+from gala_cuda.backends import reference
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.contract import BackwardCall, bit_words, split_stats
+from gala_cuda.backends.contract import BackwardCall, Weights, bit_words, split_stats, weight_shapes
 
 pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-from gala_cuda.backends.triton import config, forward_plan, launch  # noqa: E402
+from gala_cuda.backends.triton import assembler, config, forward_plan, launch  # noqa: E402
 
 SMALL = {
     "gather": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "warps": 4, "stages": 2},
@@ -156,6 +158,41 @@ def test_nan_and_infinity_go_where_the_reference_sends_them(value, layout, table
     torch.testing.assert_close(got, want, equal_nan=True)
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_hidden_units_that_a_block_has_too_many_do_not_spread_infinity(layout, table):
+    """Their weights are 0, and 0 times an infinite x is NaN: out at that pixel is x times a saturated attention."""
+    table()
+    problem = draw(Case((2, 8, 3, 3), 4, layout=layout))
+    problem.x[0, 1, 1, 1] = torch.inf
+    problem.w.v_shrink.abs_()
+    problem.w.v_collapse.abs_()
+    moved = to_device(problem)
+    _, _, stats, bits = backend.forward(moved.x, moved.w, None, "tanh", False, True)
+    assert stats[0, 4] == torch.inf
+    _, _, _, want = reference.forward(problem.x, problem.w, None, "tanh", False, True)
+    assert torch.equal(bits.cpu(), want)
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_where_finite_x_overflows_the_attention(dtype, table):
+    """g s is infinite and its attention saturated, with derivative 0. The closed form gives float64's values, such as
+    a finite d m, where autograd of the formulas in float32 would multiply 0 by infinity.
+    """
+    table()
+    case = Case((2, 8, 3, 3), 4, dtype, layout="channels_last", **FULL)
+    problem = representable(draw(case))
+    problem.x[0, 1] = problem.x[0, 1].sign() * torch.finfo(dtype).max / 16
+    moved = to_device(problem)
+    got = results(operator("triton"), moved)
+    want = results(operator("reference"), problem)
+    assert results(composite, problem)["grad m"].isnan().any()
+    torch.testing.assert_close(got["grad m"].cpu().double(), exact(problem)["grad m"], rtol=2e-2, atol=2e-2)
+    for name, value in got.items():
+        assert torch.equal(value.isfinite().cpu(), want[name].isfinite()), name
+
+
 def test_offsets_beyond_32_bits(table):
     """Two images 2^31 elements apart: memory that is never touched costs nothing."""
     table()
@@ -207,8 +244,55 @@ def test_reasons():
     if DEVICE == "cpu":
         assert backends.why_not("triton", torch.empty(1, 1, 1, 1)) is None
     assert "float64" in backend.why_not(torch.empty(1, 1, 1, 1, dtype=torch.float64, device=DEVICE))
-    many = torch.empty(1, 1, 1, 1, device=DEVICE).expand(2**16, 1, 2**8, 2**7)
-    assert "2147483648 pixels, expected fewer than 2^31" in backend.why_not(many)
+    one, most = torch.empty(1, 1, 1, 1, device=DEVICE), 2047 * 2**20
+    for shape in ((1, 1, 2047, 2**20), (2047, 3, 2**10, 2**10), (2, most, 1, 1)):
+        assert backend.why_not(one.expand(shape)) is None
+    for shape, count in (
+        ((1, 1, 2047, 2**20 + 1), f"{most + 2047} pixels"),
+        ((2, most + 1, 1, 1), f"{most + 1} channels"),
+    ):
+        assert f"x has {count}, expected at most {most} (2^31 - 2^20)" in backend.why_not(one.expand(shape))
+
+
+def test_more_hidden_units_than_offsets_reach_are_refused():
+    x = torch.empty(1, 1, 1, 1, device="meta")
+    w = Weights(*(torch.empty(shape, device="meta") for shape in weight_shapes(1, 2047 * 2**20 + 1)[:6]))
+    with pytest.raises(ValueError, match="w_shrink has 2146435073 hidden units, expected at most 2146435072"):
+        backend.forward(x, w, None, "tanh", False, True)
+
+
+@pytest.mark.parametrize(
+    ("capability", "knows", "reason"),
+    [
+        pytest.param((9, 0), "", None, id="every-triton"),
+        pytest.param((11, 0), "sm_110, sm_110a", None, id="knows"),
+        pytest.param((12, 1), "sm_120a, sm_121f", "does not know sm_121a, compute capability 12.1", id="family"),
+        pytest.param((11, 0), "sm_101a, sm_1100a", "TRITON_PTXAS_BLACKWELL_PATH, or install", id="blackwell"),
+        pytest.param((8, 8), "sm_87, sm_89", "TRITON_PTXAS_PATH, or install", id="before-blackwell"),
+    ],
+)
+def test_a_gpu_that_tritons_assembler_does_not_know_is_refused(capability, knows, reason, tmp_path, monkeypatch):
+    """By an assembler of CUDA 12.9 that knows these architectures only."""
+    ptxas = tmp_path / "ptxas"
+    ptxas.write_text(
+        f"#!/bin/sh\necho 'Cuda compilation tools, release 12.9, V12.9.86'\necho 'sm_80, {knows}, sm_90a'\n"
+    )
+    ptxas.chmod(0o755)
+    for name in ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH"):
+        monkeypatch.setenv(name, str(ptxas))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assembler.why_not.cache_clear()
+    x = SimpleNamespace(
+        device=torch.device("cuda:0"), dtype=torch.float32, shape=torch.Size((2, 3, 4, 5)), numel=lambda: 120
+    )
+    found = backend.why_not(x)
+    assembler.why_not.cache_clear()
+    assert found is None if reason is None else reason in found and f"{ptxas} of CUDA 12.9" in found
+
+
+def test_the_assemblers_of_this_triton_know_what_is_not_asked_of_them():
+    assert all(assembler.knows(capability) for capability in assembler.KNOWN)
 
 
 def test_reason_on_the_cpu_without_the_interpreter(monkeypatch):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .. import reference
 from ..contract import BackwardCall, Gradients, Weights
+from . import assembler
+from .config import MOST
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
@@ -25,14 +27,18 @@ def why_not(x: Tensor) -> str | None:
             return "torch is not built for CUDA"
         if (capability := torch.cuda.get_device_capability(x.device)) < _OLDEST:
             return f"{x.device} has compute capability {capability[0]}.{capability[1]}, expected 8.0 or newer"
+        if (reason := assembler.why_not(capability)) is not None:
+            return reason
     elif not interpreted():
         return f"x is on {x.device}, expected cuda (or TRITON_INTERPRET=1 in the environment, for tests)"
     elif x.device.type != "cpu":
         return f"x is on {x.device}, expected cpu with TRITON_INTERPRET=1"
     if x.dtype not in DTYPES:
         return f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
-    if x.numel() and x.shape[0] * x.shape[2] * x.shape[3] >= 2**31:
-        return f"x has {x.shape[0] * x.shape[2] * x.shape[3]} pixels, expected fewer than 2^31"
+    pixels, channels = x.shape[0] * x.shape[2] * x.shape[3], x.shape[1]
+    for count, name in ((pixels, "pixels"), (channels, "channels")):
+        if count > MOST and x.numel():
+            return f"x has {count} {name}, expected at most {MOST} (2^31 - 2^20)"
     return None
 
 

@@ -28,6 +28,7 @@ SIZES = {
 }
 KERNELS = tuple(SIZES)
 KIND = ("arch", "bytes", "channels_last", "hidden")  # what a row is for
+MOST = 2**31 - 2**20  # pixels of all images, channels, hidden units: beyond, a block's end overflows 32 bits
 OLDEST = 80  # the first architecture with bfloat16 tensor cores
 TABLE = Path(__file__).with_name("table.json")
 FORMS = ("launches", "tickets")

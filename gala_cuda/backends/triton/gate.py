@@ -7,7 +7,7 @@ programs, and whoever reads the parts adds them up in order.
 import triton
 import triton.language as tl
 
-from .numerics import dot, relu
+from .numerics import dot, how_many, relu
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def shrink_tile(
     DEPTH: tl.constexpr,
     HIDDEN: tl.constexpr,
 ):
-    splits = tl.cdiv(channels, span)
+    splits = how_many(channels, span)
     r_blocks = tl.cdiv(reduced, HIDDEN)
     split = tile % splits
     r_block = tile // splits % r_blocks
@@ -68,15 +68,16 @@ def shrink_tile(
             mask = (here & (part <= last_tile))[:, None] & (c < channels)[None, :]
             total += tl.load(pool + (slot * channels)[:, None] + c[None, :], mask=mask, other=0.0)
         p = total * share
-        to = stats + (n.to(tl.int64) * width)[:, None] + (pixels + c)[None, :]
+        to = stats + (n.to(tl.int64) * width + pixels)[:, None] + c[None, :]
         tl.store(to, p, mask=here[:, None] & (c < channels)[None, :] & (r_block == 0))
         w = tl.load(
-            w_shrink + r[None, :] * channels + c[:, None],
+            w_shrink + r.to(tl.int64)[None, :] * channels + c[:, None],
             mask=(r < reduced)[None, :] & (c < channels)[:, None],
             other=0.0,
         )
         z = dot(p, w.to(tl.float32), z, GATE_PRECISION)
-    to = z_parts + (split * images + n)[:, None] * reduced + r[None, :]
+    row = tl.cast(split, tl.int64) * images + n
+    to = z_parts + row[:, None] * reduced + r[None, :]
     tl.store(to, z, mask=here[:, None] & (r < reduced)[None, :])
 
 
@@ -123,7 +124,8 @@ def expand_tile(
     n = tile // blocks * IMAGES + tl.arange(0, IMAGES)
     c = tile % blocks * CHANNELS + tl.arange(0, CHANNELS)
     here = n < images
-    saved = stats + (n.to(tl.int64) * width + pixels + channels)[:, None]
+    image = n.to(tl.int64)[:, None]
+    saved = stats + image * width + pixels + channels
     acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
     for k in range(0, reduced, DEPTH):
         r = k + tl.arange(0, DEPTH)
@@ -131,12 +133,12 @@ def expand_tile(
         if SAVED:
             z = tl.load(saved + r[None, :], mask=mask, other=0.0)
         else:
-            z = add_parts(z_parts, n[:, None] * reduced + r[None, :], mask, images * reduced, SPLITS)
+            z = add_parts(z_parts, image * reduced + r[None, :], mask, tl.cast(images, tl.int64) * reduced, SPLITS)
             if BIAS:
                 z += tl.load(b_w_shrink + r, mask=r < reduced, other=0.0).to(tl.float32)[None, :]
             tl.store(saved + r[None, :], z, mask=mask & (tile % blocks == 0))
         w = tl.load(
-            w_expand + c[None, :] * reduced + r[:, None],
+            w_expand + c.to(tl.int64)[None, :] * reduced + r[:, None],
             mask=(c < channels)[None, :] & (r < reduced)[:, None],
             other=0.0,
         )
@@ -146,7 +148,7 @@ def expand_tile(
     weight_a = tl.load(a + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
     weight_m = tl.load(m + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
     mask = here[:, None] & (c < channels)[None, :]
-    at = n.to(tl.int64)[:, None] * channels + c[None, :]
+    at = image * channels + c[None, :]
     tl.store(alpha + at, weight_a * acc, mask=mask)
     tl.store(beta + at, weight_a + weight_m * acc, mask=mask)
     if SAVED:

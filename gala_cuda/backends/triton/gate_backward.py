@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .gate import add_parts
-from .numerics import dot, narrow, relu
+from .numerics import dot, how_many, narrow, relu
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -27,7 +27,7 @@ def grad_hidden(
     HIDDEN: tl.constexpr,
 ):
     """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as ``shrink``."""
-    splits = tl.cdiv(channels, span)
+    splits = how_many(channels, span)
     r_blocks = tl.cdiv(reduced, HIDDEN)
     split = tl.program_id(0) % splits
     r_block = tl.program_id(0) // splits % r_blocks
@@ -47,12 +47,13 @@ def grad_hidden(
         d = weight_a * d_alpha + weight_m * d_beta
         tl.store(dg + at, d, mask=mask & (r_block == 0))
         w = tl.load(
-            w_expand + c[:, None] * reduced + r[None, :],
+            w_expand + c.to(tl.int64)[:, None] * reduced + r[None, :],
             mask=(c < channels)[:, None] & (r < reduced)[None, :],
             other=0.0,
         )
         acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
-    to = dz_parts + (split * images + n)[:, None] * reduced + r[None, :]
+    row = tl.cast(split, tl.int64) * images + n
+    to = dz_parts + row[:, None] * reduced + r[None, :]
     tl.store(to, acc, mask=here[:, None] & (r < reduced)[None, :])
 
 
@@ -80,21 +81,23 @@ def grad_pool(
     n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)
     c = block * CHANNELS + tl.arange(0, CHANNELS)
     here = n < images
+    image = n.to(tl.int64)[:, None]
+    stride = tl.cast(images, tl.int64) * reduced
     acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
     for k in range(0, reduced, DEPTH):
         r = k + tl.arange(0, DEPTH)
         mask = here[:, None] & (r < reduced)[None, :]
-        at = n[:, None] * reduced + r[None, :]
-        z = tl.load(stats + (n.to(tl.int64) * width + pixels + channels)[:, None] + r[None, :], mask=mask, other=0.0)
-        d = tl.where(z <= 0, 0.0, add_parts(dz_parts, at, mask, images * reduced, SPLITS))
+        at = image * reduced + r[None, :]
+        z = tl.load(stats + image * width + pixels + channels + r[None, :], mask=mask, other=0.0)
+        d = tl.where(z <= 0, 0.0, add_parts(dz_parts, at, mask, stride, SPLITS))
         tl.store(dz + at, d, mask=mask & (block == 0))
         w = tl.load(
-            w_shrink + r[:, None] * channels + c[None, :],
+            w_shrink + r.to(tl.int64)[:, None] * channels + c[None, :],
             mask=(r < reduced)[:, None] & (c < channels)[None, :],
             other=0.0,
         )
         acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
-    to = dp + n.to(tl.int64)[:, None] * channels + c[None, :]
+    to = dp + image * channels + c[None, :]
     tl.store(to, acc * (1.0 / tl.cast(pixels, tl.float32)), mask=here[:, None] & (c < channels)[None, :])
 
 
@@ -140,12 +143,13 @@ def global_grads(
         n = first + tl.arange(0, IMAGES)
         across = (n < images)[None, :] & (c < channels)[:, None]  # [CHANNELS, IMAGES]
         along = (n < images)[:, None] & (r < reduced)[None, :]  # [IMAGES, HIDDEN]
-        at = n.to(tl.int64)[None, :] * channels + c[:, None]
-        row = stats + n.to(tl.int64) * width + pixels
+        image = n.to(tl.int64)
+        at = image[None, :] * channels + c[:, None]
+        row = stats + image * width + pixels
         d = tl.load(dg + at, mask=across, other=0.0)
         p = tl.load(row[None, :] + c[:, None], mask=across, other=0.0)
         z = tl.load((row + channels)[:, None] + r[None, :], mask=along, other=0.0)
-        d_hidden = tl.load(dz + n[:, None] * reduced + r[None, :], mask=along, other=0.0)
+        d_hidden = tl.load(dz + image[:, None] * reduced + r[None, :], mask=along, other=0.0)
         expand_acc = dot(d, relu(z), expand_acc, GATE_PRECISION)
         shrink_acc = dot(p, d_hidden, shrink_acc, GATE_PRECISION)
         stride = tl.cast(images, tl.int64) * channels
@@ -157,9 +161,9 @@ def global_grads(
         dg_acc += d
         dz_acc += d_hidden
     mask = (c < channels)[:, None] & (r < reduced)[None, :]
-    to = d_w_expand + c[:, None] * reduced + r[None, :]
+    to = d_w_expand + c.to(tl.int64)[:, None] * reduced + r[None, :]
     tl.store(to, narrow(expand_acc, d_w_expand.dtype.element_ty), mask=mask)
-    to = d_w_shrink + r[None, :] * channels + c[:, None]
+    to = d_w_shrink + r.to(tl.int64)[None, :] * channels + c[:, None]
     tl.store(to, narrow(shrink_acc, d_w_shrink.dtype.element_ty), mask=mask)
     mask = (c < channels) & (r_block == 0)
     tl.store(d_a + c, narrow(tl.sum(a_acc, 1), d_a.dtype.element_ty), mask=mask)

@@ -51,7 +51,7 @@ def gather_tile(
                 at = spots(first.to(tl.int64) * x_image, pixel, c, x_step, CHANNELS_LAST)
             rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
             v = tl.load(
-                v_shrink + r[None, :] * channels + c[:, None],
+                v_shrink + r.to(tl.int64)[None, :] * channels + c[:, None],
                 mask=(r < reduced)[None, :] & (c < channels)[:, None],
                 other=0.0,
             )
@@ -65,6 +65,7 @@ def gather_tile(
                 tl.store(to, part, mask=(c < channels) & (start == 0))
         if BIAS:
             acc += tl.load(b_v_shrink + r, mask=r < reduced, other=0.0).to(tl.float32)[None, :]
+        acc = tl.where((r < reduced)[None, :], acc, 0.0)  # NaN there where x is infinite
         collapse = tl.load(v_collapse + r, mask=r < reduced, other=0.0).to(tl.float32)
         s += tl.sum(relu(acc) * collapse[None, :], 1)
         if SAVE:
@@ -119,7 +120,7 @@ def gather(
 def prepare(w, row_scale, out, rows, cols, SCALE: tl.constexpr, COLS: tl.constexpr):
     """out [rows, cols] = w in out's dtype, with SCALE its rows times row_scale; one program some columns of a row."""
     blocks = tl.cdiv(cols, COLS)
-    row = tl.program_id(0) // blocks
+    row = (tl.program_id(0) // blocks).to(tl.int64)
     col = tl.program_id(0) % blocks * COLS + tl.arange(0, COLS)
     at = row * cols + col
     value = tl.load(w + at, mask=col < cols, other=0.0).to(tl.float32)

@@ -59,7 +59,7 @@ def grad_x(
         r = k + tl.arange(0, DEPTH)
         on = narrow(on_bits(bits, row, inside, k, words, ROWS, DEPTH).to(tl.float32), shrink.dtype.element_ty)
         v = tl.load(
-            shrink + r[:, None] * channels + c[None, :],
+            shrink + r.to(tl.int64)[:, None] * channels + c[None, :],
             mask=(r < reduced)[:, None] & (c < channels)[None, :],
             other=0.0,
         )
@@ -115,7 +115,9 @@ def local_products(
     acc = tl.zeros([HIDDEN, CHANNELS], tl.float32)
     count = tl.zeros([HIDDEN], tl.float32)
     ds_sum = tl.zeros([ROWS], tl.float32)
-    for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
+    share, longer = tiles // splits, tiles % splits  # the first ``longer`` shares have a tile more
+    begin = split * share + tl.minimum(split, longer)
+    for tile in range(begin, begin + share + tl.where(split < longer, 1, 0)):
         image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
         row = image.to(tl.int64) * pixels + pixel
         row_ds = tl.load(ds + row, mask=inside, other=0.0)
@@ -128,10 +130,10 @@ def local_products(
         if BIAS:
             count += tl.sum(weighted, 0)
             ds_sum += row_ds
-    to = t + (split.to(tl.int64) * reduced + r)[:, None] * channels + c[None, :]
-    tl.store(to, acc, mask=(r < reduced)[:, None] & (c < channels)[None, :])
+    row = split.to(tl.int64) * reduced + r
+    tl.store(t + row[:, None] * channels + c[None, :], acc, mask=(r < reduced)[:, None] & (c < channels)[None, :])
     if BIAS:
-        tl.store(counts + split * reduced + r, count, mask=(r < reduced) & (c_block == 0))
+        tl.store(counts + row, count, mask=(r < reduced) & (c_block == 0))
         tl.store(ds_sums + split, tl.sum(ds_sum, 0), mask=(c_block == 0) & (r_block == 0))
 
 
@@ -161,7 +163,7 @@ def local_grads(
         c = k + tl.arange(0, CHANNELS)
         total = tl.zeros([CHANNELS], tl.float32)
         for split in range(splits):
-            at = t + (split * reduced + r).to(tl.int64) * channels + c
+            at = t + (tl.cast(split, tl.int64) * reduced + r) * channels + c
             total += tl.load(at, mask=c < channels, other=0.0)
         at = r.to(tl.int64) * channels + c
         tl.store(d_v_shrink + at, narrow(v * total, d_v_shrink.dtype.element_ty), mask=c < channels)
@@ -171,7 +173,7 @@ def local_grads(
         count = 0.0
         total_ds = 0.0
         for split in range(splits):
-            count += tl.load(counts + split * reduced + r)
+            count += tl.load(counts + tl.cast(split, tl.int64) * reduced + r)
             total_ds += tl.load(ds_sums + split)
         value += tl.load(b_v_shrink + r).to(tl.float32) * count
         tl.store(d_b_v_shrink + r, narrow(v * count, d_b_v_shrink.dtype.element_ty))

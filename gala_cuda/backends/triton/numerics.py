@@ -105,6 +105,12 @@ def derivative(attention, TANH: tl.constexpr):
 
 
 @triton.jit
+def how_many(extent, span):
+    """Spans that cover the extent (at least 1); a span may be so long that ``tl.cdiv``'s sum of both overflows."""
+    return (extent - 1) // span + 1
+
+
+@triton.jit
 def spots(start, pixel, channel, step, CHANNELS_LAST: tl.constexpr):
     """Element offsets [P, C] of pixels [P] and channels [C] from ``start`` (a number, or [P, 1]).
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Weights, channel_lanes
-from .config import Config, Tile, lookup, multiprocessors
+from .config import MOST, Config, Tile, lookup, multiprocessors
 from .launch import Layout, cdiv, fit
 
 PROGRAMS = 4  # wanted for each multiprocessor
@@ -39,13 +39,15 @@ class Problem:
     @classmethod
     def of(cls, x: Tensor, w: Weights, squash: str, precision: str) -> "Problem":
         n, c, height, width = x.shape
+        if (reduced := w.w_shrink.shape[0]) > MOST:
+            raise ValueError(f"w_shrink has {reduced} hidden units, expected at most {MOST} for the Triton kernels")
         channels_last = channel_lanes(x)
         like = torch.empty_like(x, device="meta")
         return cls(
             n,
             c,
             height * width,
-            w.w_shrink.shape[0],
+            reduced,
             x.dtype,
             x.device,
             channels_last,
@@ -54,7 +56,7 @@ class Problem:
             w.b_w_shrink is not None,
             squash == "tanh",
             precision,
-            lookup(x, channels_last, w.w_shrink.shape[0]),
+            lookup(x, channels_last, reduced),
             multiprocessors(x.device),
         )
 

@@ -6,7 +6,7 @@ A program walks over a share of one image's pixels for a block of channels.
 import triton
 import triton.language as tl
 
-from .numerics import derivative, narrow, relu, spots, squash
+from .numerics import derivative, how_many, narrow, relu, spots, squash
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def scale_tile(
     CHANNELS: tl.constexpr,
 ):
     blocks = tl.cdiv(channels, CHANNELS)
-    shares = tl.cdiv(pixels, span)
+    shares = how_many(pixels, span)
     block = tile % blocks
     begin = tile // blocks % shares * span
     image = (tile // (blocks * shares)).to(tl.int64)
@@ -123,7 +123,7 @@ def scale_backward(
 ):
     """e = (d x + map_factor A) squash'(A) and its sums; programs as ``scale``."""
     blocks = tl.cdiv(channels, CHANNELS)
-    shares = tl.cdiv(pixels, span)
+    shares = how_many(pixels, span)
     block = tl.program_id(0) % blocks
     share = tl.program_id(0) // blocks % shares
     image = (tl.program_id(0) // (blocks * shares)).to(tl.int64)

@@ -1,0 +1,140 @@
+"""Offsets at the largest sizes: the last program of every launch, in the interpreter, on arrays that take no memory.
+
+A program runs twice, with its numbers in the types that Triton gives them and with all of them in 64 bits. It must
+read and write the same addresses, inside its arrays. Of long loops only the first and the last turn run.
+"""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from test_triton import DEVICE, table  # noqa: F401
+
+from gala_cuda.backends import triton as backend
+from gala_cuda.backends.contract import BackwardCall, Weights, bit_words, weight_shapes
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if DEVICE == "cuda":
+    pytest.skip(
+        "addresses are read in Triton's interpreter, which is off where there is a GPU", allow_module_level=True
+    )
+
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, interpreter_semantic
+
+from gala_cuda.backends.triton import gate, gate_backward, gather, gather_backward, launch, scale
+
+MOST = backend.MOST
+BETWEEN = 1 << 44  # bytes from one array to the next
+SIZES = {  # N, C, H, W, R
+    "splits N R": (1_048_592, 256, 1, 1, 256),
+    "N R": (8_388_616, 16, 1, 1, 256),
+    "splits tiles": (67_200_000, 2, 1, 1, 2),
+    "R C": (3, 65_536, 2, 2, 32_776),
+    "most pixels of one image": (1, 2, 2**11, MOST // 2**11, 2),
+    "most pixels of many images": (MOST // 49, 3, 7, 7, 2),
+    "most images": (MOST, 1, 1, 1, 1),
+    "most channels": (1, MOST, 1, 1, 1),
+    "most hidden units": (1, 1, 1, 1, MOST),
+}
+
+
+class Trace:
+    """Runs a launch's last program in place of the launch, on addresses alone."""
+
+    def __init__(self, monkeypatch):
+        self.bits, self.program, self.seen, self.ran = 32, 0, [], []
+        self.patch = monkeypatch.setattr
+        self.patch(launch.Step, "__call__", lambda step, *tensors: self.run(step, *tensors))
+        self.patch(interpreter.GridExecutor, "_init_args_hst", lambda grid, args, options: (args, options))
+        self.patch(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
+        convert = interpreter._implicit_cvt
+        self.patch(
+            interpreter, "_implicit_cvt", lambda arg: convert(arg) if self.bits == 32 else self.long(arg, convert)
+        )
+        self.patch(interpreter_semantic, "program_id", lambda axis: self.number(self.program))
+        self.patch(InterpreterBuilder, "create_masked_load", self.load)
+        self.patch(InterpreterBuilder, "create_masked_store", self.store)
+        for module in (gate, gate_backward, gather, gather_backward, scale):
+            monkeypatch.setattr(module, "range", self.ends, raising=False)
+
+    def number(self, value: int) -> tl.tensor:
+        kind, dtype = (np.int32, tl.int32) if self.bits == 32 else (np.int64, tl.int64)
+        return tl.tensor(TensorHandle(np.array([value], dtype=kind), dtype), dtype)
+
+    def long(self, arg, convert) -> tl.tensor:
+        return self.number(arg) if type(arg) is int else convert(arg)
+
+    def ends(self, *bounds):
+        turns = builtins.range(*map(int, bounds))
+        return [self.number(turn) for turn in (turns if len(turns) < 3 else (turns[0], turns[-1]))]
+
+    def load(self, ptrs, mask, other, *options) -> TensorHandle:
+        self.see("load", ptrs, mask)
+        dtype = ptrs.get_element_ty()
+        return TensorHandle(np.zeros(ptrs.data.shape, interpreter._get_np_dtype(dtype)), dtype)
+
+    def store(self, ptrs, value, mask, *options) -> None:
+        self.see("store", ptrs, mask)
+
+    def see(self, kind: str, ptrs, mask) -> None:
+        self.seen.append((kind, ptrs.data[mask.data.astype(bool)], ptrs.get_element_ty().primitive_bitwidth // 8))
+
+    def run(self, step, *tensors) -> None:
+        arrays = [None if t is None else Array(i, t) for i, t in enumerate(tensors)]
+        found = []
+        for self.bits in (32, 64):
+            self.program, self.seen = step.grid[0] - 1, []
+            step.kernel[(1, 1, 1)](*arrays, *step.numbers, *step.constants, **step.options)
+            found.append(self.seen)
+        name = step.kernel.__name__
+        assert len(found[0]) == len(found[1]) > 0, name
+        for (kind, at, size), (_, want, _) in zip(*found, strict=True):
+            assert np.array_equal(at, want), f"{name}: a {kind} is off by {set((at - want).tolist())} bytes"
+            for number in np.unique(at // BETWEEN):
+                array, inside = arrays[number - 1], at[at // BETWEEN == number] % BETWEEN
+                assert inside.max() + size <= array.nbytes, f"{name}: a {kind} outside {array.name(step)}"
+        self.ran.append(name)
+
+
+class Array:
+    """A tensor's address and dtype, of its own."""
+
+    def __init__(self, index: int, t: torch.Tensor):
+        self.index, self.dtype, self.nbytes = index, t.dtype, t.numel() * t.element_size()
+        assert self.nbytes < BETWEEN
+
+    def data_ptr(self) -> int:
+        return (self.index + 1) * BETWEEN
+
+    def name(self, step) -> str:
+        return step.kernel.arg_names[self.index]
+
+
+@pytest.fixture
+def trace(monkeypatch, table) -> Trace:  # noqa: F811
+    table()
+    return Trace(monkeypatch)
+
+
+def call(sizes: tuple[int, ...], layout: torch.memory_format, options: bool) -> BackwardCall:
+    """Of tensors without memory; with ``options`` a residual, biases and a map."""
+    n, c, height, width, r = sizes
+    x = torch.empty(n, c, height, width, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
+    w = Weights(*(torch.empty(shape, device="meta") for shape in weight_shapes(c, r)[: 10 if options else 6]))
+    stats = torch.empty(n, height * width + c + r, device="meta")
+    bits = torch.empty(n, height * width, bit_words(r), dtype=torch.int32, device="meta")
+    amap = torch.empty(n, height, width, device="meta") if options else None
+    return BackwardCall(x, amap, x, w, x if options else None, stats, bits, "tanh", True, True)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "nchw"])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_offsets_do_not_overflow(sizes, layout, trace):
+    options = sizes[0] % 2 == 0
+    given = call(sizes, layout, options)
+    backend.forward(given.x, given.w, given.out, "tanh", options, True)
+    backend.backward(given)
+    assert len(set(trace.ran)) == 13
