@@ -174,7 +174,9 @@ def test_own_images_to_checkpoint_to_eval_to_export(tmp_path, capsys):
         pytest.param("eval nowhere.pth", "nowhere.pth cannot be read as weights: No such file", id="missing"),
         pytest.param("eval w.pth", "argument --model: w.pth does not name its network", id="no-model"),
         pytest.param("eval w.pth --model resnet34", "weights: the weights are of another network", id="model"),
-        pytest.param("eval w.pth --model resnet18", "argument --data: data is not given, and recipe.yaml", id="data"),
+        pytest.param(
+            "eval w.pth --model resnet18", "--data: data is not given, and there is no recipe.yaml", id="data"
+        ),
         pytest.param("eval .", "weights: . holds none of best.safetensors", id="folder"),
         pytest.param("export w.pth --format tflite", "argument --format: invalid choice: 'tflite'", id="format"),
     ],

@@ -14,6 +14,7 @@ from torch import nn
 
 from gala_cuda import cli, convert, gala_resnet18
 from gala_cuda.inspection import attention_maps, chosen_layers, gala_blocks, input_gradient, overlay
+from gala_cuda.inspection.sources import open_images
 from gala_cuda.training.checkpoint import as_bytes
 from gala_cuda.training.networks import Network, read_weights, rebuilt
 from gala_cuda.training.pictures import centre_crop, decode
@@ -137,6 +138,20 @@ def test_inspect_clickme(weights, tmp_path):
     human = np.array(first[1])  # 36 pixels, of which the middle 32
     assert human[6:12, 18:22].min() == 255
     assert human.sum() == 255 * 6 * 4
+
+
+def test_classes_of_human_maps_are_matched_by_name(tmp_path):
+    pixels = np.zeros((36, 36, 3), np.uint8)
+    (tmp_path / "val").mkdir()
+    for i, label in enumerate((0, 1, -1)):
+        np.savez(tmp_path / "val" / f"{i}.npz", image=pixels, heatmap=np.ones((36, 36), np.float32), label=label)
+    network = Network("resnet18", (), 8, False, "imagenet", ("china", "flower", "tower"), 3, 32)
+    for names, expected in (("flower\nchina\n", [1, 0, -1]), ("tower\nflower\n", [2, 1, -1])):
+        (tmp_path / "classes.txt").write_text(names)
+        assert open_images(str(tmp_path), network).labels.tolist() == expected
+    (tmp_path / "classes.txt").write_text("china\nrose\n")
+    with pytest.raises(ValueError, match="classes that the network does not know, rose"):
+        open_images(str(tmp_path), network)
 
 
 @pytest.mark.parametrize("model", ["resnet18", "timm-resnet18"])

@@ -84,7 +84,7 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
         _check_maps(args, recipe, world)
         model, network = open_network(args, recipe, say)
         if "data" not in given and recipe.clickme is None:
-            raise BadRecipe("data", f"is not given, and {beside}, which would say what it was trained on, is not there")
+            raise BadRecipe("data", f"is not given, and there is no {beside} to say what the weights were trained on")
         if beside.name:
             say(f"tested on {recipe.source}, as {beside} says")
         data = _load(recipe, recipe.batch_size, network.size, device, network.how)

@@ -20,6 +20,7 @@ PARALLEL = ("ddp", "fsdp")
 LR_BATCH = 256  # the batch size that lr_256 is for
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
 _MAY_CHANGE = ("workers", "accumulate", "compile", "time_limit", "lr_256")  # while a training is interrupted
+_OF_WEIGHTS = ("data", "clickme", "model", "layers", "keep_output", "image_size")  # what these know of themselves
 _FACTS = ("versions", "git")  # stand in a written recipe beside its numbers
 
 
@@ -224,12 +225,17 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 
 
 def add_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:
-    """A flag for every field, or for those of ``names``; one that is not given leaves no trace in the namespace."""
+    """A flag for every field, or for those of ``names``, of a command that is given weights.
+
+    One that is not given leaves no trace in the namespace.
+    """
     for each in fields(Recipe):
         if names is not None and each.name not in names:
             continue
         flag, text = f"--{each.name.replace('_', '-')}", each.metadata["help"]
-        if each.default not in (None, ()) and "default" not in text:
+        if names is not None and each.name in _OF_WEIGHTS:
+            text = f"{text.partition(' (default')[0]} (default: as the weights' training had it)"
+        elif each.default not in (None, ()) and "default" not in text:
             text = f"{text} (default: {each.default})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         if each.type is bool:
