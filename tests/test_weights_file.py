@@ -122,6 +122,24 @@ def test_files_of_trainings(tmp_path, write, entry):
     assert torch.equal(fine_tuned.layer2[0].conv1.weight, model.layer2[0].conv1.weight)
 
 
+class Settings(dict):
+    """As EasyDict and Lightning's AttributeDict."""
+
+
+class Listed(list):
+    """As some configurations have them."""
+
+
+def test_settings_of_any_class_do_not_matter(tmp_path):
+    content = {"state_dict": {"w": torch.ones(2)}, "args": ARGS, "config": Settings(lr=0.1, more=Settings())}
+    for new in (True, False):
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=new)
+        assert read_weights(tmp_path / "w.pth")[0].keys() == {"w"}
+    torch.save(content | {"config": Listed([1])}, tmp_path / "w.pth")
+    with pytest.raises(BadWeights, match=r"holds objects of .*test_weights_file\.Listed.* which are not loaded"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_several_networks_none_of_which_is_averaged_are_refused(tmp_path):
     weights = {f"{who}.{name}": t for who in ("student", "teacher") for name, t in resnet().state_dict().items()}
     with pytest.raises(BadWeights, match=r"several networks, student\., teacher\.; expected one"):

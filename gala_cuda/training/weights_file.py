@@ -109,28 +109,39 @@ def _pickled(path: Path) -> WeightsFile:
 
 def _unpickled(path: Path) -> Any:
     """What torch.save wrote, with placeholders for objects of classes that torch does not know."""
-    names, known = sorted(_classes_in(path)), list[Any]()
-    for name in names:
-        # Lightning's hyperparameters are a dict of a class of their own.
-        stand_in = OrderedDict if name.endswith(".AttributeDict") else type("Unread", (_Placeholder,), {"name": name})
-        known.append((stand_in, name))
+    names, bare = _classes_in(path)
+    try:
+        return _with_placeholders(path, names, set())
+    except pickle.UnpicklingError:
+        pass
+    try:  # configurations are often dicts of a class of their own, which torch fills only if they are its own
+        return _with_placeholders(path, names, bare)
+    except pickle.UnpicklingError as error:
+        others = ", ".join(sorted(name for name in names if not _OF_TENSORS.search(name)))
+        if not others:
+            raise
+        raise BadWeights(
+            f"{path} cannot be read as weights: it holds objects of {others}, which are not loaded; expected "
+            "torch.save of a state dict alone, model.state_dict()"
+        ) from error
+
+
+def _with_placeholders(path: Path, names: set[str], dicts: set[str]) -> Any:
+    """By torch's restricted reader: objects of ``dicts`` as dicts, of others of ``names`` as placeholders."""
+    known: list[Any] = [
+        (OrderedDict if name in dicts else type("Unread", (_Placeholder,), {"name": name}), name) for name in names
+    ]
     with path.open("rb") as file, torch.serialization.safe_globals(known), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, to its callers: about the pickle's version
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            others = ", ".join(name for name in names if not _OF_TENSORS.search(name))
-            if not others:
-                raise
-            raise BadWeights(
-                f"{path} cannot be read as weights: it holds objects of {others}, which are not loaded; expected "
-                "torch.save of a state dict alone, model.state_dict()"
-            ) from error
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _classes_in(path: Path) -> set[str]:
-    """Names of all classes and functions in a file of torch.save; those of Python 2 as Python 3 has them."""
-    names = set[str]()
+def _classes_in(path: Path) -> tuple[set[str], set[str]]:
+    """(the names of all classes and functions in a file of torch.save, those of objects made without arguments).
+
+    Names of Python 2 are as Python 3 has them.
+    """
+    names, bare = set[str](), set[str]()
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -140,12 +151,18 @@ def _classes_in(path: Path) -> set[str]:
             file.seek(0)
             pickles = [file] * 4  # one after the other: magic number, version, system, content
         for data in pickles:
+            last = before = ""
             for operation, argument, _ in pickletools.genops(data):
                 if operation.name == "GLOBAL":
                     module, _, name = str(argument).partition(" ")
                     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
                     names.add(f"{module}.{name}")
-    return names
+                    before, last = last, f"{module}.{name}"
+                elif operation.name == "NEWOBJ" and last == "EMPTY_TUPLE":
+                    bare.add(before)
+                elif "PUT" not in operation.name:
+                    before, last = last, operation.name
+    return names, bare & names
 
 
 def _state_dict(found: Any, entry: str | None = None) -> tuple[str | None, dict[str, Tensor]] | None:
