@@ -16,7 +16,7 @@ from gala_cuda import cli, convert
 from gala_cuda.training import Recipe
 from gala_cuda.training.checkpoint import as_bytes
 from gala_cuda.training.classes import places, unnamed
-from gala_cuda.training.networks import Network, start
+from gala_cuda.training.networks import BadNetwork, BadWeights, Network, start
 from gala_cuda.training.opening import open_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -171,6 +171,18 @@ def test_sizes_are_the_librarys(tmp_path, model, file, size, crop):
     _, found = opened(tmp_path / file, model=model)
     assert (found.size, found.how.crop) == (size, crop)
     assert opened(tmp_path / file, model=model, image_size=64)[1].size == 64
+
+
+def test_an_image_size_that_weights_are_not_for_is_named(tmp_path):
+    given = {"model": "timm/test_vit", "image_size": 64}
+    torch.save(timm.create_model("test_vit", num_classes=3, img_size=64).state_dict(), tmp_path / "small.pth")
+    assert opened(tmp_path / "small.pth", **given)[1].size == 64
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(BadNetwork, match=r"image_size is 64, and .*w\.pth is for other images: .*pos_embed") as error:
+        opened(tmp_path / "w.pth", **given)
+    assert error.value.name == "image_size"
+    with pytest.raises(BadWeights, match="pos_embed"):
+        opened(tmp_path / "small.pth", model="timm/test_vit")
 
 
 def test_keep_output_of_weights_that_do_not_say_so(tmp_path, capsys):

@@ -1,12 +1,12 @@
 """The weights that a command is given: where they are, which network, and what a flag may change about them."""
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..models.blocks import select
 from . import networks, weights_file
@@ -41,11 +41,25 @@ def open_network(
         say(f"pictures, as is usual for {network.model}: {network.how.described(network.size)}")
     else:
         _refuse_others(path, network, file.tensors, {name: given[name] for name in fixed if name in given})
-    if recipe.image_size:
-        network = replace(network, size=recipe.image_size)
-    model = networks.rebuilt(network, file.tensors)
+    size = recipe.image_size or network.size
+    try:
+        model = networks.rebuilt(replace(network, size=size), file.tensors)
+    except BadWeights as error:
+        usual, _ = networks.prepared(network.model, None)
+        if recipe.image_size and _fit(replace(network, size=usual or network.size), file.tensors):
+            raise BadNetwork("image_size", f"image_size is {size}, and {path} is for other images: {error}") from error
+        raise
+    network = replace(network, size=size)
     check(model, network)
     return model, network
+
+
+def _fit(network: Network, weights: Mapping[str, Tensor]) -> bool:
+    try:
+        networks.rebuilt(network, weights)
+    except (BadNetwork, BadWeights):
+        return False
+    return True
 
 
 def weights_in(path: Path) -> Path:
