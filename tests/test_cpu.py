@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from accuracy import measure, random_case
-from oracle import Case, assert_accurate, draw, operator, results, tolerance
+from oracle import Case, assert_accurate, composite, draw, exact, operator, results, tolerance
 
 from gala_cuda.backends.contract import Weights
 
@@ -28,6 +28,20 @@ def test_random_problems():
     """The first 60 of ``accuracy.py``'s 1,000."""
     beyond = [row for row in measure(60, 0, "cpu") if not row[2] <= row[3]]
     assert not beyond
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_where_finite_x_overflows_the_attention(dtype, layout):
+    """g s is infinite and its attention saturated, with derivative 0: d m is finite, as the reference backend has it;
+    autograd of the formulas in float32 multiplies 0 by infinity."""
+    problem = draw(Case((2, 8, 3, 3), 4, dtype, layout=layout, bias=True, residual=True, map=True))
+    problem.x[0, 1] = problem.x[0, 1].sign() * torch.finfo(dtype).max / 16
+    got, want = (results(operator(backend), problem) for backend in ("cpu", "reference"))
+    assert results(composite, problem)["grad m"].isnan().any()
+    torch.testing.assert_close(got["grad m"].double(), exact(problem)["grad m"], rtol=2e-2, atol=2e-2)
+    for name, value in got.items():
+        assert torch.equal(value.isfinite(), want[name].isfinite()), name
 
 
 def test_random_problems_are_varied():

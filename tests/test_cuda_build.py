@@ -116,6 +116,9 @@ def test_spills_and_missing_kernels_are_faults():
     assert spill.startswith("sm_80 sum_kernel spills 24 bytes")
     assert missing.startswith("sm_90a has no _ZN4gala4cuda12_GLOBAL__N_113gather_kernel")
     assert cuda_report.faults(kernels[2:]) == []
+    from_ptx = kernels[1]._replace(arch="90a from PTX")
+    assert cuda_report.faults([from_ptx])[0].startswith("sm_90a from PTX sum_kernel spills 24 bytes")
+    assert cuda_report.faults([kernels[2], from_ptx]) == []  # no GPU takes it
     assert cuda_report.summary(kernels)["80"] == [
         ("gather_kernel", "1", "168", "0", "16"),
         ("sum_kernel", "1", "32", "24", "0"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import Case, Problem, composite, draw, errors, laid_out, operator, results, tolerance
+from oracle import Case, Problem, composite, draw, errors, exact, laid_out, operator, results, tolerance
 from shim import Shim, why_no_compiler
 
 from gala_cuda import backends
@@ -137,6 +137,17 @@ def test_chunks_of_images(dtype, layout, run):
     assert_right(run(problem, l2_bytes=problem.x.nbytes // 2, seed=1), problem, case)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_chunks_of_one_size_give_the_same_bits(layout, run):
+    """Whatever the order of threads and blocks and the shared memory; a cache of another size makes other chunks."""
+    problem = draw(Case((7, 24, 5, 5), 6, layout=layout, **FULL), kinks=True)
+    l2_bytes = problem.x.nbytes // 2
+    first = run(problem, l2_bytes=l2_bytes)
+    for seed, shared_kib in ((3, 99), (4, 227)):
+        again = run(problem, l2_bytes=l2_bytes, seed=seed, shared_limit=shared_kib << 10)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
 def to_tf32(t: torch.Tensor) -> torch.Tensor:
     """Float32 with the 10 bits of mantissa that TF32 has."""
     return t.copy_(((t.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))
@@ -167,6 +178,20 @@ def test_nan_and_infinity_go_where_the_reference_sends_them(dtype, value, layout
         assert torch.equal(got[name].isinf(), want[name].isinf()), name
     for name in ("out", "map", "grad x", "grad residual"):
         assert torch.equal(got[name][::2], clean[name][::2]), name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_gradients_where_finite_x_overflows_the_attention(dtype, layout, run):
+    """g s is infinite and its attention saturated, with derivative 0: d m is finite, as the reference backend has it;
+    autograd of the formulas in float32 multiplies 0 by infinity."""
+    problem = representable(draw(Case((2, 8, 3, 3), 4, dtype, layout=layout, **FULL)))
+    problem.x[0, 1] = problem.x[0, 1].sign() * torch.finfo(dtype).max / 16
+    got, want = run(problem), results(operator("reference"), problem)
+    assert results(composite, problem)["grad m"].isnan().any()
+    torch.testing.assert_close(got["grad m"].double(), exact(problem)["grad m"], rtol=2e-2, atol=2e-2)
+    for name, value in got.items():
+        assert torch.equal(value.isfinite(), want[name].isfinite()), name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

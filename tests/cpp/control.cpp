@@ -13,6 +13,8 @@ void shim_make_read_only(void* buffer) { gala::shim::make_read_only(buffer); }
 int shim_intact(void* buffer) { return gala::shim::intact(buffer); }
 void shim_release(void* buffer) { gala::shim::release(buffer); }
 
+void shim_run_blocks(int64_t most) { gala::shim::most_blocks = most; }
+
 void shim_set_device(uint64_t seed, int multiprocessors, int64_t l2_bytes, int shared_limit) {
   gala::shim::device = {seed, multiprocessors, l2_bytes, shared_limit};
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <stdexcept>
 
 #include "memory.h"
@@ -13,6 +14,7 @@ namespace gala::shim {
 
 Position position;
 Device device;
+int64_t most_blocks = 0;
 Launch* launched = nullptr;
 Cluster* running = nullptr;
 
@@ -67,6 +69,12 @@ class Trap {
 };
 
 std::vector<int64_t> order_of(int64_t blocks) {
+  if (most_blocks > 1 && blocks > most_blocks) {
+    std::set<int64_t> some = {0, blocks - 1};
+    while (std::ssize(some) < most_blocks)
+      some.insert(static_cast<int64_t>(launched->random() % static_cast<uint64_t>(blocks)));
+    return {some.begin(), some.end()};
+  }
   std::vector<int64_t> turns(static_cast<size_t>(blocks));
   std::iota(turns.begin(), turns.end(), 0);
   if (device.seed) std::shuffle(turns.begin(), turns.end(), launched->random);

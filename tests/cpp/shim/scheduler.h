@@ -36,6 +36,7 @@ struct Device {  // what a test may choose
   int shared_limit = 99 << 10;  // bytes a block, as on sm_86
 };
 extern Device device;
+extern int64_t most_blocks;  // or clusters of them that run of a launch, the first and the last among them; 0: all
 
 void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*), const void* context,
             int cluster = 1);
