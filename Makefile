@@ -18,8 +18,10 @@ test: $(BUILT)
 bench: $(BUILT)
 	$(BIN)/gala-cuda bench $(ARGS)
 
-gpu: $(BUILT)  ## everything that one NVIDIA GPU can be measured by, in parts that a later call continues; --dry-run on the CPU
-	$(BIN)/python -m benchmarks.gpu $(ARGS)
+# With .venv where it is built; else with $(PYTHON) as it is where that has torch, without pip; else .venv is made.
+gpu:  ## everything that one NVIDIA GPU can be measured by, in parts that a later call continues; --dry-run on the CPU
+	@if test ! -e $(BUILT) && $(PYTHON) -c "import torch" 2>/dev/null; then python="$(PYTHON)"; \
+	else $(MAKE) $(BUILT) && python=$(BIN)/python; fi && $$python -m benchmarks.gpu $(ARGS)
 
 lint: $(DEPENDENCIES)
 	$(BIN)/ruff check .

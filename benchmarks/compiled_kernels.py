@@ -11,14 +11,16 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
 
 from gala_cuda.backends.contract import BackwardCall, Weights, weight_shapes
 from gala_cuda.backends.triton import backward_plan, forward_plan
@@ -29,7 +31,7 @@ from gala_cuda.backends.triton.problem import Problem
 IMAGES = 64
 TENSOR_COLUMNS = 512  # of a multiprocessor's tensor memory, of 128 lanes of 32 bits each
 PRODUCTS = ("gather", "forward_tickets", "grad_x", "local_products")  # with a product over all pixels
-_WITHOUT_BIASES = len(Weights._fields) - len(Weights._field_defaults)
+WITHOUT_BIASES = len(Weights._fields) - len(Weights._field_defaults)
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 
 
@@ -177,45 +179,66 @@ def _launches(rows: list[Row], variants: list[str]) -> Iterator[tuple[Row, Varia
 
 
 def _launched(row: Row, variant: Variant) -> list[Launch]:
-    kept = []
-
-    def keep(*, fn, compile, **_) -> bool:
-        kept.append(Launch(row.arch, fn.module, fn.name, compile["specialization_data"]))
-        return True  # neither compile nor launch
-
-    triton.runtime.driver.set_active(Target(row.arch))
-    with triton.knobs.runtime.scope():
-        triton.knobs.runtime.jit_cache_hook = keep
-        _run_plans(row, variant)
-    return kept
-
-
-def _run_plans(row: Row, variant: Variant) -> None:
     """Forward, in the forms that the row has, and backward, at a width and size of map as ResNet-50 has them."""
     channels, side, full = 4 * row.hidden, 7 if row.hidden >= 512 else 14, variant.full
     memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
     x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
     shapes: tuple = weight_shapes(channels, row.hidden)
-    w = Weights(*(torch.empty(shape, device="meta") for shape in (shapes if full else shapes[:_WITHOUT_BIASES])))
-    found = Problem.of(x, w, "tanh", variant.precision)
-    problem = replace(found, config=row.config, multiprocessors=GPUS[row.arch].multiprocessors)
+    w = Weights(*(torch.empty(shape, device="meta") for shape in (shapes if full else shapes[:WITHOUT_BIASES])))
+    problem = replace(
+        Problem.of(x, w, "tanh", variant.precision), config=row.config, multiprocessors=GPUS[row.arch].multiprocessors
+    )
     residual = torch.empty_like(x) if full else None
-    amap = torch.empty(IMAGES, side, side, device="meta") if full else None
-    layout = Layout.of(x, row.channels_last)
     forms = [forward_plan.Forward, *([forward_plan.TicketForward] if row.config.tickets else [])]
+    return launched(row.arch, lambda: run_plans(problem, x, w, residual, full, forms))
+
+
+def launched(arch: int, run: Callable[[], object]) -> list[Launch]:
+    """What ``run`` launches on tensors without memory, as Triton specialises it for an architecture."""
+    kept = []
+
+    def keep(*, fn, compile, **_) -> bool:
+        kept.append(Launch(arch, fn.module, fn.name, compile["specialization_data"]))
+        return True  # neither compile nor launch
+
+    triton.runtime.driver.set_active(Target(arch))
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.jit_cache_hook = keep
+        run()
+    return kept
+
+
+def run_plans(
+    problem: Problem,
+    x: Tensor,
+    w: Weights,
+    residual: Tensor | None,
+    with_map: bool,
+    forms: list[type[forward_plan.Forward]],
+    save: bool = True,
+) -> None:
+    """Every form of the forward pass and, with ``save``, the backward pass; the incoming gradient is laid out as x."""
+    layout, with_residual = Layout.of(x, problem.channels_last), residual is not None
+    amap = torch.empty(x.shape[0], *x.shape[2:], device=x.device) if with_map else None
     for form in forms:
-        plan = form(problem, w, layout if full else None, full, True)
+        plan = form(problem, w, layout if with_residual else None, with_map, save)
         stats, bits = plan.run(x, w, residual, torch.empty_like(x), amap)
-    backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, full), full)
-    backward.run(BackwardCall(torch.empty_like(x), amap, x, w, residual, stats, bits, "tanh", True, True))
+    if save:
+        backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, with_residual), with_map)
+        out = torch.empty_like(x) if with_residual else None
+        backward.run(BackwardCall(torch.empty_like(x), amap, x, w, out, stats, bits, "tanh", True, True))
+
+
+def build(launch: Launch) -> CompiledKernel:
+    """Compiled, or taken from Triton's cache, where it then is."""
+    triton.runtime.driver.set_active(Target(launch.arch))
+    return getattr(importlib.import_module(launch.module), launch.kernel).preload(launch.specialization)
 
 
 def compiled(launch: Launch) -> Code | str:
     """What its code needs and holds, or why it does not compile."""
-    triton.runtime.driver.set_active(Target(launch.arch))
-    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
     try:
-        binary = kernel.preload(launch.specialization)
+        binary = build(launch)
     except (triton.TritonError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return examine(binary.asm["cubin"], binary.metadata.shared, binary.metadata.tmem_size or 0)

@@ -15,7 +15,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # the suite is no par
 from benchmarks.gpu import __main__ as suite
 from benchmarks.gpu import clock, correctness, floors, records, robustness, sanitized, worker
 from benchmarks.gpu.environment import ROOT, slug
-from benchmarks.gpu.settings import DRY_RUN, DTYPES, GPU, PARTS, Context
+from benchmarks.gpu.forms import DTYPES
+from benchmarks.gpu.schedule import MEASURED
+from benchmarks.gpu.settings import DRY_RUN, GPU, Context
 from gala_cuda.backends import reference
 
 NEED_CUDA = {"graphs", "second stream", *robustness.SANITIZERS}
@@ -26,6 +28,7 @@ def dry_run(tmp_path_factory):
     """(the finished process, its folder) of one whole dry run, without Triton's interpreter, which takes long."""
     folder = tmp_path_factory.mktemp("dry-run")
     command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--seed", "1", "--output", folder]
+    command += ["--compile", "2"]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False), folder
 
@@ -37,7 +40,7 @@ def context(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Context,
         "why_not",
-        lambda self, name, dtype: "slow" if name.startswith("triton") else why_not(self, name, dtype),
+        lambda self, name, kind: "slow" if name.startswith("triton") else why_not(self, name, kind),
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -52,8 +55,8 @@ def read(context, part):
 def test_dry_run_does_every_part(dry_run):
     done, folder = dry_run
     assert done.returncode == 0, done.stderr
-    found = records.load(folder, list(PARTS))
-    assert list(found) == list(PARTS)
+    found = records.load(folder, list(MEASURED))
+    assert list(found) == list(MEASURED)
     for part, record in found.items():
         assert record["part"] == part
         assert record["running"] is None
@@ -71,7 +74,7 @@ def test_dry_run_does_every_part(dry_run):
 
 def test_dry_run_measures(dry_run):
     _, folder = dry_run
-    found = records.load(folder, list(PARTS))
+    found = records.load(folder, list(MEASURED))
     ((_, _, case),) = records.entries({"operators": found["operators"]}, "result")
     assert case["shape"] == [2, 16, 5, 5]
     assert set(case["errors"]) >= {"eager", "compile", "se", "cbam"}
@@ -99,7 +102,25 @@ def test_dry_run_reports(dry_run):
     assert pictures == {*groups, "networks.png"}
     for title in ("Machine", "Worst error", "Robustness", "Microseconds", "Training", "left out: needs CUDA"):
         assert title in done.stdout
-    assert not list(folder.glob("*.tmp"))
+    names = {path.name for path in folder.iterdir()} - pictures
+    records_of_parts = {f"{part}.json" for part in MEASURED}
+    assert names == {*records_of_parts, "predicted.json", "about.json", "results.tar.gz"}
+
+
+def test_dry_run_predicts(dry_run):
+    """Acceptance: what a first call of nine minutes is to bring, in minutes of each part."""
+    done, folder = dry_run
+    found = json.loads((folder / "predicted.json").read_text())
+    assert list(found["parts"]) == list(MEASURED)
+    assert found["kernels"]["problems"] == []
+    assert found["kernels"]["compiled"] == 2
+    assert found["kernels"]["needed"]["kernels"] > 10
+    assert found["kernels"]["cpu_seconds"] > 0
+    title = "Predicted, not measured: a first call of 9 minutes on a GPU with 16 cores"
+    assert title in done.stdout
+    lines = done.stdout.partition(title)[2].splitlines()
+    rows = {line.split()[1]: line for line in lines if line.startswith("│ ") and line.split()[1] != "│"}
+    assert list(rows) == ["prepare", *MEASURED]
 
 
 def test_recorded_steps_are_skipped_and_missing_ones_done(context):
@@ -166,34 +187,11 @@ def test_a_wrong_backend_fails_its_steps_alone_and_the_suite(context, monkeypatc
     assert "result" in read(context, "machine")["steps"]["copy"]
 
     monkeypatch.setattr(suite, "supervise", lambda *_: True)
+    monkeypatch.setattr(suite.predict, "show", lambda *_: None)
     assert suite.main(["--dry-run", "--output", str(context.folder)]) == 1
     assert "reference float32 nchw: " in capfd.readouterr().out
     (context.folder / "correctness.json").unlink()
     assert suite.main(["--dry-run", "--output", str(context.folder)]) == 0
-
-
-SLEEPY = """
-import sys, time
-from pathlib import Path
-import torch
-from benchmarks.gpu import worker
-from benchmarks.gpu.records import Step
-from benchmarks.gpu.settings import DRY_RUN, Context
-worker.PATIENCE = (0.5, 0)
-def steps(context):
-    return [Step("hangs", lambda: time.sleep(60), 1), Step("works", dict, 1)]
-worker.STEPS = {"machine": steps}
-worker.run(Context(torch.device("cpu"), DRY_RUN, 0, Path(sys.argv[1])), ["machine"], float(sys.argv[-1]))
-"""
-
-
-def test_a_step_that_hangs_costs_only_itself(context):
-    command = [sys.executable, "-c", SLEEPY, str(context.folder)]
-    assert suite.supervise(command, context.folder, ["machine"], 100)
-    record = read(context, "machine")
-    assert record["running"] is None
-    assert "exit code 1" in record["steps"]["hangs"]["failed"]
-    assert record["steps"]["works"]["result"] == {}
 
 
 def test_a_worker_that_cannot_start_is_not_started_again(context, capsys):
@@ -201,13 +199,14 @@ def test_a_worker_that_cannot_start_is_not_started_again(context, capsys):
     assert "ended with exit code 7 before it did anything" in capsys.readouterr().err
 
 
-def test_a_step_that_raises_is_recorded(context, monkeypatch):
-    monkeypatch.setitem(worker.STEPS, "machine", lambda _: [records.Step("raises", lambda: {}["key"], 1)])
-    with pytest.raises(KeyError):
-        worker.run(context, ["machine"], 100)
+def test_a_step_that_raises_is_recorded_and_the_next_one_done(context, monkeypatch):
+    steps = [records.Step("raises", lambda: {}["key"], 1), records.Step("works", dict, 1)]
+    monkeypatch.setitem(worker.STEPS, "machine", lambda _: steps)
+    worker.run(context, ["machine"], 100)
     record = read(context, "machine")
     assert record["running"] is None
     assert record["steps"]["raises"]["failed"] == "KeyError: 'key'"
+    assert record["steps"]["works"]["result"] == {}
 
 
 def test_an_interrupted_step_is_done_again(context):
@@ -300,6 +299,7 @@ def test_each_backend_for_gpus_has_its_steps(context, backend):
 
 def test_without_compute_sanitizer_its_steps_say_so(context, monkeypatch):
     monkeypatch.setattr(robustness, "_on_gpu", lambda context, name: None)
+    monkeypatch.setattr(Context, "why_not", lambda *_: None)
     monkeypatch.setattr(robustness.shutil, "which", lambda name, path: None)
     with pytest.raises(records.Unavailable, match="compute-sanitizer is neither on PATH nor in CUDA_HOME"):
         robustness._sanitize(context, "initcheck", "cuda")

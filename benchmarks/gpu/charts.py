@@ -30,7 +30,7 @@ def draw(found: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
         for (dtype, layout), results in groups.items():
             pictures[f"times-{dtype}-{layout}.png"] = _times(results, f"{dtype}, {layout}; {_device(found)}")
         for _, _, result in records.entries({"networks": found["networks"]} if "networks" in found else {}, "result"):
-            if "images_per_second" in result:
+            if "images_per_second" in result:  # of the last step, in which most are
                 pictures["networks.png"] = _networks(result, _device(found))
         for name, figure in pictures.items():
             figure.savefig(folder / name, dpi=150)

@@ -5,30 +5,29 @@ Each case is one problem size, dtype and layout with all contestants, in one pro
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
-from gala_cuda.benchmark.correctness import WrongResult, avoid_ties, check
-from gala_cuda.benchmark.peers import BASELINES, OTHERS, Contestant, contestant
+from gala_cuda.benchmark.peers import BASELINES, OTHERS, Contestant
 from gala_cuda.benchmark.suite import LAYOUTS
 from gala_cuda.benchmark.timing import Timing, alternate, saved_bytes
 
 from .clock import clock_of, device_times
+from .entrants import enter
 from .floors import PASSES, floors, rates
+from .forms import DTYPES, FORMS, Kind
+from .launches import Use
 from .records import Failed, Step
-from .settings import DTYPES, Context, running
+from .settings import REDUCTION, Context
 
-REDUCTION = 4
 GROUPS = (("bfloat16", "channels_last"), ("float32", "channels_last"), ("bfloat16", "nchw"), ("float32", "nchw"))
 MODES = ("loop", "warm", "cold")
 COMPILED = BASELINES[1:]
-AUTOTUNED = "the first stage in bfloat16, channels_last,"
-STEP_SECONDS, AUTOTUNED_STEP_SECONDS = 20, 75
+STEP_SECONDS, AUTOTUNED_STEP_SECONDS = 30, 80
 
 Times = dict[str, dict[str, Timing]]  # by pass and contestant
 
@@ -46,64 +45,73 @@ class Case(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{'x'.join(map(str, self.shape))} {self.dtype} {self.layout}"
+        return f"{'x'.join(map(str, self.shape))} {self.dtype} {self.layout}{' with max-autotune' * self.autotuned}"
+
+    @property
+    def kind(self) -> Kind:
+        reduced = max(1, self.stage[0] // REDUCTION)
+        return Kind(self.shape, reduced, DTYPES[self.dtype], self.layout)
 
 
 def steps(context: Context) -> list[Step]:
-    """The paper's shape in bfloat16, channels_last."""
-    first = context.sizes.stages[0]
-    return [_step(context, case) for case in _cases(context) if case.stage == first and case[2:4] == GROUPS[0]]
+    """The paper's shape in bfloat16, channels_last, at the first batches."""
+    return [_step(context, Case(n, context.sizes.stages[0], *GROUPS[0], False)) for n in context.sizes.first_batches]
 
 
 def other_steps(context: Context) -> list[Step]:
-    """Everything else, the other stages first, then float32, then NCHW."""
-    first = context.sizes.stages[0]
-    return [_step(context, case) for case in _cases(context) if case.stage != first or case[2:4] != GROUPS[0]]
-
-
-def _cases(context: Context) -> list[Case]:
+    """Everything else: max-autotune where it does not take too long, the other stages, then float32, then NCHW."""
     sizes = context.sizes
-    return [
-        Case(
-            batch,
-            stage,
-            dtype,
-            layout,
-            batch in sizes.autotuned and (stage, dtype, layout) == (sizes.stages[0], *GROUPS[0]),
-        )
+    first = [Case(n, sizes.stages[0], *GROUPS[0], False) for n in sizes.first_batches]
+    cases = [case._replace(autotuned=True) for case in first if sizes.compiler == "inductor"]
+    cases += [
+        case
         for dtype, layout in GROUPS
         for batch in sizes.batches
         for stage in sizes.stages
+        if (case := Case(batch, stage, dtype, layout, False)) not in first
     ]
+    return [_step(context, case) for case in cases]
 
 
 def _step(context: Context, case: Case) -> Step:
     seconds = AUTOTUNED_STEP_SECONDS if case.autotuned else STEP_SECONDS
-    return Step(case.title, partial(_measure, context, case), seconds)
+    return Step(case.title, partial(_measure, context, case), seconds, uses(case.kind))
+
+
+def uses(kind: Kind) -> tuple[Use, ...]:
+    """Of the contestants that are Triton's, with and without gradients, with float32 weights."""
+    names = [name for name in ("triton", *FORMS) if FORMS.get(name, name) == "triton"]
+    return tuple(Use(name, kind, torch.float32, save=save) for name in names for save in (True, False))
 
 
 def _measure(context: Context, case: Case) -> dict[str, Any]:
     context.start_afresh()
     x, grad = _inputs(context, case)
-    entrants, errors, left_out, wrong = _entrants(context, case, x, grad)
-    times = _times(context, entrants, x, grad)
+    field = enter(context, case.kind, x, grad, case.autotuned)
+
+    def measure(entrants: list[Contestant]) -> tuple[dict[str, Times], dict[str, int], dict[str, int | None]]:
+        times = _times(context, entrants, x, grad)
+        saved = {c.name: saved_bytes(c.call, x, c.module.parameters()) for c in entrants}
+        return times, saved, {c.name: _peak(c, x, grad, context) for c in entrants}
+
+    times, saved, peaks = field.measure(measure)
     found = {
         "shape": case.shape,
         "dtype": case.dtype,
         "layout": case.layout,
         "reduction": REDUCTION,
-        "left_out": left_out,
-        "wrong": wrong,
-        "errors": errors,
-        "saved_bytes": {c.name: saved_bytes(c.call, x, c.module.parameters()) for c in entrants},
+        "left_out": field.left_out,
+        "wrong": field.broken,
+        "errors": field.errors,
+        "saved_bytes": saved,
         "x_bytes": x.nbytes,
-        "peak_bytes": {c.name: _peak(c, x, grad, context) for c in entrants},
+        "peak_bytes": peaks,
         "times": {mode: {kind: _plain(times[mode][kind]) for kind in PASSES if kind in times[mode]} for mode in times},
         "speedup": {mode: _speedups(times[mode]) for mode in times},
         **_floor(context, case, times),
     }
-    if wrong:
-        raise Failed("; ".join(wrong), found)
+    if field.broken:
+        raise Failed("; ".join(field.broken), found)
     return found
 
 
@@ -116,49 +124,6 @@ def _inputs(context: Context, case: Case) -> tuple[Tensor, Tensor]:
         for _ in range(2)
     )
     return x.requires_grad_(), grad
-
-
-def _entrants(
-    context: Context, case: Case, x: Tensor, grad: Tensor
-) -> tuple[list[Contestant], dict[str, float], dict[str, str], list[str]]:
-    """(the contestants that run and agree with float64, their errors, why others are left out, wrong backends)."""
-    names = [*BASELINES, *context.usable(x.dtype), *OTHERS]
-    left_out = {}
-    if not case.autotuned:
-        names.remove("max-autotune")
-        left_out["max-autotune"] = f"takes long: only {AUTOTUNED} at N of {list(context.sizes.autotuned)}"
-    entrants, errors, wrong = [], {}, []
-    for name in names:
-        entrant = _entrant(name, context, case, x)
-        if not entrants:
-            avoid_ties(x, entrant.module.get_parameter("v_shrink"))
-        try:
-            errors.update(check([_kept(entrant)], x, grad))
-        except (WrongResult, torch.OutOfMemoryError, TorchDynamoException) as error:
-            left_out[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            if name not in (*BASELINES, *OTHERS):
-                wrong.append(left_out[name])
-        else:
-            entrants.append(entrant)
-    return entrants, errors, left_out, wrong
-
-
-def _entrant(name: str, context: Context, case: Case, x: Tensor) -> Contestant:
-    with running(name) as backend:
-        found = contestant(backend, case.stage[0], REDUCTION, x.dtype, x.device, context.sizes.compiler)
-    if name == backend:
-        return found
-
-    def call(x: Tensor) -> Tensor:
-        with running(name):
-            return found.module(x)
-
-    return replace(found, name=name, call=call)
-
-
-def _kept(entrant: Contestant) -> Contestant:
-    """The same, its output in memory of its own: a CUDA graph of max-autotune writes the next one over it."""
-    return replace(entrant, call=lambda x: entrant.call(x).clone())
 
 
 class Training:

@@ -6,7 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .attempts import ContextLost
+
+if TYPE_CHECKING:
+    from .launches import Use
 
 
 class Unavailable(RuntimeError):
@@ -27,6 +32,7 @@ class Step(NamedTuple):
     name: str
     run: Callable[[], dict[str, Any]]
     seconds: float  # expected on a GPU
+    uses: tuple["Use", ...] = ()  # whose kernels it needs, to compile them before
 
 
 class Record:
@@ -34,11 +40,13 @@ class Record:
 
     ``environments`` lists every state of machine and software that contributed; a step's ``environment`` is an index.
     A step has ``result``, ``failed`` (with or without ``result``) or ``left_out``; ``running`` names one under way.
+    A step that was given up also has the ``call`` of the suite in which that was: a later call may do it. ``excluded``
+    has, by step, the contestants that ended an earlier try of it, and how.
     """
 
-    def __init__(self, folder: Path, part: str, environment: dict[str, Any], settings: dict[str, Any]):
-        self.path = folder / f"{part}.json"
-        empty = {"part": part, "environments": [], "settings": settings, "running": None, "steps": {}}
+    def __init__(self, folder: Path, part: str, environment: dict[str, Any], settings: dict[str, Any], call: str = ""):
+        self.path, self._call = folder / f"{part}.json", call
+        empty = {"part": part, "environments": [], "settings": settings, "running": None, "steps": {}, "excluded": {}}
         self._data = json.loads(self.path.read_text()) if self.path.exists() else empty
         if environment not in self._data["environments"]:
             self._data["environments"].append(environment)
@@ -48,14 +56,34 @@ class Record:
         """Whether the step needs not be tried again: it has a result or has failed."""
         return not {"result", "failed"}.isdisjoint(self._data["steps"].get(name, {}))
 
+    def to_do(self, steps: list[Step]) -> list[Step]:
+        """Those that this call is to try; the ones that earlier calls gave up come last."""
+        kept = self._data["steps"]
+        open_ = [step for step in steps if not self.settled(step.name)]
+        open_ = [
+            step for step in open_ if "call" not in (entry := kept.get(step.name, {})) or entry["call"] != self._call
+        ]
+        return sorted(open_, key=lambda step: "call" in kept.get(step.name, {}))
+
     def leave_out(self, name: str, reason: str) -> None:
         self._data["steps"][name] = {"left_out": reason}
         self._write()
 
-    def step(self, name: str) -> "_Running":
-        """``with record.step(name) as entry: entry["result"] = ...``; absorbs ``Unavailable`` and ``Failed``.
+    def excluded(self, name: str) -> dict[str, str]:
+        """The contestants that the step must do without, and why."""
+        return self._data["excluded"].get(name, {})
 
-        Every other error is recorded too, and ends the process: what it left on the GPU is unknown.
+    def exclude(self, name: str, contestant: str, reason: str) -> None:
+        """The step is to be tried again without that contestant."""
+        self._data["running"] = None
+        self._data["excluded"].setdefault(name, {})[contestant] = reason
+        self._write()
+
+    def step(self, name: str) -> "_Running":
+        """``with record.step(name) as entry: entry["result"] = ...``; absorbs every error but ``ContextLost``.
+
+        ``Unavailable`` is recorded as left out and every other error as failed. Where the CUDA context is lost, the
+        contestant that was tried is excluded from the step, which is to be tried again.
         """
         return _Running(self, name)
 
@@ -89,12 +117,15 @@ class _Running:
             entry["left_out"] = str(error)
         elif isinstance(error, Failed):
             entry.update(failed=str(error), result=error.result)
+        elif isinstance(error, ContextLost):
+            self._record.exclude(self._name, error.contestant, error.reason)
+            return False
         elif isinstance(error, Exception):
             entry["failed"] = f"{kind.__name__}: {error}"
         elif error is not None:  # interrupted: the step stays under way and is done again
             return False
         self._record.end(self._name, entry)
-        return isinstance(error, Unavailable | Failed)
+        return True
 
 
 def load(folder: Path, parts: list[str]) -> dict[str, dict[str, Any]]:
@@ -103,14 +134,31 @@ def load(folder: Path, parts: list[str]) -> dict[str, dict[str, Any]]:
     return {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
 
 
-def fail_running(folder: Path, parts: list[str], reason: str) -> None:
-    """Records the step under way, if any, as failed for ``reason``."""
+def settle_running(folder: Path, parts: list[str], entry: dict[str, Any], contestant: str = "") -> None:
+    """Records what became of the step under way, if any, whose process is dead.
+
+    Where it died over one contestant, that one is excluded for the reason in ``entry``, and the step still to do.
+    """
     for part, record in load(folder, parts).items():
-        if record["running"] is not None:
-            entry = {"environment": len(record["environments"]) - 1, "failed": reason}
-            record["steps"][record["running"]] = entry
-            record["running"] = None
-            _write(folder / f"{part}.json", record)
+        name = record["running"]
+        if name is None:
+            continue
+        record["running"] = None
+        if contestant:
+            reason = entry.get("failed") or entry["left_out"]
+            record["excluded"].setdefault(name, {})[contestant] = reason
+        else:
+            record["steps"][name] = {"environment": len(record["environments"]) - 1, **entry}
+        _write(folder / f"{part}.json", record)
+
+
+def progress(folder: Path, parts: list[str]) -> int:
+    """How much is settled: grows with every step that was done or given up and with every contestant excluded."""
+    return sum(
+        sum(1 for entry in record["steps"].values() if not {"result", "failed", "call"}.isdisjoint(entry))
+        + sum(len(names) for names in record["excluded"].values())
+        for record in load(folder, parts).values()
+    )
 
 
 def entries(records: dict[str, dict[str, Any]], key: str) -> Iterator[tuple[str, str, Any]]:

@@ -16,9 +16,12 @@ from torch import Tensor
 from gala_cuda import GALA
 from gala_cuda.backends import NAMES
 
+from . import sanitized
 from .environment import ROOT
+from .forms import FORMS, GPU_BACKENDS, running
+from .launches import Use
 from .records import Failed, Step, Unavailable
-from .settings import DTYPES, GPU_BACKENDS, Context, running
+from .settings import Context
 
 LOAD = 4096  # rows and columns of the matrices that keep the GPU busy
 LOADS_PER_CALL = 4  # products, together longer than a call
@@ -32,11 +35,12 @@ SANITIZER_FOUND = 86  # the exit code we ask for where it found something
 class Block:
     """A GALA layer and its inputs: bfloat16, channels_last, float32 weights."""
 
-    def __init__(self, context: Context, backend: str):
-        reason = context.why_not(backend, DTYPES["bfloat16"])
+    def __init__(self, context: Context, contestant: str):
+        reason = context.why_not(contestant, context.repeated)
         if reason:
             raise Unavailable(reason)
         torch.manual_seed(context.seed)
+        backend = FORMS.get(contestant, contestant)
         self.layer = GALA(context.sizes.repeated[1], backend=backend, device=context.device)
         self.x, self.grad = self.inputs(context), self.inputs(context)
         self.x.requires_grad_()
@@ -66,21 +70,27 @@ def steps(context: Context) -> list[Step]:
         ("compile", _compile, 10),
     )
     found = [
-        Step(f"{title} {name}", partial(_in_form, check, context, name), seconds)
+        Step(f"{title} {name}", partial(_in_form, check, context, name), seconds, uses(context, name))
         for name in names
         for title, check, seconds in checks
     ]
     found += [
-        Step(f"{tool} {name}", partial(_sanitize, context, tool, name), 40)
+        Step(f"{tool} {name}", partial(_sanitize, context, tool, name), 40, sanitized.uses(name))
         for name in GPU_BACKENDS
         for tool in SANITIZERS
     ]
     return found
 
 
+def uses(context: Context, name: str) -> tuple[Use, ...]:
+    if FORMS.get(name, name) != "triton":
+        return ()
+    return tuple(Use(name, context.repeated, torch.float32, save=save) for save in (True, False))
+
+
 def _in_form(check: Callable[[Context, str], dict[str, Any]], context: Context, contestant: str) -> dict[str, Any]:
-    with running(contestant) as backend:
-        return check(context, backend)
+    with running(contestant):
+        return check(context, contestant)
 
 
 def _repeats(context: Context, backend: str) -> dict[str, Any]:
@@ -149,8 +159,9 @@ def _compile(context: Context, backend: str) -> dict[str, Any]:
 
 def _sanitize(context: Context, tool: str, backend: str) -> dict[str, Any]:
     """compute-sanitizer over a process of its own that runs small problems."""
-    with running(backend) as name:
-        _on_gpu(context, name)
+    _on_gpu(context, backend)
+    if not any(context.why_not(backend, kind) is None for kind in sanitized.KINDS):
+        raise Unavailable(context.why_not(backend, sanitized.KINDS[0]) or "")
     program = _sanitizer()
     # without the caching allocator every tensor is an allocation, whose bounds memcheck knows
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}

@@ -1,6 +1,6 @@
-"""Small problems for compute-sanitizer: ``python -m benchmarks.gpu.sanitized BACKEND [DEVICE]``.
+"""Small problems for compute-sanitizer: ``python -m benchmarks.gpu.sanitized CONTESTANT [DEVICE]``.
 
-Forward and backward with all options and odd sizes, in both layouts and two dtypes.
+Forward and backward with all options and odd sizes, in both layouts and two dtypes, where the form is there.
 """
 
 import sys
@@ -9,25 +9,47 @@ import torch
 
 from gala_cuda import GALA
 
-from .settings import running
+from .forms import FORMS, Kind, running, why_not
+from .launches import Use
+from .settings import REDUCTION
 
-SHAPES = ((3, 40, 5, 7), (2, 128, 7, 7))
+KINDS = tuple(
+    Kind(shape, shape[1] // REDUCTION, dtype, layout)
+    for dtype in (torch.bfloat16, torch.float32)
+    for layout in ("channels_last", "nchw")
+    for shape in ((3, 40, 5, 7), (2, 128, 7, 7))
+)
 
 
-def main(backend: str, device: str = "cuda") -> None:
-    for dtype in (torch.bfloat16, torch.float32):
-        for layout in (torch.channels_last, torch.contiguous_format):
-            for shape in SHAPES:
-                layer = GALA(shape[1], bias=True, backend=backend, device=device)
-                x, residual = (
-                    torch.randn(shape, device=device).to(dtype, memory_format=layout).requires_grad_() for _ in range(2)
-                )
-                out, amap = layer(x, residual=residual, return_map=True)
-                torch.autograd.backward([out, amap], [torch.ones_like(out), torch.ones_like(amap)])
+def uses(contestant: str) -> tuple[Use, ...]:
+    if FORMS.get(contestant, contestant) != "triton":
+        return ()
+    return tuple(Use(contestant, kind, torch.float32, bias=True, residual=True, map=True) for kind in KINDS)
+
+
+def main(contestant: str, device: str = "cuda") -> int:
+    """Runs them; returns how many."""
+    done = 0
+    with running(contestant) as backend:
+        for kind in KINDS:
+            if why_not(contestant, kind, torch.device(device)) is None:
+                _both(kind, backend, device)
+                done += 1
     if device == "cuda":
         torch.cuda.synchronize()
+    return done
+
+
+def _both(kind: Kind, backend: str, device: str) -> None:
+    layer = GALA(kind.shape[1], bias=True, backend=backend, device=device)
+    memory_format = torch.channels_last if kind.layout == "channels_last" else torch.contiguous_format
+    x, residual = (
+        torch.randn(kind.shape, device=device).to(kind.dtype, memory_format=memory_format).requires_grad_()
+        for _ in range(2)
+    )
+    out, amap = layer(x, residual=residual, return_map=True)
+    torch.autograd.backward([out, amap], [torch.ones_like(out), torch.ones_like(amap)])
 
 
 if __name__ == "__main__":
-    with running(sys.argv[1]) as name:
-        main(name, *sys.argv[2:])
+    print(f"{main(*sys.argv[1:])} problems")

@@ -1,48 +1,20 @@
 """What is measured, how large and how long: on a GPU, or as a dry run on the CPU."""
 
-import contextlib
 import gc
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
 from gala_cuda import backends
 
-PARTS = {  # in order of importance; the share of the time that a part may take, the last ones what is left
-    "machine": 1.0,
-    "correctness": 0.25,
-    "robustness": 0.15,
-    "operators": 0.5,
-    "networks": 1.0,
-    "shapes": 1.0,
-}
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
-TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
-CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster where that is possible
-FORMS = {TICKETS: "triton", CLUSTER: "cuda"}  # other forms of a backend
-GPU_BACKENDS = ("triton", TICKETS, "cuda", CLUSTER)
-HOPPER = (9, 0)
+from . import forms
+from .attempts import Trials
+from .forms import FORMS, Kind
 
-
-@contextlib.contextmanager
-def running(contestant: str) -> Iterator[str]:
-    """The backend behind a contestant's name, inside in that contestant's form."""
-    if contestant == TICKETS:
-        from gala_cuda.backends.triton import config
-
-        form: contextlib.AbstractContextManager = config.form("tickets")
-    elif contestant == CLUSTER:
-        form = mock.patch.dict(os.environ, GALA_CUDA_CLUSTER="1")
-    else:
-        form = contextlib.nullcontext()
-    with form:
-        yield FORMS.get(contestant, contestant)
+REDUCTION = 4  # the layer's default
 
 
 @dataclass(frozen=True)
@@ -56,7 +28,7 @@ class Sizes:
     repeats: int
     stages: tuple[tuple[int, int, int], ...]  # the paper's first
     batches: tuple[int, ...]  # in order of importance
-    autotuned: tuple[int, ...]  # batches at which the first stage's contestants include max-autotune
+    first_batches: tuple[int, ...]  # of part "operators"; also those that max-autotune is timed at
     seconds: float
     compiler: str  # of torch.compile
     depth: int  # of the ResNets
@@ -69,25 +41,21 @@ class Sizes:
 GPU = Sizes(
     copies=(2**30, 2**31, 2**32),
     matrix=8192,
-    problems=(
-        ((6, 1, 5, 3), 2),
-        ((2, 7, 3, 5), 3),
-        ((3, 96, 7, 7), 24),
-        ((130, 8, 1, 1), 2),
-        ((5, 33, 13, 11), 33),
-        ((7, 130, 31, 17), 70),
-        ((64, 24, 14, 14), 6),
-        ((1, 1000, 9, 5), 250),
-        ((40, 1024, 14, 14), 256),
-        ((8, 256, 56, 56), 64),
-        ((8, 512, 28, 28), 128),
+    problems=(  # every width of the table's rows; N of 16 specialise kernels as the batches below do
+        ((48, 1024, 14, 14), 256),
+        ((16, 512, 28, 28), 128),
+        ((16, 256, 56, 56), 64),
         ((16, 2048, 7, 7), 512),
+        ((7, 130, 31, 17), 70),
+        ((5, 33, 13, 11), 33),
+        ((130, 8, 1, 1), 2),
+        ((6, 1, 5, 3), 2),
     ),
     repeated=(32, 1024, 14, 14),
     repeats=1000,
     stages=((1024, 14, 14), (512, 28, 28), (256, 56, 56), (2048, 7, 7)),
     batches=(256, 32, 128, 8, 1),
-    autotuned=(256, 32),
+    first_batches=(256, 32),
     seconds=0.5,
     compiler="inductor",
     depth=50,
@@ -104,7 +72,7 @@ DRY_RUN = Sizes(
     repeats=3,
     stages=((16, 5, 5), (8, 3, 7)),
     batches=(2,),
-    autotuned=(),
+    first_batches=(2,),
     seconds=0.01,
     compiler="aot_eager",  # traces forward and backward; generating C++ would take half a minute
     depth=18,
@@ -117,31 +85,37 @@ DRY_RUN = Sizes(
 
 @dataclass(frozen=True)
 class Context:
-    """What every step knows: where it runs, its sizes, the seed of random data, the results so far."""
+    """What every step knows: where it runs, its sizes, the seed of random data, the results so far, who is tried."""
 
     device: torch.device
     sizes: Sizes
     seed: int
     folder: Path
+    trials: Trials = field(default_factory=Trials)
 
     @property
     def is_cuda(self) -> bool:
         return self.device.type == "cuda"
 
-    def usable(self, dtype: torch.dtype = torch.float32) -> list[str]:
-        """The fused backends that run on a tensor of ``dtype`` here, and their other forms."""
-        names = [name for name in (*backends.NAMES, *FORMS) if name != "reference"]
-        return [name for name in names if self.why_not(name, dtype) is None]
+    @property
+    def repeated(self) -> Kind:
+        """The paper's shape in bfloat16, channels_last, as most checks take it."""
+        shape = self.sizes.repeated
+        return Kind(shape, max(1, shape[1] // REDUCTION), torch.bfloat16, "channels_last")
 
-    def why_not(self, backend: str, dtype: torch.dtype) -> str | None:
-        x = torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device)
-        if reason := backends.why_not(FORMS.get(backend, backend), x):
-            return reason
-        if backend != CLUSTER:
-            return None
-        if torch.cuda.get_device_capability(self.device) != HOPPER:
-            return f"{self.device} is not of compute capability 9.0"
-        return None if dtype.itemsize == 2 else f"x is {dtype}, expected bfloat16 or float16"
+    def candidates(self) -> list[str]:
+        """The fused backends and their other forms."""
+        return [name for name in (*backends.NAMES, *FORMS) if name != "reference"]
+
+    def usable(self, kind: Kind) -> tuple[list[str], dict[str, str]]:
+        """(the fused backends and forms that run on x of ``kind``, why the others do not)."""
+        reasons = {name: self.why_not(name, kind) for name in self.candidates()}
+        left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+        return [name for name in reasons if name not in left_out], left_out
+
+    def why_not(self, contestant: str, kind: Kind) -> str | None:
+        """The reason why the contestant does not run, in its own form, on x of ``kind``."""
+        return forms.why_not(contestant, kind, self.device)
 
     def start_afresh(self) -> None:
         """Forgets what torch.compile made, and gives memory back that nobody uses."""

@@ -19,7 +19,7 @@ def show(found: Records, console: Console) -> None:
     for environment in _environments(found):
         versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
         console.print(f"{environment['device']}; driver {environment['driver']}; {versions}; {environment['commit']}")
-    for table in (_machine, _correctness, _robustness, _operators, _networks):
+    for table in (_prepare, _kernels, _machine, _operators, _correctness, _networks, _robustness):
         made = table(found)
         if made is not None:
             console.print(made)
@@ -45,6 +45,29 @@ def _table(title: str, *columns: str) -> Table:
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=not i)
     return table
+
+
+def _prepare(found: Records) -> Table | None:
+    table = _table("Prepared", "extension", "kernels needed", "compiled", "seconds", "CPU seconds", "processes")
+    for _, result in _results(found, "prepare"):
+        figures = (f"{result[key]:.0f}" if key in result else "-" for key in ("seconds", "cpu_seconds", "processes"))
+        last = result["extension"].splitlines()[-1]
+        table.add_row(last, str(result["needed"]), str(sum(result["compiled"].values())), *figures)
+    return table if table.rows else None
+
+
+def _kernels(found: Records) -> Table | None:
+    """Microseconds of each kernel by itself."""
+    table = _table("Kernels alone, microseconds", "case", "kernel", "L2 cold", "L2 warm", "in calls")
+    for step, result in _results(found, "kernels"):
+        times = result["seconds"]
+        for kernel in next(iter(times.values())):
+            cells = (
+                f"{1e6 * times[mode][kernel]:.4g}" if mode in times else "-" for mode in ("cold", "warm", "in calls")
+            )
+            table.add_row(step, kernel, *cells)
+            step = ""
+    return table if table.rows else None
 
 
 def _machine(found: Records) -> Table | None:
@@ -113,9 +136,11 @@ def _networks(found: Records) -> Table | None:
     for _, result in _results(found, "networks"):
         for name, rate in result.get("images_per_second", {}).items():
             peak = result["peak_bytes"][name]
-            plain, squeezed = result["over_plain"][name], result["over_timm_se"][name]
+            shares = (
+                f"{result[key][name]:.1%}" if name in result[key] else "-" for key in ("over_plain", "over_timm_se")
+            )
             memory = "-" if peak is None else f"{peak / 2**30:.2f}"
-            table.add_row(name, str(result["batch"]), f"{rate:.0f}", f"{plain:.1%}", f"{squeezed:.1%}", memory)
+            table.add_row(name, str(result["batch"]), f"{rate:.0f}", *shares, memory)
     return table if table.rows else None
 
 
@@ -126,6 +151,9 @@ def _omissions(found: Records, console: Console) -> None:
     for _, result in _results(found, "operators", "shapes", "networks"):
         for name, reason in result.get("left_out", {}).items():
             reasons[reason].append(name)
+    for step, result in _results(found, "correctness"):
+        for problem, reason in result["left_out"].items():
+            reasons[reason].append(f"{step}, {problem}")
     for reason, steps in reasons.items():
         different = list(dict.fromkeys(steps))
         more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""

@@ -1,11 +1,10 @@
 """Does the steps that are not yet recorded, one after the other: ``python -m benchmarks.gpu.worker``, by the suite.
 
 A process of its own, because a broken kernel can hang or poison it. A step that takes far too long ends the process,
-after a trace of where it stood.
+after a trace of where it stood; the suite then starts another one.
 """
 
 import argparse
-import faulthandler
 import secrets
 import sys
 import time
@@ -14,58 +13,67 @@ from pathlib import Path
 
 import torch
 
-from . import correctness, machine, networks, operators, robustness
+from . import correctness, kernels, machine, networks, operators, robustness, schedule
+from .attempts import ContextLost, Trials, alive, patience
 from .environment import environment
 from .records import Record, Step
-from .settings import DRY_RUN, GPU, PARTS, Context
+from .settings import DRY_RUN, GPU, Context
 
 STEPS: dict[str, Callable[[Context], list[Step]]] = {
+    "kernels": kernels.steps,
     "machine": machine.steps,
-    "correctness": correctness.steps,
-    "robustness": robustness.steps,
     "operators": operators.steps,
+    "correctness": correctness.steps,
     "networks": networks.steps,
+    "robustness": robustness.steps,
     "shapes": operators.other_steps,
 }
-PATIENCE = (60.0, 5.0)  # a step may take so many seconds, and so many times what is expected of it
-OVERTIME = 30.0  # seconds beyond the budget that a step under way may take
+PATIENCE = (30.0, 3.0)  # a step may take so many seconds, and so many times what is expected of it
+RESTART = 75  # the exit code that asks for another worker: the CUDA context is lost
+MARKER = "trying"  # the file that names the contestant being tried
 
 
-def run(context: Context, parts: list[str], seconds: float) -> None:
-    """Every step of ``parts`` that is not settled, in order, as far as ``seconds`` last."""
-    start = time.monotonic()
-    state = environment(context.device)
-    for part in parts:
-        record = Record(context.folder, part, state, context.as_dict())
-        end = min(start + seconds, time.monotonic() + PARTS[part] * seconds)
-        for step in STEPS[part](context):
-            if record.settled(step.name):
-                continue
-            left = end - time.monotonic()
-            expected = step.seconds if context.is_cuda else 0.0
-            if left <= expected:
-                record.leave_out(step.name, f"no time: {max(0.0, left):.0f} s left, about {expected:.0f} s needed")
-                continue
-            print(f"{part}: {step.name}", flush=True)
-            _do(step, record, context.seed, start + seconds + OVERTIME - time.monotonic())
+def run(context: Context, parts: list[str], seconds: float, call: str = "") -> None:
+    """Every step of ``parts`` that is not settled, in order, as far as ``seconds`` last.
+
+    Raises SystemExit(RESTART) where nothing can run on the GPU any more in this process.
+    """
+    end, state = time.monotonic() + seconds, environment(context.device)
+    records = {part: Record(context.folder, part, state, context.as_dict(), call) for part in parts}
+    todo = {part: records[part].to_do(STEPS[part](context)) for part in parts}
+    for part, step, left in schedule.started(todo, seconds):
+        record, needed = records[part], step.seconds if context.is_cuda else 0.0
+        if left <= needed:
+            record.leave_out(step.name, f"no time: {left:.0f} s left, about {needed:.0f} s needed")
+            continue
+        print(f"{part}: {step.name}", flush=True)
+        limit = (PATIENCE[0] + PATIENCE[1] * step.seconds) * patience(context.device)
+        do(step, record, context, min(limit, end - time.monotonic()))
 
 
-def _do(step: Step, record: Record, seed: int, left: float) -> None:
-    limit = min(PATIENCE[0] + PATIENCE[1] * step.seconds, left)
-    faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
+def do(step: Step, record: Record, context: Context, limit: float) -> None:
+    """One step within ``limit`` seconds, recorded."""
+    context.trials.begin(record.excluded(step.name), limit)
     try:
         with record.step(step.name) as entry:
-            entry["seed"] = seed
+            entry["seed"] = context.seed
             entry["result"] = step.run()
+    except ContextLost as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(RESTART) from error
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        context.trials.end()
+    if not alive(context.device):
+        raise SystemExit(RESTART)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def options_of(description: str | None) -> tuple[argparse.Namespace, Context]:
+    """The command line of the worker, and what its steps are to know."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--parts", nargs="+", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--call", default="", help="what tells this call of the suite from others")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--seed", type=int)
     options = parser.parse_args()
@@ -73,8 +81,9 @@ def main() -> None:
         torch.set_num_threads(1)  # tiny problems gain nothing from more
     device, sizes = (torch.device("cpu"), DRY_RUN) if options.dry_run else (torch.device("cuda:0"), GPU)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    run(Context(device, sizes, seed, options.output), options.parts, options.seconds)
+    return options, Context(device, sizes, seed, options.output, Trials(device, options.output / MARKER))
 
 
 if __name__ == "__main__":
-    main()
+    chosen, context = options_of(__doc__)
+    run(context, chosen.parts, chosen.seconds, chosen.call)

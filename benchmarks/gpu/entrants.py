@@ -1,0 +1,91 @@
+"""Who takes part in a case of the operator: whoever runs and agrees with float64. A failure costs only whose it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from gala_cuda.benchmark.correctness import avoid_ties, check
+from gala_cuda.benchmark.peers import BASELINES, OTHERS, Contestant, contestant
+
+from .attempts import TIMED_OUT
+from .forms import Kind, NotInForm, check_form, running
+from .records import Failed
+from .settings import REDUCTION, Context
+
+LIMITS = {"compile": 90.0, "max-autotune": 150.0}  # seconds for compilation and check
+LIMIT = 45.0  # of all others
+Result = TypeVar("Result")
+
+
+@dataclass
+class Field:
+    """``present`` take part, with their ``errors``; ``left_out`` says why others do not, ``broken`` whose fault it is:
+    backends that should have."""
+
+    context: Context
+    present: list[Contestant] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+    def drop(self, name: str, reason: str) -> None:
+        self.present = [entrant for entrant in self.present if entrant.name != name]
+        self.errors.pop(name, None)
+        self.left_out[name] = reason
+        expected = not reason.startswith((NotInForm.__name__, TIMED_OUT))
+        if expected and name in self.context.candidates():
+            self.broken.append(f"{name}: {reason}")
+
+    def measure(self, measurement: Callable[[list[Contestant]], Result]) -> Result:
+        """``measurement`` of those present, anew without whoever fails in it."""
+        while self.present:
+            with self.context.trials.attempt() as attempt:
+                return measurement(self.present)
+            assert attempt.name is not None
+            assert attempt.reason is not None
+            self.drop(attempt.name, attempt.reason)
+        raise Failed("no contestant is left: " + "; ".join(self.broken), {"left_out": self.left_out})
+
+
+def enter(context: Context, kind: Kind, x: Tensor, grad: Tensor, autotuned: bool) -> Field:
+    """Everyone who is there for ``kind``, checked. Overwrites ties in x."""
+    usable, left_out = context.usable(kind)
+    found = Field(context, left_out=left_out)
+    formula = contestant("eager", x.shape[1], REDUCTION, x.dtype, x.device)
+    avoid_ties(x, formula.module.get_parameter("v_shrink"))
+    for name in [*BASELINES, *usable, *OTHERS]:
+        if name == "max-autotune" and not autotuned:
+            continue
+        if name in context.trials.excluded:
+            found.drop(name, context.trials.excluded[name])
+            continue
+        with context.trials.attempt(name, LIMITS.get(name, LIMIT)) as attempt:
+            entrant = _entrant(name, context, x)
+            if context.is_cuda:
+                check_form(name, torch.no_grad()(lambda entrant=entrant: entrant.call(x)))
+            found.errors.update(check([_kept(entrant)], x, grad))
+            found.present.append(entrant)
+        if attempt.reason is not None:
+            found.drop(name, attempt.reason)
+    return found
+
+
+def _entrant(name: str, context: Context, x: Tensor) -> Contestant:
+    with running(name) as backend:
+        found = contestant(backend, x.shape[1], REDUCTION, x.dtype, x.device, context.sizes.compiler)
+    call = found.call
+    if name != backend:
+
+        def call(x: Tensor) -> Tensor:
+            with running(name):
+                return found.module(x)
+
+    return replace(found, name=name, call=context.trials.watched(name, call))
+
+
+def _kept(entrant: Contestant) -> Contestant:
+    """The same, its output in memory of its own: a CUDA graph of max-autotune writes the next one over it."""
+    return replace(entrant, call=lambda x: entrant.call(x).clone())

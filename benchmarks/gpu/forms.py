@@ -1,0 +1,106 @@
+"""Who is measured: the backends, and forms of them that have to be asked for and are not there for every problem."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from gala_cuda import backends
+from gala_cuda.backends.contract import channel_lanes
+
+TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
+CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster
+FORMS = {TICKETS: "triton", CLUSTER: "cuda"}  # other forms of a backend
+GPU_BACKENDS = ("triton", TICKETS, "cuda", CLUSTER)
+KERNELS = {TICKETS: "forward_tickets", CLUSTER: "image_kernel"}  # a kernel that the form alone launches
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
+_HOPPER = (9, 0)
+
+
+class NotInForm(RuntimeError):
+    """A contestant ran, but not in the form that it is named for."""
+
+
+class Kind(NamedTuple):
+    """What decides whether a form is there. ``layout`` is "channels_last" or "nchw"."""
+
+    shape: tuple[int, int, int, int]  # N, C, H, W
+    reduced: int
+    dtype: torch.dtype
+    layout: str
+
+    @property
+    def x(self) -> Tensor:
+        """x of this kind without memory."""
+        n, c, height, width = self.shape
+        if self.layout == "channels_last":
+            return torch.empty(n, height, width, c, dtype=self.dtype, device="meta").permute(0, 3, 1, 2)
+        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.shape))} {_name(self.dtype)} {self.layout}"
+
+
+@contextlib.contextmanager
+def running(contestant: str) -> Iterator[str]:
+    """The backend behind a contestant's name, inside in that contestant's form."""
+    if contestant == TICKETS:
+        from gala_cuda.backends.triton import config
+
+        form: contextlib.AbstractContextManager = config.form("tickets")
+    elif contestant == CLUSTER:
+        form = mock.patch.dict(os.environ, GALA_CUDA_CLUSTER="1")
+    else:
+        form = contextlib.nullcontext()
+    with form:
+        yield FORMS.get(contestant, contestant)
+
+
+def why_not(contestant: str, kind: Kind, device: torch.device) -> str | None:
+    """None where the contestant runs, in its own form, on x of ``kind`` on ``device``; else the reason."""
+    probe = torch.zeros(1, 1, 1, 1, dtype=kind.dtype, device=device)
+    if reason := backends.why_not(FORMS.get(contestant, contestant), probe):
+        return reason
+    if contestant == TICKETS:
+        return _no_tickets(kind, device)
+    return _no_cluster(kind, device) if contestant == CLUSTER else None
+
+
+def check_form(contestant: str, call: Callable[[], object]) -> None:
+    """Raises NotInForm where the kernels of ``call`` on the GPU show that the contestant is not in its form."""
+    from .profiled import kernel_times
+
+    mark = KERNELS.get(contestant)
+    launched = kernel_times(call) if mark else {}
+    if launched and not any(mark in name for name in launched):
+        raise NotInForm(f"{contestant} ran in its backend's plain form: this problem does not fit into its own")
+
+
+def _no_tickets(kind: Kind, device: torch.device) -> str | None:
+    from gala_cuda.backends.triton import config
+
+    x, arch = kind.x, config.architecture(device)
+    row = config.choose(config.read(config.in_use()).rows, arch, x.element_size(), channel_lanes(x), kind.reduced)
+    where = f"{_name(kind.dtype)} {kind.layout}, R = {kind.reduced}, architecture {arch}"
+    return None if row.tickets else f"no ticket form in the table for {where}"
+
+
+def _no_cluster(kind: Kind, device: torch.device) -> str | None:
+    if torch.cuda.get_device_capability(device) != _HOPPER:
+        return f"no cluster form: {device} is not of compute capability 9.0"
+    _, channels, height, width = kind.shape
+    x = kind.x
+    if kind.dtype.itemsize != 2 or not channel_lanes(x) or channels % 64 or kind.reduced > 256 or height * width < 4:
+        return (
+            "no cluster form: it takes bfloat16 or float16, channels_last, C a multiple of 64, R of at most 256 and at "
+            "least 4 pixels"
+        )
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,23 @@
+"""Which kernels a call launches on the GPU and how long each takes, by torch's profiler."""
+
+from collections.abc import Callable
+
+import torch
+from torch.autograd import DeviceType
+
+
+def kernel_times(call: Callable[[], object], calls: int = 1) -> dict[str, float]:
+    """By name, in order of first launch: seconds of each kernel in one call, its launches together.
+
+    Empty where the profiler sees nothing, such as on the CPU or where the driver keeps its counters to itself.
+    """
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize()
+    found: dict[str, float] = {}
+    for event in sorted(profile.events(), key=lambda event: event.time_range.start):
+        if event.device_type == DeviceType.CUDA:
+            found[event.name] = found.get(event.name, 0.0) + 1e-6 * event.time_range.elapsed_us() / calls
+    return found

@@ -1,0 +1,217 @@
+"""The GPU suite where something goes wrong: a contestant that fails, hangs or takes the GPU along costs only itself."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the suite is no part of the package
+from benchmarks.gpu import __main__ as suite
+from benchmarks.gpu import attempts, entrants, networks, operators, records, worker
+from benchmarks.gpu.settings import DRY_RUN, Context
+
+
+class NoPlace(Exception):
+    """Like Triton's OutOfResources, no RuntimeError."""
+
+
+@pytest.fixture
+def context(tmp_path, one_thread, monkeypatch):
+    """A dry run on one thread without Triton's interpreter."""
+    why_not = Context.why_not
+    monkeypatch.setattr(
+        Context, "why_not", lambda c, name, kind: "slow" if "triton" in name else why_not(c, name, kind)
+    )
+    return Context(torch.device("cpu"), DRY_RUN, 1, tmp_path)
+
+
+def read(folder, part):
+    return json.loads((folder / f"{part}.json").read_text())
+
+
+def breaking(monkeypatch, name, error, after):
+    """The contestant ``name`` raises ``error`` from its call number ``after`` on."""
+    make, calls = entrants._entrant, []
+
+    def entrant(who, context, x):
+        found = make(who, context, x)
+        if who != name:
+            return found
+
+        def call(x):
+            calls.append(1)
+            if len(calls) > after:
+                raise error
+            return found.call(x)
+
+        return entrants.replace(found, call=context.trials.watched(who, call))
+
+    monkeypatch.setattr(entrants, "_entrant", entrant)
+
+
+@pytest.mark.parametrize("after", [0, 2, 6], ids=["check", "timing", "later in timing"])
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("cpu", NoPlace("shared memory\nadvice"), "NoPlace: shared memory"),
+        ("compile", torch.OutOfMemoryError("2 GiB"), "OutOfMemoryError: 2 GiB"),
+        ("se", ZeroDivisionError(), "ZeroDivisionError: "),
+    ],
+)
+def test_a_contestant_that_fails_costs_only_itself(context, monkeypatch, name, error, reason, after):
+    breaking(monkeypatch, name, error, after)
+    (step,) = operators.steps(context)
+    if name == "cpu":  # a backend: its failure is one of the step
+        with pytest.raises(records.Failed) as failed:
+            step.run()
+        assert str(failed.value) == f"{name}: {reason}"
+        found = failed.value.result
+    else:
+        found = step.run()
+    others = {"eager", "compile", "cpu", "se", "cbam"} - {name}
+    assert found["left_out"][name] == reason
+    for kind in ("forward", "forward+backward"):
+        assert found["times"]["loop"][kind].keys() == others
+    assert found["errors"].keys() == found["saved_bytes"].keys() == others
+
+
+def test_a_network_that_fails_costs_only_itself(context, monkeypatch):
+    compiled = networks._compiled
+    monkeypatch.setattr(networks, "_compiled", lambda *_: compiled(*_) and {}["a kernel"])
+    monkeypatch.setattr(networks, "_in_form", lambda *_: torch.nn.Linear(1, 1))  # takes no images
+    (step,) = (step for step in networks.steps(context) if step.name == "training")
+    with pytest.raises(records.Failed, match=r"^GALA cpu: ") as failed:
+        step.run()
+    result = failed.value.result
+    assert result["images_per_second"].keys() == {"resnet18", "GALA eager", "se_resnet18", "timm seresnet18"}
+    assert result["left_out"]["GALA compiled"] == "KeyError: 'a kernel'"
+
+
+def test_without_timm_its_blocks_and_network_are_left_out(context, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    found = operators.steps(context)[0].run()
+    assert all(found["left_out"][name].startswith("ModuleNotFoundError: ") for name in ("se", "cbam"))
+    assert set(found["errors"]) == {"eager", "compile", "cpu"}
+    found = networks.steps(context)[1].run()
+    assert found["left_out"]["timm seresnet18"].startswith("ModuleNotFoundError: ")
+    assert found["over_timm_se"] == {}
+    assert "GALA cpu" in found["over_plain"]
+
+
+def test_memory_for_fewer_images(context, monkeypatch):
+    """The largest batch that all fit with; at the smallest those that do not are left out."""
+    prepared, fits = networks._prepared, {"GALA eager": 4, "GALA cpu": 2}
+
+    def limited(build, images, labels, context):
+        name = context.trials.current
+        if len(images) > fits.get(name, 8):
+            raise torch.OutOfMemoryError(f"{len(images)} images")
+        return prepared(build, images, labels, context)
+
+    monkeypatch.setattr(networks, "_prepared", limited)
+    sizes = replace(DRY_RUN, network_batches=(8, 4, 2))
+    step, _ = networks.steps(Context(context.device, sizes, 1, context.folder))
+    found = step.run()
+    assert found["batch"] == 2
+    assert found["left_out"].keys().isdisjoint(found["images_per_second"])
+    fits["GALA cpu"] = 1
+    with pytest.raises(records.Failed, match="GALA cpu: OutOfMemoryError: 2 images") as failed:
+        step.run()
+    assert failed.value.result["images_per_second"].keys() == {"resnet18", "GALA eager"}
+
+
+def test_where_the_gpu_is_lost_another_worker_goes_on_without(context, monkeypatch):
+    breaking(monkeypatch, "cpu", RuntimeError("CUDA error: an illegal memory access"), 0)
+    lost = iter([False])
+    monkeypatch.setattr(attempts, "alive", lambda device: next(lost, True))
+    monkeypatch.setattr(worker, "alive", lambda device: True)
+    with pytest.raises(SystemExit) as ended:
+        worker.run(context, ["operators"], 100)
+    assert ended.value.code == worker.RESTART
+    record, name = read(context.folder, "operators"), operators.steps(context)[0].name
+    reason = "RuntimeError: CUDA error: an illegal memory access; the CUDA context was lost"
+    assert record["excluded"] == {name: {"cpu": reason}}
+    assert record["running"] is None
+    assert record["steps"] == {}
+    assert records.progress(context.folder, ["operators"]) == 1
+
+    worker.run(context, ["operators"], 100)
+    entry = read(context.folder, "operators")["steps"][name]
+    assert entry["failed"] == f"cpu: {reason}"
+    assert entry["result"]["errors"].keys() == {"eager", "compile", "se", "cbam"}
+
+
+def test_after_a_step_that_lost_the_gpu_another_worker_is_asked_for(context, monkeypatch):
+    monkeypatch.setattr(worker, "alive", lambda device: False)
+    monkeypatch.setitem(worker.STEPS, "machine", lambda _: [records.Step("loses it", lambda: {}["gpu"], 1)])
+    with pytest.raises(SystemExit) as ended:
+        worker.run(context, ["machine"], 100)
+    assert ended.value.code == worker.RESTART
+    assert read(context.folder, "machine")["steps"]["loses it"]["failed"] == "KeyError: 'gpu'"
+
+
+PROGRAM = """
+import os, signal, sys, time
+from benchmarks.gpu import attempts, worker
+from benchmarks.gpu.records import Step
+worker.PATIENCE = (0.05, 0)
+attempts.patience = worker.patience = lambda device: 20.0
+def step():
+    done = []
+    for name in ("good", "bad"):
+        if name in context.trials.excluded:
+            continue
+        with context.trials.attempt(name):
+            if name == "bad":
+                {ACCIDENT}
+            done.append(name)
+    return {"done": done, "without": context.trials.excluded}
+def alone():
+    {ACCIDENT}
+options, context = worker.options_of(None)
+worker.STEPS = {"machine": lambda _: [Step("alone", alone, 1), Step("several", step, 1), Step("works", dict, 1)]}
+worker.run(context, ["machine"], options.seconds, options.call)
+"""
+HANG, CRASH = "time.sleep(60)", "os.kill(os.getpid(), signal.SIGSEGV)"
+
+
+def supervised(folder, accident, call):
+    command = [sys.executable, "-c", PROGRAM.replace("{ACCIDENT}", accident), "--dry-run", "--seed", "1"]
+    command += ["--output", str(folder), "--parts", "machine", "--call", call]
+    assert suite.supervise(command, folder, ["machine"], 1000)
+    record = read(folder, "machine")
+    assert record["running"] is None
+    assert record["steps"]["works"]["result"] == {}
+    assert not (folder / worker.MARKER).exists()
+    return record["steps"]
+
+
+def test_a_hang_is_left_out_and_done_by_a_later_call(tmp_path):
+    steps = supervised(tmp_path, HANG, "first")
+    assert steps["alone"]["left_out"].startswith("timed out")
+    assert "failed" not in steps["alone"]
+    assert steps["several"]["result"]["done"] == ["good"]
+    assert steps["several"]["result"]["without"]["bad"].startswith("timed out")
+    steps = supervised(tmp_path, "return {}", "second")
+    assert steps["alone"]["result"] == {}
+
+
+def test_a_crash_is_a_failure(tmp_path):
+    steps = supervised(tmp_path, CRASH, "first")
+    assert steps["alone"]["failed"].startswith("the process ended with signal SIGSEGV")
+    assert steps["several"]["result"]["without"]["bad"].startswith("the process ended with signal SIGSEGV")
+
+
+def test_what_was_given_up_is_done_last(tmp_path):
+    record = records.Record(tmp_path, "machine", {}, {}, "second")
+    kept = {"a": {"left_out": "timed out", "call": "first"}, "b": {"left_out": "timed out", "call": "second"}}
+    kept |= {"c": {"left_out": "no time"}, "d": {"result": {}}, "e": {"failed": "wrong"}}
+    record._data["steps"] = kept
+    steps = [records.Step(name, dict, 1) for name in "abcdef"]
+    assert [step.name for step in record.to_do(steps)] == ["c", "f", "a"]

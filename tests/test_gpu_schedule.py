@@ -1,0 +1,239 @@
+"""What the GPU suite does first, for how long, what it compiles before, and how its results travel."""
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gala_cuda import backends
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the suite is no part of the package
+from benchmarks.gpu import archive, extension, forms, records, schedule, worker
+from benchmarks.gpu.environment import ROOT
+from benchmarks.gpu.forms import CLUSTER, TICKETS, Kind
+from benchmarks.gpu.records import Step
+from benchmarks.gpu.settings import DRY_RUN, GPU, Context
+
+CPU = torch.device("cpu")
+FIRST_CALL, PREPARED = 540, 60  # seconds
+
+
+def names(steps):
+    return [step.name for step in steps]
+
+
+def test_shares_are_those_of_the_chosen_parts():
+    assert schedule.portion("networks", ["networks"]) == 1
+    both = [schedule.portion(part, ["operators", "networks"]) for part in ("operators", "networks")]
+    assert sum(both) == pytest.approx(1)
+    weights = schedule.PARTS["operators"] / schedule.PARTS["networks"]
+    assert both[0] / both[1] == pytest.approx(weights)
+    whole = [Step(f"{i}", dict, 1) for i in range(100)]
+    assert len(schedule.expected({"networks": whole}, 50.5)["networks"]) == 50
+    assert len(schedule.expected({"machine": [], "networks": whole}, 50.5)["networks"]) == 50  # nothing to do there
+
+
+def test_time_that_a_part_leaves_is_for_those_after_it():
+    few, many = [Step("a", dict, 1)], [Step(f"{i}", dict, 1) for i in range(100)]
+    found = schedule.expected({"operators": few, "networks": many}, 60.5)
+    assert len(found["operators"]) == 1
+    assert len(found["networks"]) == 59
+    found = schedule.expected({"operators": many, "networks": many}, 110.5)
+    assert len(found["operators"]) == 60  # 60 of 110
+    assert len(found["networks"]) == 50
+
+
+def test_a_first_call_brings_what_is_worth_most(tmp_path):
+    """Nine minutes on a GPU: kernels alone, operators at N = 256 and 32, correctness, a network against GALA's."""
+    context = Context(torch.device("cuda:0"), GPU, 0, tmp_path)
+    todo = {part: worker.STEPS[part](context) for part in schedule.MEASURED}
+    found = schedule.expected(todo, FIRST_CALL - PREPARED)
+    assert schedule.MEASURED[0] == "kernels"
+    assert names(found["kernels"])[0] == "triton 256x1024x14x14 bfloat16 channels_last"
+    assert names(found["kernels"]) == names(todo["kernels"])
+    assert names(found["operators"]) == [f"{n}x1024x14x14 bfloat16 channels_last" for n in (256, 32)]
+    of_gpus = {f"{name} {dtype} {layout}" for name in ("triton", "cuda", TICKETS, CLUSTER)
+               for dtype in ("bfloat16", "float32", "float16") for layout in ("channels_last", "nchw")}  # fmt: skip
+    assert of_gpus <= set(names(found["correctness"]))
+    assert names(found["networks"])[0] == "training, plain and GALA"
+    alone = schedule.expected({"networks": todo["networks"]}, FIRST_CALL - PREPARED)
+    assert names(alone["networks"]) == names(todo["networks"])
+
+
+@pytest.fixture
+def usable(monkeypatch):
+    """Every backend runs everywhere, on a GPU like the H100 where it is asked for."""
+    monkeypatch.setattr(backends, "why_not", lambda name, x: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+def test_a_form_that_is_not_there_is_left_out(usable):
+    """The shipped table, for 8.0 and older as in the interpreter: no tickets for 16 bits and R = 256 or 512."""
+    wide = Kind((2, 1024, 14, 14), 256, torch.bfloat16, "channels_last")
+    reason = "no ticket form in the table for bfloat16 channels_last, R = 256, architecture 80"
+    assert forms.why_not(TICKETS, wide, CPU) == reason
+    assert forms.why_not("triton", wide, CPU) is None
+    assert forms.why_not(TICKETS, wide._replace(layout="nchw"), CPU) is None
+    assert forms.why_not(TICKETS, wide._replace(reduced=128), CPU) is None
+    assert forms.why_not(CLUSTER, wide, CPU) is None
+    for change in ({"layout": "nchw"}, {"dtype": torch.float32}, {"reduced": 257}, {"shape": (2, 96, 7, 7)}):
+        assert forms.why_not(CLUSTER, wide._replace(**change), CPU).startswith("no cluster form: it takes"), change
+
+
+def test_a_form_that_did_not_run_is_told_by_its_kernels(monkeypatch):
+    from benchmarks.gpu import profiled
+
+    monkeypatch.setattr(profiled, "kernel_times", lambda call: {"void gather_kernel<1>": 1.0, "image_kernel": 1.0})
+    forms.check_form(CLUSTER, dict)
+    forms.check_form("triton", dict)
+    with pytest.raises(forms.NotInForm, match="triton-tickets ran in its backend's plain form"):
+        forms.check_form(TICKETS, dict)
+    monkeypatch.setattr(profiled, "kernel_times", lambda call: {})  # nothing is known
+    forms.check_form(TICKETS, dict)
+
+
+def test_correctness_leaves_out_the_problems_that_a_form_lacks(usable, tmp_path):
+    context = Context(CPU, replace(DRY_RUN, problems=(((1, 8, 3, 3), 2), ((1, 1024, 3, 3), 256))), 1, tmp_path)
+    steps = {step.name: step for step in worker.STEPS["correctness"](context)}
+    found = steps["reference bfloat16 channels_last"].run()
+    assert (found["problems"], found["left_out"]) == (2, {})
+    context = replace(context, sizes=replace(DRY_RUN, problems=(((1, 1024, 3, 3), 256),)))
+    step = {step.name: step for step in worker.STEPS["correctness"](context)}["triton-tickets float32 channels_last"]
+    with pytest.raises(records.Unavailable, match="no ticket form in the table for float32 channels_last, R = 256"):
+        step.run()
+
+
+COMPARE = """
+import sys
+from pathlib import Path
+from unittest import mock
+import torch
+sys.path[:0] = sys.argv[1:3]
+from benchmarks.compiled_kernels import build, launched
+from benchmarks.gpu import correctness, launches, operators, sanitized
+from benchmarks.gpu.settings import DRY_RUN, Context
+from gala_cuda import GALA
+from gala_cuda.backends import triton
+from gala_cuda.backends.triton import config, problem
+import oracle
+TARGET = launches.Target(90, 132)
+for module, name, value in ((triton, "why_not", None), (config, "architecture", 90), (problem, "multiprocessors", 132)):
+    mock.patch.object(module, name, lambda *_, value=value: value).start()
+context = Context(torch.device("cpu"), DRY_RUN, 0, Path())
+seen = 0
+
+def compare(uses, run):
+    global seen
+    want, got = set(launches.collect(uses, TARGET)), set(launched(90, run))
+    assert want == got, (uses, [launch.kernel for launch in want ^ got])
+    seen += len(got)
+
+for name in ("triton", "triton-tickets"):
+    for dtype, layout in (("bfloat16", "channels_last"), ("float32", "nchw")):
+        for i, case in enumerate(correctness._cases(context, correctness.DTYPES[dtype], layout)):
+            drawn = correctness.draw(case, i, context.device)
+            with correctness.running(name) as backend:
+                compare([correctness.uses(context, name, dtype, layout)[i]],
+                        lambda: oracle.results(oracle.operator(backend), drawn))
+kind = context.repeated._replace(shape=(16, 1024, 14, 14), reduced=256)
+layer, x = GALA(1024, backend="triton"), torch.zeros(kind.shape, dtype=kind.dtype)
+x = x.to(memory_format=torch.channels_last).requires_grad_()
+
+def both():
+    with torch.no_grad():
+        layer(x)
+    torch.autograd.grad(layer(x), [x, *layer.parameters()], torch.empty_like(x))
+
+compare(operators.uses(kind)[:2], both)
+for kind in sanitized.KINDS:
+    uses = [use for use in sanitized.uses("triton") if use.kind == kind]
+    compare(uses, lambda: sanitized._both(kind, "triton", "cpu"))
+print(seen)
+"""
+
+
+def test_what_is_compiled_before_is_what_is_launched():
+    """Calls of the operator as steps make them, stopped where Triton has specialised them for an H100."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", COMPARE, str(ROOT), str(ROOT / "tests")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 200
+
+
+def test_the_pool_compiles_into_tritons_cache(tmp_path):
+    """In processes of its own, and never in the interpreter, though this process may have it."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from benchmarks.gpu.forms import Kind
+from benchmarks.gpu.launches import Compiler, Target, Use
+if __name__ == "__main__":
+    kind = Kind((2, 64, 7, 7), 16, torch.bfloat16, "channels_last")
+    with Compiler(1) as compiler:
+        launches = compiler.collect([Use("triton", kind, torch.float32, save=False)], Target(90, 132))
+        small = [launch for launch in launches if launch.kernel == "prepare"]
+        print(len(launches), [(done.kernel, done.problem) for done in compiler.compile(2 * small, 1000)])
+"""
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "5 [('prepare', None), ('prepare', None)]", done.stderr
+    assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "seconds", "became", "failure"),
+    [
+        ("import sys; assert sys.argv[1:] == ['build_ext', '--inplace']", 60, "built, in", ""),
+        ("raise SystemExit('no compiler')", 60, "no compiler", "no compiler"),
+        ("import time; time.sleep(60)", 0.1, "not built: 0 s did not suffice", ""),
+    ],
+    ids=["built", "fails", "slow"],
+)
+def test_the_extension_is_built_by_setup_py(tmp_path, monkeypatch, program, seconds, became, failure):
+    (tmp_path / "setup.py").write_text(program)
+    monkeypatch.setattr(extension, "ROOT", tmp_path)
+    with extension.Build("90a") as build:
+        assert build.finish(seconds).startswith(became)
+    assert build.failure == failure
+    assert build._process.poll() is not None
+
+
+def test_architectures_of_gpus():
+    assert [extension.architecture(found) for found in ((8, 0), (8, 6), (9, 0), (10, 0), (12, 0))] == [
+        "80", "86", "90a", "100", "120",
+    ]  # fmt: skip
+
+
+def test_all_results_are_in_one_archive(tmp_path):
+    record = records.Record(tmp_path, "machine", {"device": "NVIDIA H200", "driver": "580", "versions": {}}, {})
+    with record.step("copy") as entry:
+        entry["result"] = {}
+    with record.step("lost"):
+        raise KeyError("gpu")
+    record.leave_out("matrix", "no time")
+    (tmp_path / "times.png").write_bytes(b"picture")
+    (tmp_path / worker.MARKER).write_bytes(b"no result")
+    found = records.load(tmp_path, ["machine"])
+    path = archive.write(found, tmp_path)
+    first = path.read_bytes()
+    os.utime(tmp_path / "times.png", (0, 0))
+    assert archive.write(found, tmp_path).read_bytes() == first
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(first))) as packed:
+        assert packed.getnames() == ["about.json", "machine.json", "times.png"]
+        about = json.load(packed.extractfile("about.json"))
+        assert json.load(packed.extractfile("machine.json")) == found["machine"]
+    assert about["environments"] == [{"device": "NVIDIA H200", "driver": "580", "versions": {}}]
+    assert about["first"] == found["machine"]["steps"]["copy"]["started"]
+    assert about["steps"] == {"machine": {"result": 1, "failed": 1, "left_out": 1}}
