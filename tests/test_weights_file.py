@@ -199,6 +199,10 @@ def test_no_code_of_a_file_runs(tmp_path):
     assert not trace.exists()
 
 
+LOOP: dict = {}
+LOOP["model"] = LOOP
+
+
 def zipped(*names):
     def write(path):
         with zipfile.ZipFile(path, "w") as archive:
@@ -250,6 +254,8 @@ def cut(share):
          "w, which is quantized"),
         (saved({"w": torch.ones(2).to_sparse()}), "w, which is sparse"),
         (saved({"w": torch.ones(2, device="meta")}), "w, which is without values"),
+        (lambda path: torch.save({"w": torch.ones(2)}, path, pickle_protocol=4), "with pickle_protocol 4; expected"),
+        (saved(LOOP), "damaged or cut short"),
         (saved([1, 2]), "holds no state dict, but a list"),
         (saved({}), "an empty dict"),
     ],

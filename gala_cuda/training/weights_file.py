@@ -28,6 +28,7 @@ ENTRIES = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", 
            "weights")  # fmt: skip
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # of torch.compile, FSDP, checkpointing
 _OF_TENSORS = re.compile(r"^torch\.(_utils|storage|\w*Storage)\b|^collections\.OrderedDict$")
+PROTOCOL = 2  # of pickle, which torch.save writes
 _COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 # What the readers raise for damaged files, found by damaging some.
 _UNREADABLE = (
@@ -96,11 +97,11 @@ def _safetensors(path: Path) -> WeightsFile:
 def _pickled(path: Path) -> WeightsFile:
     try:
         found = _unpickled(path)
+        weights = _state_dict(found)  # a damaged dict may hold itself
     except BadWeights:
         raise
     except _UNREADABLE as error:
         raise BadWeights(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
-    weights = _state_dict(found)
     if weights is None:
         raise BadWeights(f"{path} holds no state dict, but {_described(found)}; expected torch.save of a state dict")
     entry, tensors = weights
@@ -109,7 +110,7 @@ def _pickled(path: Path) -> WeightsFile:
 
 def _unpickled(path: Path) -> Any:
     """What torch.save wrote, with placeholders for objects of classes that torch does not know."""
-    names, bare = _classes_in(path)
+    names, bare, protocol = _named_in(path)
     try:
         return _with_placeholders(path, names, set())
     except pickle.UnpicklingError:
@@ -118,12 +119,13 @@ def _unpickled(path: Path) -> Any:
         return _with_placeholders(path, names, bare)
     except pickle.UnpicklingError as error:
         others = ", ".join(sorted(name for name in names if not _OF_TENSORS.search(name)))
-        if not others:
+        if PROTOCOL < protocol <= pickle.HIGHEST_PROTOCOL:
+            problem = f"it is written with pickle_protocol {protocol}; expected torch.save's own, {PROTOCOL}"
+        elif others:
+            problem = f"it holds objects of {others}, which are not loaded; expected model.state_dict() alone"
+        else:
             raise
-        raise BadWeights(
-            f"{path} cannot be read as weights: it holds objects of {others}, which are not loaded; expected "
-            "torch.save of a state dict alone, model.state_dict()"
-        ) from error
+        raise BadWeights(f"{path} cannot be read as weights: {problem}") from error
 
 
 def _with_placeholders(path: Path, names: set[str], dicts: set[str]) -> Any:
@@ -136,12 +138,12 @@ def _with_placeholders(path: Path, names: set[str], dicts: set[str]) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _classes_in(path: Path) -> tuple[set[str], set[str]]:
-    """(the names of all classes and functions in a file of torch.save, those of objects made without arguments).
+def _named_in(path: Path) -> tuple[set[str], set[str], int]:
+    """Of a file of torch.save: all classes and functions, those called without arguments, the version of pickle.
 
     Names of Python 2 are as Python 3 has them.
     """
-    names, bare = set[str](), set[str]()
+    names, bare, protocol = set[str](), set[str](), 0
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -158,11 +160,13 @@ def _classes_in(path: Path) -> tuple[set[str], set[str]]:
                     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
                     names.add(f"{module}.{name}")
                     before, last = last, f"{module}.{name}"
+                elif operation.name == "PROTO":
+                    protocol = int(argument or 0)
                 elif operation.name == "NEWOBJ" and last == "EMPTY_TUPLE":
                     bare.add(before)
                 elif "PUT" not in operation.name:
                     before, last = last, operation.name
-    return names, bare & names
+    return names, bare & names, protocol
 
 
 def _state_dict(found: Any, entry: str | None = None) -> tuple[str | None, dict[str, Tensor]] | None:
