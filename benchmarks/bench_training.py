@@ -31,9 +31,10 @@ def train(model: str, backend: str, options: argparse.Namespace, compiled: bool)
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "gala_cuda.cli", "train", "--quiet", "--output", folder, "--model", model,
-            "--data", f"synthetic:{options.images}", "--epochs", str(options.epochs), "--width", str(options.width),
-            "--image-size", str(options.image_size), "--batch-size", str(options.batch_size),
-            "--precision", options.precision, "--device", options.device, "--workers", str(options.workers),
+            "--data", f"builtin:synthetic:{options.images}", "--epochs", str(options.epochs),
+            "--width", str(options.width), "--image-size", str(options.image_size),
+            "--batch-size", str(options.batch_size), "--precision", options.precision,
+            "--device", options.device, "--workers", str(options.workers),
         ]  # fmt: skip
         command += ["--compile"] if compiled else []
         done = subprocess.run(

@@ -59,7 +59,7 @@ def run(output: Path, console: Console) -> None:
 
 def build(seed: int) -> tuple[nn.Module, training.Data]:
     """A narrow GALA-ResNet-18 for images of 32x32 pixels, and the digits."""
-    data = training.load("digits", batch_size=64, seed=seed)
+    data = training.load("builtin:digits", batch_size=64, seed=seed)
     torch.manual_seed(seed)
     model = gala_resnet18(len(data.classes), LAYERS, in_channels=data.channels, stem="small", width=16)
     return model, data

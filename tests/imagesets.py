@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gala_cuda.training import shards
+from gala_cuda.training import folders
 from gala_cuda.training.data import load
 
 TRAIN, VAL = 101, 7  # of each class: 2 of 202 unreadable are not more than 1 %
@@ -40,7 +40,7 @@ def write_shards(folder, place):
                 members[key + file.suffix] = file.read_bytes()
                 members[f"{key}.cls"] = str(("china", "flower").index(file.parent.name)).encode()
             write_shard(place / f"set-{split}-{first // 50:03}.tar", members)
-    (place / shards.CLASSES).write_text("china\nflower\n")
+    (place / folders.CLASSES).write_text("china\nflower\n")
     return place
 
 

@@ -132,9 +132,9 @@ def torch_file(trained):
         ("eval {run} --layers layer3", "holds a network with layers layer2 layer3.0"),
         ("eval {run} --layers layer9", "argument --layers: layers names 'layer9'"),
         ("export {run} --keep-output", "argument --keep-output: keep_output is True, but"),
-        ("eval {run} --data digits", "argument --data: digits has images of 1 channels; expected 3"),
-        ("eval {run} --data synthetic:20", "argument --data: synthetic:20 has 1000 classes; expected 2"),
-        ("inspect {run} digits", "argument IMAGES: digits has images of 1 channels; expected 3"),
+        ("eval {run} --data digits", "argument --data: builtin:digits has images of 1 channels; expected 3"),
+        ("eval {run} --data synthetic:20", "argument --data: builtin:synthetic:20 has 1000 classes; expected 2"),
+        ("inspect {run} digits", "argument IMAGES: builtin:digits has images of 1 channels; expected 3"),
     ],
 )  # fmt: skip
 def test_what_contradicts_the_weights_is_named(trained, pictures, capsys, arguments, message):

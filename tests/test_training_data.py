@@ -201,7 +201,7 @@ def test_synthetic():
     images = torch.cat([images for images, _ in data.train.epoch()])
     assert images.unique(dim=0).shape == (40, 3, SIZE, SIZE)
     assert equal(read("synthetic:40", 2).train.epoch(1, 2), list(data.train.epoch(1))[2:])
-    with pytest.raises(ValueError, match=r"synthetic:0 was given; expected synthetic:N"):
+    with pytest.raises(ValueError, match=r"builtin:synthetic:0 was given; expected builtin:synthetic:N"):
         read("synthetic:0")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ..training.folders import CLASSES
 from ..training.sampling import Unreadable
-from ..training.shards import CLASSES
 from .convert import Track
 from .data import checked_class, class_names
 from .sample import ClickMeSample

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ..training.folders import CLASSES
 from ..training.sampling import Unreadable
-from ..training.shards import CLASSES
 from .encode import Kind
 from .record import decode
 from .samples import Samples, open_splits

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from ..training import folders
 from ..training.data import Source
 from ..training.pictures import IMAGENET, Preprocessing
 from ..training.sampling import Unreadable
-from ..training.shards import CLASSES
 from .formats import UNKNOWN
 from .sample import ClickMeSample
 from .samples import Samples, open_samples
@@ -67,9 +67,9 @@ def checked_class(sample: ClickMeSample, classes: int | None) -> ClickMeSample:
 
 def class_names(path: Path, splits: list[Samples]) -> tuple[str, ...]:
     """The lines of ``path``/classes.txt, else numbers up to the largest label of ``splits``. Raises ValueError."""
-    named = path / CLASSES
-    if named.is_file():
-        return tuple(named.read_text().removesuffix("\n").split("\n"))
+    named = folders.class_names(path)
+    if named is not None:
+        return tuple(named)
     largest = max((int(samples.labels.max()) for samples in splits if len(samples)), default=UNKNOWN)
     if largest == UNKNOWN:
         raise ValueError(f"no record in {path} has a label that can be read")

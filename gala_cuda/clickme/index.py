@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..training.folders import canonical, files_below, files_of_split, split_folder
 from ..training.sampling import Unreadable
-from .formats import FORMATS, UNKNOWN, Entry, detect, npz
+from .formats import FORMATS, UNKNOWN, Entry, detect, is_named, npz
 from .record import MAX_LABEL
 
-VERSION = b"1"  # of what an index holds and how formats are scanned
+VERSION = b"2"  # of what an index holds and how formats are scanned
 LARGEST = 1 << 32  # bytes of a kept index's array
 
 
@@ -54,10 +55,11 @@ def open_index(folder: Path, split: str) -> Index:
 
     Raises:
         FileNotFoundError: there are no records of the split.
-        ValueError: ``split`` is no plain name.
+        ValueError: ``split`` is no plain name; a file is of two splits, of none beside others, or compressed.
     """
     if not re.fullmatch(r"\w+", split):
         raise ValueError(f"split is {split!r}; expected a name, as train and val")
+    split = canonical(split)
     names = names_of(folder, split)
     state = _state(folder, names)
     for place in _places(folder, split):
@@ -67,7 +69,8 @@ def open_index(folder: Path, split: str) -> Index:
     index = build(folder, names)
     if not len(index.label):
         raise FileNotFoundError(
-            f"there are no ClickMe records in {split}/* or *{split}* of {folder}; expected TFRecord, NPZ, .pth or tar"
+            f"there are no ClickMe records in {split}/* of {folder}, or in files there with {split} as a word of their "
+            "names; expected TFRecord, NPZ, .pth or tar"
         )
     for place in _places(folder, split):
         if _save(place, index, state):
@@ -76,13 +79,14 @@ def open_index(folder: Path, split: str) -> Index:
 
 
 def names_of(folder: Path, split: str) -> list[str]:
-    """The files of a split but hidden ones: all below FOLDER/SPLIT, and those in FOLDER with SPLIT in their names."""
-    paths = list(folder.glob(f"*{split}*"))
-    for place, folders, names in os.walk(folder / split):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(place, name) for name in names]
-    shown = (path for path in paths if not path.name.startswith(".") and path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in shown)
+    """The files of a split but hidden ones: all below FOLDER/SPLIT, and those in FOLDER with SPLIT as a word.
+
+    Raises ValueError for a file, named as one of the formats, of two splits or of none beside others.
+    """
+    inside = split_folder(folder, split)
+    below = [] if inside is None else [Path(path) for path in files_below(inside) if Path(path).is_file()]
+    paths = [*below, *files_of_split(folder, split, is_named)]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def build(folder: Path, names: list[str]) -> Index:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ..training import pictures
+from ..training.modes import as_rgb
 from ..training.sampling import Unreadable
 from .sample import ClickMeSample
 
@@ -79,7 +80,7 @@ def _whole(name: str, value: object, count: int) -> list[int]:
 def image_of(data: bytes | np.ndarray) -> np.ndarray:
     """uint8 [3, H, W]."""
     if isinstance(data, bytes):
-        return np.asarray(_picture(data, "image").convert("RGB")).transpose(2, 0, 1).copy()
+        return np.asarray(_picture(data, "image")).transpose(2, 0, 1).copy()
     shape = data.shape[sum(side == 1 for side in data.shape[:-3]) :]  # without batch dimensions of 1
     if len(shape) != 3 or 3 not in (shape[0], shape[2]) or data.dtype.kind not in "uf":
         raise Unreadable(f"the image is {data.dtype} of shape {data.shape}; expected [H, W, 3] or [3, H, W]")
@@ -113,16 +114,12 @@ def heatmap_of(data: bytes | np.ndarray) -> np.ndarray:
 
 
 def _picture(data: bytes, what: str) -> Image.Image:
-    try:
+    """As it is stored, an image in RGB: EXIF data do not turn it, for nothing says that they would turn its map."""
+    with pictures.decoding(f"the {what} cannot be decoded: "):
         opened = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         _check_sides(what, opened.size)
-        if what == "image":
-            return pictures.decode(data)
         opened.load()
-        return opened
-    except pictures.BROKEN as error:
-        reason = "no JPEG or PNG" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise Unreadable(f"the {what} cannot be decoded: {reason}") from error
+        return as_rgb(opened) if what == "image" else opened
 
 
 def _check_sides(what: str, sides: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ def add_arguments(
         "images",
         nargs="+",
         metavar="IMAGES",
-        help="picture files, folders of them, ClickMe's files or folders, or digits",
+        help="picture files, folders of them, ClickMe's files or folders, or builtin:digits",
     )
     add("--output", type=Path, default=Path("runs/inspect"), help="folder to write to (default: %(default)s)")
     add("--limit", type=count, default=16, metavar="N", help="images, evenly spaced where there are more "

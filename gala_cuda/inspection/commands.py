@@ -47,12 +47,13 @@ def inspect(args: argparse.Namespace, console: Console) -> None:
     Raises argparse.ArgumentError for arguments that cannot be followed, and ``FAILURES``.
     """
     device = device_of(args)
+    say = partial(console.print, highlight=False, soft_wrap=True)
     with arguments_named():
         recipe = resolve(None, given_flags(args))
-        model, network = open_network(args, recipe, partial(console.print, soft_wrap=True), ("model", "keep_output"))
+        model, network = open_network(args, recipe, say, ("model", "keep_output"))
         columns = _columns(model, network, getattr(args, "layers", ()))
     try:
-        sources = [open_images(place, network, args.split) for place in args.images]
+        sources = [open_images(place, network, args.split, say) for place in args.images]
     except (OSError, ValueError) as error:
         raise argparse.ArgumentError(None, f"argument IMAGES: {error}") from error
     if has_maps(sources):

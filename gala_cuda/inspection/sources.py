@@ -1,6 +1,5 @@
-"""The images to inspect: picture files, folders of them, ClickMe's files, the digits."""
+"""The images to inspect: picture files, folders of them, ClickMe's files, the built-in sets."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -8,17 +7,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..clickme.data import ClickMeImages, class_names
 from ..clickme.samples import open_samples
 from ..clickme.transform import centre_crop as clickme_crop
+from ..training.builtin import DIGITS, PREFIX, located
 from ..training.classes import places
-from ..training.data import digits
+from ..training.data import builtin
+from ..training.folders import CLASSES, files_below
 from ..training.networks import Network
+from ..training.picture_files import is_picture, left_out, read_file
 from ..training.pictures import Pictures, centre_crop
 from ..training.sampling import Images, Unreadable
-from ..training.shards import CLASSES
 
 UNKNOWN = -1  # the label of an image whose class nobody says
 
@@ -32,30 +32,39 @@ class Shown(NamedTuple):
     heatmap: Tensor | None  # [size, size] float32
 
 
-def open_images(place: str, network: Network, split: str = "val") -> Images:
+def open_images(
+    place: str, network: Network, split: str = "val", tell: Callable[[str], object] = lambda line: None
+) -> Images:
     """The images at ``place`` as ``network`` takes them, each with its class where that is known, else ``UNKNOWN``.
 
     ``place`` is a picture file or a folder of them, where a picture's class is the name of its folder if the network
-    has such a class; a ClickMe file, or the ``split`` of a folder of those; or "digits", those held out.
+    has such a class; a ClickMe file, or the ``split`` of a folder of those; or a built-in set, as for
+    :func:`gala_cuda.training.data.load`, of which those held out are taken.
+
+    ``tell`` is called with a line about what is taken or left out, where that is in doubt.
 
     Raises:
         FileNotFoundError: there is no such place, or it holds no images.
         ValueError: the network takes images of other channels, or does not know the classes.
     """
+    if place != (place := located(place)):
+        tell(f"images: {place}")
     path = Path(place)
     classes: Sequence[str] | None = None  # by whose numbers images are labelled, if not the network's
-    if place == "digits" and not path.exists():
-        _, images, classes = digits(network.size)
-    elif path.is_file() and path.suffix.lower() in IMG_EXTENSIONS:
-        images = _pictures([path], network)
-    elif path.is_dir() and (files := _picture_files(path)):
+    if place.startswith(PREFIX):
+        _, images, classes = builtin(place, network.size)
+    elif path.is_file() and is_picture(place):
+        images = _pictures([place], network)
+    elif path.is_dir() and (files := list(filter(is_picture, found := list(files_below(path))))):
         images = _pictures(files, network)
+        if left := left_out([file for file in found if not is_picture(file)]):
+            tell(left)
     elif path.exists():
         samples, transform = open_samples(path, split), clickme_crop(network.size, "raw", network.how)
         classes = class_names(path, [samples]) if (path / CLASSES).is_file() else None
         images = ClickMeImages(samples, transform, network.size, len(classes or network.classes))
     else:
-        raise FileNotFoundError(f"there is no {place}; expected picture files, folders, ClickMe's files, or digits")
+        raise FileNotFoundError(f"there is no {place}; expected picture files, folders, ClickMe's files, or {DIGITS}")
     if images.shape[0] != network.channels:
         raise ValueError(
             f"{place} has images of {images.shape[0]} channels; expected {network.channels}, as the network takes"
@@ -111,25 +120,20 @@ def read(chosen: Sequence[tuple[Images, int]], skip: Callable[[str, str], None])
 class _Listed:
     """Picture files, numbered."""
 
-    def __init__(self, paths: Sequence[Path], classes: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], classes: Sequence[str]) -> None:
         self.paths = paths
         number_of = {name: number for number, name in enumerate(classes)}
-        self.labels = torch.tensor([number_of.get(path.absolute().parent.name, UNKNOWN) for path in paths])
+        self.labels = torch.tensor([number_of.get(Path(path).absolute().parent.name, UNKNOWN) for path in paths])
 
     def name(self, index: int) -> str:
-        return str(self.paths[index])
+        return self.paths[index]
 
     def load(self, index: int) -> bytes:
-        return self.paths[index].read_bytes()
+        return read_file(self.name(index))
 
     def prepare(self, indices: list[int]) -> None:
         pass
 
 
-def _pictures(paths: Sequence[Path], network: Network) -> Images:
+def _pictures(paths: Sequence[str], network: Network) -> Images:
     return Pictures(_Listed(paths, network.classes), centre_crop(network.size, network.how), network.size)
-
-
-def _picture_files(folder: Path) -> list[Path]:
-    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in found if path.suffix.lower() in IMG_EXTENSIONS)

@@ -15,6 +15,7 @@ from rich.console import Console
 from ..clickme.similarity import PAIRS, MapRecord, MapScore, returns_maps
 from ..console import PlainConsole
 from . import distributed, networks
+from .builtin import DIGITS
 from .checkpoint import CheckpointError, Checkpoints
 from .classes import places
 from .data import Data, load
@@ -57,13 +58,18 @@ def train(args: argparse.Namespace, console: Console) -> None:
                 None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
             )
         size, how = _prepared(recipe)
-        data = _load(recipe, images_per_part(recipe), size, device, how)
+        shown = Console(quiet=True) if args.quiet or not world.main else console
+        say = _say(shown, world)
+        data = _load(recipe, images_per_part(recipe), size, device, how, say)
+        say(
+            f"data: {recipe.source}: {data.train.total:,} images of {len(data.classes):,} classes to train on, "
+            f"{data.test.total:,} held out"
+        )
         network = Network.of(recipe, data.classes, data.channels, data.size, how)
         recipe = replace(recipe, image_size=network.size, width=network.width)
         torch.manual_seed(recipe.seed)
         model = networks.start(network, recipe.weights)
         check_training(model, network, recipe, data.train.images // len(data.train) // world.size)
-        shown = console if world.main and not args.quiet else Console(quiet=True)
         run = Run(
             args.output, device, shown, resume, args.checkpoint_every, args.keep, args.tensorboard, network.metadata()
         )
@@ -87,7 +93,9 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
             raise BadRecipe("data", f"is not given, and there is no {beside} to say what the weights were trained on")
         if beside.name:
             say(f"tested on {recipe.source}, as {beside} says")
-        data = _load(recipe, recipe.batch_size, network.size, device, network.how)
+        elif recipe.clickme is None and recipe.data != given["data"]:
+            say(f"tested on {recipe.data}")
+        data = _load(recipe, recipe.batch_size, network.size, device, network.how, say)
         numbers = _matched(recipe, data, network, say)
         model = model.to(device).to(memory_format=torch.channels_last)
         every = math.ceil(data.test.images / PAIRS)
@@ -148,7 +156,7 @@ def _prepared(recipe: Recipe) -> tuple[int | None, Preprocessing]:
     """Size and preparation of the pictures to train on: the recipe's, then those of the network's library."""
     file = None if recipe.weights is None else Path(recipe.weights).name
     size, how = networks.prepared(recipe.model, recipe.image_size, file)
-    return (recipe.image_size if recipe.source == "digits" else size), how
+    return (recipe.image_size if recipe.source == DIGITS else size), how
 
 
 def _matched(recipe: Recipe, data: Data, network: Network, say: Callable[[str], None]) -> list[int]:
@@ -167,17 +175,23 @@ def _matched(recipe: Recipe, data: Data, network: Network, say: Callable[[str], 
     return numbers
 
 
-def _load(recipe: Recipe, batch_size: int, size: int | None, device: torch.device, how: Preprocessing) -> Data:
+def _load(
+    recipe: Recipe, batch_size: int, size: int | None, device: torch.device, how: Preprocessing,
+    say: Callable[[str], None],
+) -> Data:  # fmt: skip
     world = distributed.world()
     blurred = recipe.clickme_loss == "harmonization"  # gala_tpu's loss blurs them itself, after the crop
     maps = None if recipe.clickme is None else "harmonization" if blurred else "paper"
     try:
-        return load(
+        data = load(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
             augment=recipe.augment, how=how, maps=maps, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
         raise argparse.ArgumentError(None, f"argument {_source_flag(recipe)}: {error}") from error
+    for note in data.notes:
+        say(note)
+    return data
 
 
 def _source_flag(recipe: Recipe) -> str:

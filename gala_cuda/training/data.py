@@ -1,5 +1,6 @@
 """What to train on: scikit-learn's handwritten digits, random images, a folder of pictures, or tar shards."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +11,30 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from . import shards
-from .pictures import IMAGENET, Folder, Pictures, Preprocessing, augmentation, centre_crop
+from .builtin import DIGITS, PREFIX, SYNTHETIC, located
+from .folders import split_folder
+from .picture_files import Folder, left_out
+from .pictures import IMAGENET, Pictures, Preprocessing, augmentation, centre_crop
 from .sampling import Batches, Images
 
 TEST_SHARE = 0.25  # of the digits
-SYNTHETIC, SYNTHETIC_CLASSES, DISTINCT = 12_800, 1000, 64
+SYNTHETIC_IMAGES, SYNTHETIC_CLASSES, DISTINCT = 12_800, 1000, 64
 Source = tuple[Images, Images, tuple[str, ...]]  # to train on, held out, classes
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images to train on and held out, in batches; ``channels`` and ``size`` in pixels are those of every image."""
+    """Images to train on and held out, in batches; ``channels`` and ``size`` in pixels are those of every image.
+
+    ``notes`` are lines for the user: what was left out.
+    """
 
     train: Batches
     test: Batches
     classes: tuple[str, ...]
     channels: int
     size: int
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -45,36 +53,44 @@ def load(
 ) -> Data:
     """The batches of one of ``world`` processes, ``batch_size`` images each, read by ``workers`` processes more.
 
-    ``source`` is "digits"; "synthetic", or "synthetic:N" for N images; a folder of pictures; a folder of tar shards; or
-    the http(s) address of shards with an index. See :func:`digits`, :func:`synthetic`, :func:`image_folder` and
-    :func:`tar_shards`. ``size`` is 224 unless given, of digits 32. ``augment`` is for pictures:
-    :func:`pictures.augmentation` has the choices, and ``how`` they are scaled, cropped and normalised. Other images are
-    taken as they are. With ``maps``, how human maps are
-    processed, ``source`` is a folder as of :func:`gala_cuda.clickme.data.clickme_folder`.
+    ``source`` is "builtin:digits"; "builtin:synthetic", or "builtin:synthetic:N" for N images; one of these without
+    "builtin:", unless there is a folder of that name; a folder of pictures; a folder of tar shards; or the http(s)
+    address of shards with an index. See :func:`digits`, :func:`synthetic`, :func:`image_folder` and :func:`tar_shards`.
+    ``size`` is 224 unless given, of digits 32. ``augment`` is for pictures: :func:`pictures.augmentation` has the
+    choices, and ``how`` they are scaled, cropped and normalised. Other images are taken as they are. With ``maps``, how
+    human maps are processed, ``source`` is a folder as of :func:`gala_cuda.clickme.data.clickme_folder`.
 
     Raises:
         FileNotFoundError, ValueError: as those functions say, or a number is out of range.
     """
-    kind, _, count = source.partition(":")
+    source, notes = located(source) if maps is None else source, list[str]()
     if maps is not None:
         from ..clickme.data import clickme_folder
 
         train, test, classes = clickme_folder(Path(source), size or 224, augment, maps, how)
-    elif source == "digits":
-        train, test, classes = digits(size or 32)
+    elif source.startswith(PREFIX):
+        train, test, classes = builtin(source, size)
         workers = 0  # there is nothing to do
-    elif kind == "synthetic":
-        train, test, classes = synthetic(size or 224, _count(count) if ":" in source else SYNTHETIC)
     elif shards.is_address(source) or shards.are_in(Path(source)):
         train, test, classes = tar_shards(source, size or 224, augment, how)
     else:
-        train, test, classes = image_folder(Path(source), size or 224, augment, how)
+        train, test, classes = image_folder(Path(source), size or 224, augment, how, notes.append)
 
     def batches(images: Images, train: bool) -> Batches:
         return Batches(images, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)
 
     channels, _, side = train.shape
-    return Data(batches(train, True), batches(test, False), classes, channels, side)
+    return Data(batches(train, True), batches(test, False), classes, channels, side, tuple(notes))
+
+
+def builtin(source: str, size: int | None = None) -> Source:
+    """The built-in set of a name that starts with "builtin:". Raises ValueError where there is no such set."""
+    if source == DIGITS:
+        return digits(size or 32)
+    name, _, count = source.removeprefix(PREFIX).partition(":")
+    if f"{PREFIX}{name}" != SYNTHETIC:
+        raise ValueError(f"{source} was given; expected {DIGITS}, {SYNTHETIC} or {SYNTHETIC}:N")
+    return synthetic(size or 224, _count(source, count) if count or source.endswith(":") else SYNTHETIC_IMAGES)
 
 
 def digits(size: int = 32) -> Source:
@@ -95,7 +111,7 @@ def digits(size: int = 32) -> Source:
     return train, InMemory(scaled(test_images), test_labels.long()), tuple("0123456789")
 
 
-def synthetic(size: int = 224, count: int = SYNTHETIC) -> Source:
+def synthetic(size: int = 224, count: int = SYNTHETIC_IMAGES) -> Source:
     """``count`` normal random images of 1,000 classes, and a tenth as many to test: for timing, not for learning.
 
     They repeat ``DISTINCT`` images, so that neither memory nor time goes into making them.
@@ -106,22 +122,36 @@ def synthetic(size: int = 224, count: int = SYNTHETIC) -> Source:
     return InMemory(images, train), InMemory(images, test), tuple(map(str, range(SYNTHETIC_CLASSES)))
 
 
-def image_folder(path: Path, size: int = 224, augment: str = "paper", how: Preprocessing = IMAGENET) -> Source:
+def image_folder(
+    path: Path,
+    size: int = 224,
+    augment: str = "paper",
+    how: Preprocessing = IMAGENET,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Source:
     """The pictures ``path``/train/CLASS/* and ``path``/val/CLASS/*, as ImageNet is laid out.
+
+    ``tell`` is called with a line about the files that are left out, if there are any.
 
     Raises:
         FileNotFoundError: a folder or its pictures are missing.
         ValueError: train and val have different classes, or there is no such ``augment``.
     """
-    for folder in (path, path / "train", path / "val"):
-        if not folder.is_dir():
+    folders = [split_folder(path, split) for split in ("train", "val")]
+    for folder, split in zip(folders, ("train", "val"), strict=True):
+        if folder is None:
+            missing = path / split if path.is_dir() else path
             raise FileNotFoundError(
-                f"there is no folder {folder}; expected train/CLASS/* and val/CLASS/*, or tar shards, in {path}"
+                f"there is no folder {missing}; expected train/CLASS/* and val/CLASS/*, or tar shards, in {path}"
             )
-    train, test = Folder(path / "train"), Folder(path / "val")
+    train, test = (Folder(folder) for folder in folders if folder is not None)
     if train.classes != test.classes:
-        odd = sorted(set(train.classes) ^ set(test.classes))
-        raise ValueError(f"{path}/train and {path}/val have different classes; only in one: {', '.join(odd)}")
+        only = [f"{folder}: {', '.join(sorted(set(these.classes) - set(those.classes)))}"
+                for folder, these, those in zip(folders, (train, test), (test, train), strict=True)
+                if set(these.classes) - set(those.classes)]  # fmt: skip
+        raise ValueError(f"{folders[0]} and {folders[1]} have different classes; only in {'; only in '.join(only)}")
+    if left := left_out([*train.left_out, *test.left_out]):
+        tell(left)
     transforms = augmentation(augment, size, how), centre_crop(size, how)
     return Pictures(train, transforms[0], size), Pictures(test, transforms[1], size), tuple(train.classes)
 
@@ -151,7 +181,7 @@ class InMemory:
         return self.images[index % len(self.images)]
 
 
-def _count(text: str) -> int:
+def _count(source: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"synthetic:{text} was given; expected synthetic:N with a whole number N of at least 1")
+        raise ValueError(f"{source} was given; expected {SYNTHETIC}:N with a whole number N of at least 1")
     return int(text)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import models
 from . import libraries, weights_file
+from .builtin import DIGITS
 from .classes import places, unnamed
 from .libraries import BadNetwork
 from .pictures import IMAGENET, Preprocessing
@@ -55,7 +56,7 @@ class Network:
         cls, recipe: Recipe, classes: tuple[str, ...], channels: int, size: int, how: Preprocessing = IMAGENET
     ) -> "Network":
         stem = "small" if size < SMALL_IMAGE else "imagenet"
-        width = recipe.width or (16 if recipe.source == "digits" else 64)
+        width = recipe.width or (16 if recipe.source == DIGITS else 64)
         return cls(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, how)
 
     def metadata(self) -> dict[str, str]:

@@ -1,28 +1,37 @@
-"""Pictures in files: decoding, augmentation, and what counts as unreadable."""
+"""Pictures: decoding, augmentation, and what counts as unreadable."""
 
 import io
+import logging
 import math
-import os
-import struct
-import zlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
+from .modes import as_rgb, check_brightness, is_deep
+from .picture_files import FORMATS
 from .sampling import Unreadable
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AUGMENTS = ("paper", "modern", "randaugment", "none")
 ERASED = 0.1  # share of the images that lose a rectangle
-# What Pillow raises on a damaged file; SyntaxError comes from its PNG reader.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+MAX_PIXELS = 89_478_485  # of a picture: Pillow's own limit
+LONGEST = 32  # times its shorter side: of a longer picture that is scaled, the middle is taken first
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+BROKEN = Unreadable  # what decode raises
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or else its errors would be printed
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,22 @@ class Preprocessing:
     def resize(self, size: int) -> v2.Transform:
         """A picture scaled, so that a network of ``size`` pixels takes its centre."""
         side = self._side(size)
-        return v2.Resize((side, side) if self.squash else side, v2.InterpolationMode(self.interpolation))
+        how = v2.InterpolationMode(self.interpolation)
+        return v2.Resize((side, side), how) if self.squash else v2.Compose([Middle(), v2.Resize(side, how)])
 
     def normalise(self) -> v2.Transform:
         return v2.Normalize(self.mean, self.std)
+
+
+class Middle(v2.Transform):
+    """The middle of an image more than ``LONGEST`` times as long as wide, which would fill the memory when scaled."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        height, width = functional.get_size(inpt)
+        longest = LONGEST * min(height, width)
+        if max(height, width) <= longest:
+            return inpt
+        return functional.center_crop(inpt, [min(height, longest), min(width, longest)])
 
 
 IMAGENET = Preprocessing()
@@ -92,26 +113,6 @@ class Files(Protocol):
         """Says which are loaded next."""
 
 
-class Folder:
-    """The pictures of FOLDER/CLASS/*, labelled by their class's place in ``classes``."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises FileNotFoundError where there are no classes, or one has no pictures."""
-        self.classes, number_of = find_classes(folder)
-        samples = make_dataset(folder, number_of, IMG_EXTENSIONS)
-        self._files = np.array([os.fsencode(file) for file, _ in samples])  # one block: workers share its memory
-        self.labels = torch.tensor([label for _, label in samples])
-
-    def name(self, index: int) -> str:
-        return os.fsdecode(self._files[index])
-
-    def load(self, index: int) -> bytes:
-        return Path(self.name(index)).read_bytes()
-
-    def prepare(self, indices: list[int]) -> None:
-        pass
-
-
 class Pictures:
     """Images of [3, size, size], decoded and transformed as they are read."""
 
@@ -127,21 +128,62 @@ class Pictures:
 
     def read(self, index: int, seed: int) -> Tensor:
         try:
-            picture = decode(self.files.load(index))
-        except BROKEN as error:
-            unknown = isinstance(error, UnidentifiedImageError)  # its text is an address in memory
-            raise Unreadable("no image of a known format" if unknown else str(error)) from error
+            data = self.files.load(index)
+        except OSError as error:
+            raise Unreadable(str(error)) from error
+        picture = decode(data)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too, for good
             return self.transform(picture)
 
 
 def decode(data: bytes) -> Image.Image:
-    """A picture in RGB; of 16 bits the upper 8. Raises one of ``BROKEN``."""
-    picture: Image.Image = Image.open(io.BytesIO(data))
-    if picture.mode.startswith("I"):  # I, I;16, I;16B: Pillow would cut at 255
-        picture = Image.fromarray(np.clip(np.asarray(picture) >> 8, 0, 255).astype(np.uint8))
-    return picture.convert("RGB")
+    """The first frame of a picture file in RGB, as :func:`modes.as_rgb` has it, turned as its EXIF data say.
+
+    Raises Unreadable, which is ``BROKEN``: it is no picture, damaged, too large, or of values that cannot be shown.
+    """
+    with decoding():
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise Unreadable(f"the picture has {width} x {height} pixels; expected at most {MAX_PIXELS} in all")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # of pictures inside of pictures
+        deep = is_deep(opened)
+        opened.load()
+        if deep:
+            check_brightness(opened)
+        picture, turn = as_rgb(opened), _UPRIGHT.get(_orientation(opened))
+        return picture if turn is None else picture.transpose(turn)
+
+
+@contextmanager
+def decoding(prefix: str = "") -> Iterator[None]:
+    """Whatever a decoder raises inside is Unreadable, its message after ``prefix``; no warning of it is shown."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Unreadable:
+        raise
+    # Decoders raise whatever a damaged file makes them stumble over: KeyError, struct.error, TypeError, RuntimeError
+    # of a plug-in; MemoryError where a header asks for too much, no sign of a full machine: memory is bounded before.
+    except Exception as error:
+        raise Unreadable(prefix + _reason(error)) from error
+
+
+def _orientation(opened: Image.Image) -> Any:
+    try:
+        return opened.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as decoders do; a whole picture with damaged EXIF data is taken as it lies
+        return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text is an address in memory
+        return "no image of a known format"
+    if isinstance(error, (OSError, ValueError, SyntaxError, *_BOMBS)) and str(error):
+        return str(error)
+    return f"its decoder fails: {type(error).__name__} {error}".rstrip()
 
 
 def augmentation(augment: str, size: int, how: Preprocessing = IMAGENET) -> v2.Transform:

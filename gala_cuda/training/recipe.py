@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import __version__
 from ..clickme.loss import WEIGHTS
+from .builtin import DIGITS, SYNTHETIC, located
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
@@ -47,7 +48,7 @@ class Recipe:
         BadRecipe: a value is out of range.
     """
 
-    data: str = _of("digits", "digits, synthetic, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
+    data: str = _of(DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
     clickme: str | None = _of(None, "folder of images with human maps, in place of data (default: none)")
     clickme_loss: str = _of("paper", "what maps are compared by; harmonization is for any network", tuple(WEIGHTS))
     clickme_weight: float | None = _of(
@@ -184,6 +185,8 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
         if name not in types:
             raise BadRecipe("recipe", f"has a field {name!r}; expected some of {', '.join(types)}")
         values[name] = _typed(name, value, types[name])
+    if "data" in values:
+        values["data"] = located(values["data"])
     return Recipe(**values)
 
 

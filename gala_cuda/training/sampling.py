@@ -73,6 +73,7 @@ class Batches:
     An unreadable image of a training gives its place to the next readable one of the epoch; in a test it is left out.
 
     Attributes:
+        total: images there are.
         images: of an epoch, over all ranks.
         skipped: (file, why) of each unreadable image that this rank has met.
     """
@@ -101,6 +102,7 @@ class Batches:
             raise ValueError(f"there are {count} images to train on; expected at least 1 for each of {world} processes")
         self._count = count // together if train else -(-count // together)
         self.images = self._count * together if train else count
+        self.total = count
         self._reader = _Reader(source, together, seed, train, rank, world)
         self._seen, self._skipped = 0, dict[str, str]()
         self._requests = _Requests()

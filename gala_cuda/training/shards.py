@@ -8,12 +8,11 @@ range, many at a time, and nothing is kept on disk.
 
 import json
 import os
-import tarfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -21,26 +20,15 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from .folders import class_names
+from .picture_files import check_size
 from .sampling import Unreachable
+from .tars import Shard, has_shards, in_folder, scan_tar
 
 INDEX = "index.json"
-CLASSES = "classes.txt"  # names, one a line; without it they are the numbers
 TRIES, PAUSE, PATIENCE = 5, 0.5, 30.0  # of a request; seconds before the second, doubling; seconds for one
 TOGETHER = 16  # requests
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A tar file, ``file`` relative to the index, and its images: name, offset and size in bytes, class."""
-
-    file: str
-    bytes: int
-    names: list[str]
-    offsets: list[int]
-    sizes: list[int]
-    labels: list[int]
 
 
 @dataclass(frozen=True)
@@ -52,6 +40,9 @@ class Index:
     val: list[Shard]
 
     def __post_init__(self) -> None:
+        twice = sorted({shard.file for shard in self.train} & {shard.file for shard in self.val})
+        if twice:
+            raise ValueError(f"{twice[0]} is in both splits, train and val; expected it in one of them")
         for split in ("train", "val"):
             shards = getattr(self, split)
             if not any(shard.names for shard in shards):
@@ -92,8 +83,9 @@ class ShardFiles:
         self._coming = {index: self._pool.submit(self._read, index) for index in indices}
 
     def _read(self, index: int) -> bytes:
-        shard = self._shards[self._shard[index]]
-        return self._store.read(shard, int(self._offsets[index]), int(self._sizes[index]))
+        shard, size = self._shards[self._shard[index]], int(self._sizes[index])
+        check_size(size)
+        return self._store.read(shard, int(self._offsets[index]), size)
 
 
 class Store(Protocol):
@@ -171,26 +163,21 @@ def is_address(source: str) -> bool:
 
 
 def are_in(folder: Path) -> bool:
-    return (folder / INDEX).is_file() or any(in_folder(folder, split) for split in ("train", "val"))
-
-
-def in_folder(folder: Path, split: str) -> list[Path]:
-    """The tar files of a split, "train" or "val": FOLDER/SPLIT/*.tar, or those in FOLDER with SPLIT in their names."""
-    return sorted([*folder.glob(f"{split}/*.tar"), *folder.glob(f"*{split}*.tar")])
+    """Whether a folder is one of shards, and not of pictures. Raises ValueError as :func:`open_shards` does."""
+    return has_shards(folder, (folder / INDEX).is_file())
 
 
 def scan(folder: Path) -> Index:
     """The index of a folder, from the tar headers. Errors as of :func:`open_shards`."""
     for split in ("train", "val"):
         if not in_folder(folder, split):
-            raise FileNotFoundError(f"there are no shards {split}/*.tar or *{split}*.tar in {folder}")
-    train, val = ([_scan(file, folder) for file in in_folder(folder, split)] for split in ("train", "val"))
-    named = folder / CLASSES
-    if named.is_file():
-        classes = named.read_text().split("\n")
-        classes = classes[: -1 if classes[-1] == "" else None]
-    else:
-        classes = [str(label) for label in range(1 + max((max(s.labels, default=-1) for s in train + val), default=-1))]
+            raise FileNotFoundError(
+                f"there are no tar shards of the split {split} in {folder}; expected {split}/*.tar, or *.tar with "
+                f"{split} as a word of their names"
+            )
+    train, val = ([scan_tar(file, folder) for file in in_folder(folder, split)] for split in ("train", "val"))
+    largest = max((max(shard.labels, default=-1) for shard in train + val), default=-1)
+    classes = class_names(folder) or [str(label) for label in range(1 + largest)]
     return Index(classes, train, val)
 
 
@@ -199,36 +186,6 @@ def write_index(folder: Path) -> Path:
     index = json.dumps(asdict(scan(folder)))
     (folder / INDEX).write_text(index)
     return folder / INDEX
-
-
-def _scan(file: Path, folder: Path) -> Shard:
-    images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                stem, _, suffix = path.name.partition(".")
-                key = str(path.parent / stem)
-                if not stem:  # what macOS and editors leave
-                    continue
-                if suffix == "cls":
-                    labels[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
-                elif f".{suffix.lower()}" in IMG_EXTENSIONS:
-                    images[key] = (member.name, member.offset_data, member.size)
-            end = tar.offset
-        with file.open("rb") as blocks:  # tarfile takes a damaged header for the end
-            blocks.seek(end)
-            if blocks.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"damaged or cut off at byte {end}")
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise ValueError(f"{file} is no whole tar file of images and classes: {error}") from error
-    odd = sorted(images.keys() ^ labels.keys())
-    if odd:
-        raise ValueError(f"{file}: {odd[0]} has no image or no class; expected KEY.jpg and KEY.cls")
-    names, offsets, sizes = (list(column) for column in zip(*images.values(), strict=True)) if images else ([], [], [])
-    name = file.relative_to(folder).as_posix()
-    return Shard(name, file.stat().st_size, names, offsets, sizes, [labels[key] for key in images])
 
 
 def _check_sizes(folder: Path, index: Index) -> None:

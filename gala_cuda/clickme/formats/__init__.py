@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
+from ...training.compression import SUFFIX, advice, compression, inside
 from ..record import Record
 from . import npz, pth, tfrecord, webdataset
 from .entry import UNKNOWN, Entry
@@ -31,7 +32,10 @@ FORMATS: dict[str, Format] = {"tfrecord": tfrecord, "webdataset": webdataset, "n
 
 
 def detect(file: Path) -> str | None:
-    """The format of a file: from what it starts with, else from its name."""
+    """The format of a file: from what it starts with, else from its name.
+
+    Raises ValueError where it is a compressed file of one of the formats.
+    """
     try:
         with file.open("rb") as opened:
             head = opened.read(HEAD)
@@ -40,4 +44,16 @@ def detect(file: Path) -> str | None:
     for name, format in FORMATS.items():
         if format.recognises(head):
             return name
-    return next((name for name, format in FORMATS.items() if format.NAMES.search(file.name.lower())), None)
+    kind = compression(head)
+    if kind is not None and (is_named(file.name) or any(of.recognises(inside(head)) for of in FORMATS.values())):
+        raise ValueError(f"{file} {advice(kind)}")
+    return _by_name(file.name)
+
+
+def is_named(name: str) -> bool:
+    """Whether a file is named as those of one of the formats, compressed or not."""
+    return _by_name(SUFFIX.sub("", name.lower())) is not None
+
+
+def _by_name(name: str) -> str | None:
+    return next((format for format, of in FORMATS.items() if of.NAMES.search(name.lower())), None)

@@ -16,12 +16,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from ...training.folders import is_litter
 from ...training.sampling import Unreadable
 from ..record import Record, checked_label, checked_numbers
 from . import npz
 from .entry import UNKNOWN, Entry
 
-NAMES = re.compile(r"\.tar$")
+NAMES = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)$")
 PICTURES = ("jpg", "jpeg", "png")
 SMALL = 4096  # bytes of a .cls at most
 DAMAGED = None  # the key from where on the archive cannot be read
@@ -66,8 +67,12 @@ def parse(data: bytes) -> Record:
         elif part.start < len(data) or not data:
             raise Unreadable("the archive is damaged or cut off, and the rest of it is lost")
     images = [found[kind] for kind in PICTURES if kind in found]
-    if not images:
-        raise Unreadable(f"the key has no image: expected one of {', '.join(PICTURES)}")
+    for there, what in ((bool(images), f"image ({', '.join(PICTURES)})"), ("cls" in found, "label (cls)")):
+        if not there:
+            raise Unreadable(
+                f"the key has no {what} beside its {', '.join(sorted(found))}; expected all members of a key side by "
+                "side, as in an archive of sorted names (tar --sort=name)"
+            )
     return Record(images[0], _heatmap(found), _class(found.get("cls")), _numbers(found.get("json", b"{}")))
 
 
@@ -88,7 +93,8 @@ def _parts(file: BinaryIO) -> Iterator[_Part]:
                     raise tarfile.ReadError("a member that lies elsewhere")
                 path = PurePosixPath(member.name)
                 stem, _, kind = path.name.partition(".")
-                key = str(path.parent / stem) if stem and member.isreg() else ""
+                shown = member.isreg() and not any(map(is_litter, path.parts))
+                key = str(path.parent / stem) if shown else ""
                 yield _Part(key, kind.lower(), at, stop, member.offset_data, member.size)
                 at = stop
         file.seek(at)
