@@ -78,10 +78,14 @@ class Call:
         self.memory.check()
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_many_images(layout, library):
-    """N C and N R are beyond 2^31, and with them what is kept of each image and the parts of sums."""
-    call = Call(library, (2**23 + 5, 260, 1), 260, layout)
+@pytest.mark.parametrize(
+    ("images", "layout"),
+    [(2**22 + 5, "contiguous"), (2**22 + 5, "channels_last"), (2**23 + 5, "channels_last")],
+)
+def test_many_images(images, layout, library):
+    """2 N C, then N C and N R are between 2^31 and 2^32, where 32 bits would make them negative; and with them what is
+    kept of each image and the parts of sums."""
+    call = Call(library, (images, 260, 1), 260, layout)
     call.forward()
     call.backward(need_input=True, need_weights=False)
 
