@@ -178,8 +178,12 @@ def test_folders_of_splits_have_every_usual_name(tmp_path):
 
 def test_archives_beside_folders_of_classes_are_no_shards(tmp_path):
     write_classes(tmp_path)
-    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "all.tar"):
+    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "all.tar", "all.tar.gz"):
         write(tmp_path / name, b"-")
+    assert opened(tmp_path).train.total == 4
+    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "all.tar", "all.tar.gz"):
+        (tmp_path / name).unlink()
+    write(tmp_path / "index.json", b"[]")  # of another program
     assert opened(tmp_path).train.total == 4
 
 

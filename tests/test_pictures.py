@@ -177,9 +177,9 @@ def png_header(width, height):
     return whole[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + whole[33:]
 
 
-@pytest.mark.parametrize("sides", [(10_000, 10_000), (100_000, 100_000), (1, 90_000_000)])
+@pytest.mark.parametrize("sides", [(10_000, 10_000), (100_000, 100_000), (1, 60_000_000)])
 def test_a_picture_too_large_is_refused_before_it_is_decoded(sides, recwarn):
-    with pytest.raises(Unreadable, match=r"100000000|10000 x 10000|10000000000|90000000"):
+    with pytest.raises(Unreadable, match=r"100000000|10000 x 10000|10000000000|1 x 60000000"):
         decode(png_header(*sides))
     assert not recwarn.list
 

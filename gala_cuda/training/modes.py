@@ -24,8 +24,9 @@ def as_rgb(picture: Image.Image) -> Image.Image:
         to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         return to_rgb.apply(picture)
     if picture.mode.endswith(("A", "a")) or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        clear, shown = picture.convert("RGBA"), Image.new("RGB", picture.size, "white")
+        shown.paste(clear, (0, 0), clear)
+        return shown
     return picture.convert("RGB")
 
 
@@ -45,8 +46,8 @@ def eight_bits(grey: np.ndarray) -> np.ndarray:
         exponent = np.ceil(np.log2(high + 1 if high > 1 else high))
         white = 2.0**exponent - (high > 1)
         return np.rint(grey * (255 / white)).astype(np.uint8)
-    bits = max(8, int(high).bit_length())
-    return (grey.astype(np.int32) >> (bits - 8)).astype(np.uint8)
+    whole = grey.astype(np.int32) if grey.dtype.kind == "f" else grey
+    return (whole >> max(0, int(high).bit_length() - 8)).astype(np.uint8)
 
 
 def is_deep(picture: ImageFile.ImageFile) -> bool:

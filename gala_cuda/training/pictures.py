@@ -22,7 +22,7 @@ from .sampling import Unreadable
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AUGMENTS = ("paper", "modern", "randaugment", "none")
 ERASED = 0.1  # share of the images that lose a rectangle
-MAX_PIXELS = 89_478_485  # of a picture: Pillow's own limit
+MAX_PIXELS, MAX_SIDE = 89_478_485, 1_000_000  # of a picture: Pillow's own limit; each row costs Pillow a pointer too
 LONGEST = 32  # times its shorter side: of a longer picture that is scaled, the middle is taken first
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 BROKEN = Unreadable  # what decode raises
@@ -145,8 +145,10 @@ def decode(data: bytes) -> Image.Image:
     with decoding():
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise Unreadable(f"the picture has {width} x {height} pixels; expected at most {MAX_PIXELS} in all")
+        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+            raise Unreadable(
+                f"the picture has {width} x {height} pixels; expected at most {MAX_PIXELS} in all, {MAX_SIDE} a side"
+            )
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # of pictures inside of pictures
         deep = is_deep(opened)
         opened.load()
