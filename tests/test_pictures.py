@@ -47,6 +47,8 @@ def tiff(array):
         pytest.param((RAMP * 65535).astype(np.uint16), (RAMP * 65535).astype(int) // 256, id="uint16-0-to-65535"),
         pytest.param((RAMP * 4095).astype(np.uint16), (RAMP * 4095).astype(int) // 16, id="uint16-of-12-bits"),
         pytest.param((RAMP * 200).astype(np.uint16), (RAMP * 200).astype(int), id="uint16-0-to-200"),
+        pytest.param((RAMP * 16).astype(np.int32), np.rint((RAMP * 16).astype(int) * 255 / 31), id="int32-0-to-16"),
+        pytest.param((RAMP > 0.5).astype(np.uint16), (RAMP > 0.5) * 255, id="uint16-0-and-1"),
         pytest.param((RAMP * 65535).astype(">u2"), (RAMP * 65535).astype(int) // 256, id="big-endian"),
         pytest.param(np.zeros((8, 8), np.float32), np.zeros((8, 8)), id="black"),
     ],

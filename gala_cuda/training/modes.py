@@ -6,7 +6,7 @@ from PIL import Image, ImageCms, ImageFile
 from .sampling import Unreadable
 
 LARGEST = 65_535  # of a grey picture of more than 8 bits
-DARK = 32  # of 255: where Pillow has kept the upper 8 of 16 bits and all are below, too little is left
+DARK = 32  # of 255: a picture with all values below is as good as black
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
@@ -35,16 +35,15 @@ def eight_bits(grey: np.ndarray) -> np.ndarray:
 
     A file does not say how many bits its camera had, so the largest value does: white is the first of 255, 511, 1023,
     ... 65535 that no value exceeds. Of the bits of whole numbers the upper 8 remain: values up to 255 are as they are.
-    If there are fractions, white may also be 1, 3, 7, ... 127, or below 1 a half, a quarter, ...
+    If there are fractions, or no value reaches ``DARK``, white may also be 1, 3, 7, ... 127, or a half, a quarter, ...
 
     Raises Unreadable: a value is negative, above 65535 or not finite.
     """
     low, high = grey.min(), grey.max()  # both are NaN where one value is
     if not 0 <= low <= high <= LARGEST:
         raise Unreadable(f"a grey picture of values from {low:g} to {high:g}; expected 0 to {LARGEST}")
-    if grey.dtype.kind == "f" and (grey % 1).any():
-        exponent = np.ceil(np.log2(high + 1 if high > 1 else high))
-        white = 2.0**exponent - (high > 1)
+    if high < DARK or (grey.dtype.kind == "f" and (grey % 1).any()):
+        white = 2.0 ** np.ceil(np.log2(high + 1)) - 1 if high > 1 else 2.0 ** np.ceil(np.log2(high or 1))
         return np.rint(grey * (255 / white)).astype(np.uint8)
     whole = grey.astype(np.int32) if grey.dtype.kind == "f" else grey
     return (whole >> max(0, int(high).bit_length() - 8)).astype(np.uint8)
