@@ -20,7 +20,7 @@ from benchmarks.gpu import archive, extension, forms, records, schedule, worker
 from benchmarks.gpu.environment import ROOT
 from benchmarks.gpu.forms import CLUSTER, TICKETS, Kind
 from benchmarks.gpu.records import Step
-from benchmarks.gpu.settings import DRY_RUN, GPU, Context
+from benchmarks.gpu.settings import DRY_RUN, GPU, Context, cluster_step
 
 CPU = torch.device("cpu")
 FIRST_CALL, PREPARED = 540, 60  # seconds
@@ -88,16 +88,34 @@ def test_a_form_that_is_not_there_is_left_out(usable):
         assert forms.why_not(CLUSTER, wide._replace(**change), CPU).startswith("no cluster form: it takes"), change
 
 
-def test_a_form_that_did_not_run_is_told_by_its_kernels(monkeypatch):
-    from benchmarks.gpu import profiled
+def test_an_image_that_fits_into_no_cluster_is_left_out(usable, tmp_path):
+    """Part "kernels" has seen what is launched at a stage; of others nothing is known."""
+    context = Context(CPU, DRY_RUN, 1, tmp_path)
+    record = records.Record(tmp_path, "kernels", {}, {})
+    for side, launched in ((56, {"void gather_kernel<1>": 1.0}), (28, {"void image_kernel<64>": 1.0}), (7, {})):
+        with record.step(cluster_step((256, side, side))) as entry:
+            entry["result"] = {"seconds": {"in calls": launched}}
+    kind = Kind((2, 256, 56, 56), 64, torch.bfloat16, "channels_last")
+    reason = "no cluster form: an image does not fit into the shared memory of a cluster"
+    assert context.why_not(CLUSTER, kind) == reason
+    assert context.why_not("cuda", kind) is None
+    for side in (28, 14, 7):
+        assert context.why_not(CLUSTER, kind._replace(shape=(2, 256, side, side))) is None
+    titles = names(worker.STEPS["kernels"](replace(context, sizes=GPU)))
+    assert titles[-4:] == [cluster_step(stage) for stage in GPU.stages]
 
-    monkeypatch.setattr(profiled, "kernel_times", lambda call: {"void gather_kernel<1>": 1.0, "image_kernel": 1.0})
-    forms.check_form(CLUSTER, dict)
-    forms.check_form("triton", dict)
-    with pytest.raises(forms.NotInForm, match="triton-tickets ran in its backend's plain form"):
-        forms.check_form(TICKETS, dict)
-    monkeypatch.setattr(profiled, "kernel_times", lambda call: {})  # nothing is known
-    forms.check_form(TICKETS, dict)
+
+def test_nothing_is_timed_where_it_was_profiled(tmp_path, monkeypatch):
+    context = Context(CPU, DRY_RUN, 1, tmp_path)
+    monkeypatch.setattr(worker.profiled, "profiles", 0)
+    steps = [Step(name, lambda: setattr(worker.profiled, "profiles", 1) or {}, 1) for name in "ab"]
+    monkeypatch.setitem(worker.STEPS, "kernels", lambda _: steps)
+    with pytest.raises(SystemExit) as ended:
+        worker.run(context, ["kernels", "machine"], 1000)
+    assert ended.value.code == worker.RESTART
+    found = records.load(tmp_path, ["kernels", "machine"])
+    assert list(found) == ["kernels"]
+    assert list(found["kernels"]["steps"]) == ["a", "b"]
 
 
 def test_correctness_leaves_out_the_problems_that_a_form_lacks(usable, tmp_path):

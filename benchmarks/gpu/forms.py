@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 from unittest import mock
 
@@ -16,13 +16,8 @@ TICKETS = "triton-tickets"  # the triton backend with its forward pass as ticket
 CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster
 FORMS = {TICKETS: "triton", CLUSTER: "cuda"}  # other forms of a backend
 GPU_BACKENDS = ("triton", TICKETS, "cuda", CLUSTER)
-KERNELS = {TICKETS: "forward_tickets", CLUSTER: "image_kernel"}  # a kernel that the form alone launches
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 _HOPPER = (9, 0)
-
-
-class NotInForm(RuntimeError):
-    """A contestant ran, but not in the form that it is named for."""
 
 
 class Kind(NamedTuple):
@@ -68,16 +63,6 @@ def why_not(contestant: str, kind: Kind, device: torch.device) -> str | None:
     if contestant == TICKETS:
         return _no_tickets(kind, device)
     return _no_cluster(kind, device) if contestant == CLUSTER else None
-
-
-def check_form(contestant: str, call: Callable[[], object]) -> None:
-    """Raises NotInForm where the kernels of ``call`` on the GPU show that the contestant is not in its form."""
-    from .profiled import kernel_times
-
-    mark = KERNELS.get(contestant)
-    launched = kernel_times(call) if mark else {}
-    if launched and not any(mark in name for name in launched):
-        raise NotInForm(f"{contestant} ran in its backend's plain form: this problem does not fit into its own")
 
 
 def _no_tickets(kind: Kind, device: torch.device) -> str | None:

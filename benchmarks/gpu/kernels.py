@@ -14,24 +14,25 @@ import torch
 from gala_cuda import GALA
 
 from .clock import clock_of, device_times
-from .forms import Kind, running
+from .forms import CLUSTER, FORMS, Kind, running
 from .launches import Use
 from .profiled import kernel_times
 from .records import Step, Unavailable
-from .settings import Context
+from .settings import REDUCTION, Context, cluster_step
 
 CALLS = 20  # that the profiler sees
 
 
 def steps(context: Context) -> list[Step]:
-    """Triton's first, in which a model of the kernels is to be confirmed or refuted."""
-    kinds = [context.repeated._replace(shape=(n, *context.sizes.stages[0])) for n in context.sizes.first_batches]
-    measures = (("triton", _alone), ("cuda", _profiled))
-    return [
-        Step(f"{name} {kind}", partial(measure, context, name, kind), 5, uses(kind) if name == "triton" else ())
-        for name, measure in measures
-        for kind in kinds
-    ]
+    """Triton's first, in which a model of the kernels is to be confirmed or refuted; last those of clusters."""
+    sizes, first = context.sizes, context.repeated
+    kinds = [first._replace(shape=(n, *sizes.stages[0])) for n in sizes.first_batches]
+    found = [Step(f"triton {kind}", partial(_alone, context, "triton", kind), 5, uses(kind)) for kind in kinds]
+    found += [Step(f"cuda {kind}", partial(_profiled, context, "cuda", kind), 3) for kind in kinds]
+    for stage in sizes.stages:
+        kind = first._replace(shape=(sizes.first_batches[-1], *stage), reduced=max(1, stage[0] // REDUCTION))
+        found.append(Step(cluster_step(stage), partial(_profiled, context, CLUSTER, kind), 3))
+    return found
 
 
 def uses(kind: Kind) -> tuple[Use, ...]:
@@ -65,11 +66,9 @@ def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:
 
 
 def _profiled(context: Context, name: str, kind: Kind) -> dict[str, Any]:
-    """Seconds of each kernel in one call, its launches together, L2 as the kernels before left it."""
-    found = kernel_times(_call(context, name, kind), CALLS)
-    if not found:
-        raise Unavailable("torch's profiler saw no kernel")
-    return {"seconds": {"in calls": found}}
+    """Seconds of each kernel in one call, its launches together, L2 as the kernels before left it; none where the
+    profiler sees nothing."""
+    return {"seconds": {"in calls": kernel_times(_call(context, name, kind), CALLS)}}
 
 
 def _call(context: Context, name: str, kind: Kind) -> Callable[[], object]:
@@ -83,7 +82,11 @@ def _call(context: Context, name: str, kind: Kind) -> Callable[[], object]:
         for _ in range(2)
     )
     x.requires_grad_()
-    with running(name) as backend:
-        layer = GALA(kind.shape[1], backend=backend, device=context.device)
+    layer = GALA(kind.shape[1], backend=FORMS.get(name, name), device=context.device)
     leaves = [x, *layer.parameters()]
-    return lambda: torch.autograd.grad(layer(x), leaves, grad)
+
+    def call() -> None:
+        with running(name):
+            torch.autograd.grad(layer(x), leaves, grad)
+
+    return call

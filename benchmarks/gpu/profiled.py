@@ -1,9 +1,14 @@
-"""Which kernels a call launches on the GPU and how long each takes, by torch's profiler."""
+"""Which kernels a call launches on the GPU and how long each takes, by torch's profiler.
+
+A process that has profiled may launch more slowly ever after: nothing else is timed in it, see ``worker.run``.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch.autograd import DeviceType
+
+profiles = 0  # that this process has made
 
 
 def kernel_times(call: Callable[[], object], calls: int = 1) -> dict[str, float]:
@@ -11,7 +16,9 @@ def kernel_times(call: Callable[[], object], calls: int = 1) -> dict[str, float]
 
     Empty where the profiler sees nothing, such as on the CPU or where the driver keeps its counters to itself.
     """
+    global profiles
     call()
+    profiles += 1
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(calls):
             call()

@@ -7,7 +7,7 @@ from .records import Step
 
 PARTS = {  # in order of worth; of the time left a part may take its weight over the weights of all that are still to do
     "prepare": 40,  # always done: on another machine there may be neither extension nor compiled kernels
-    "kernels": 15,
+    "kernels": 20,
     "machine": 20,
     "operators": 60,
     "correctness": 50,

@@ -12,8 +12,9 @@ from gala_cuda import backends
 
 from . import forms
 from .attempts import Trials
-from .forms import FORMS, Kind
+from .forms import CLUSTER, FORMS, Kind
 
+CLUSTER_KERNEL = "image_kernel"  # part of the name of a kernel that the cluster form alone launches
 REDUCTION = 4  # the layer's default
 
 
@@ -83,6 +84,11 @@ DRY_RUN = Sizes(
 )
 
 
+def cluster_step(stage: tuple[int, ...]) -> str:
+    """The step of part "kernels" that sees the cluster form at C, H, W."""
+    return f"{CLUSTER} {'x'.join(map(str, stage))}"
+
+
 @dataclass(frozen=True)
 class Context:
     """What every step knows: where it runs, its sizes, the seed of random data, the results so far, who is tried."""
@@ -114,8 +120,17 @@ class Context:
         return [name for name in reasons if name not in left_out], left_out
 
     def why_not(self, contestant: str, kind: Kind) -> str | None:
-        """The reason why the contestant does not run, in its own form, on x of ``kind``."""
-        return forms.why_not(contestant, kind, self.device)
+        """The reason why the contestant does not run, in its own form, on x of ``kind``.
+
+        Whether an image fits into a cluster, part "kernels" has seen for every stage, by what was launched.
+        """
+        reason = forms.why_not(contestant, kind, self.device)
+        if reason is None and contestant == CLUSTER:
+            seen = self.measured("kernels", cluster_step(kind.shape[1:])) or {"seconds": {"in calls": {}}}
+            launched = seen["seconds"]["in calls"]
+            if launched and not any(CLUSTER_KERNEL in name for name in launched):
+                return "no cluster form: an image does not fit into the shared memory of a cluster"
+        return reason
 
     def start_afresh(self) -> None:
         """Forgets what torch.compile made, and gives memory back that nobody uses."""

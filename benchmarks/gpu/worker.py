@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import correctness, kernels, machine, networks, operators, robustness, schedule
+from . import correctness, kernels, machine, networks, operators, profiled, robustness, schedule
 from .attempts import ContextLost, Trials, alive, patience
 from .environment import environment
 from .records import Record, Step
@@ -29,14 +29,14 @@ STEPS: dict[str, Callable[[Context], list[Step]]] = {
     "shapes": operators.other_steps,
 }
 PATIENCE = (30.0, 3.0)  # a step may take so many seconds, and so many times what is expected of it
-RESTART = 75  # the exit code that asks for another worker: the CUDA context is lost
+RESTART = 75  # the exit code that asks for another worker: this one can run or time nothing more
 MARKER = "trying"  # the file that names the contestant being tried
 
 
 def run(context: Context, parts: list[str], seconds: float, call: str = "") -> None:
     """Every step of ``parts`` that is not settled, in order, as far as ``seconds`` last.
 
-    Raises SystemExit(RESTART) where nothing can run on the GPU any more in this process.
+    Raises SystemExit(RESTART) where nothing can run on the GPU, or be timed rightly, any more in this process.
     """
     end, state = time.monotonic() + seconds, environment(context.device)
     records = {part: Record(context.folder, part, state, context.as_dict(), call) for part in parts}
@@ -46,6 +46,8 @@ def run(context: Context, parts: list[str], seconds: float, call: str = "") -> N
         if left <= needed:
             record.leave_out(step.name, f"no time: {left:.0f} s left, about {needed:.0f} s needed")
             continue
+        if profiled.profiles and part != "kernels":
+            raise SystemExit(RESTART)
         print(f"{part}: {step.name}", flush=True)
         limit = (PATIENCE[0] + PATIENCE[1] * step.seconds) * patience(context.device)
         do(step, record, context, min(limit, end - time.monotonic()))
