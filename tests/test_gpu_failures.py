@@ -162,50 +162,59 @@ from benchmarks.gpu import attempts, worker
 from benchmarks.gpu.records import Step
 worker.PATIENCE = (0.05, 0)
 attempts.patience = worker.patience = lambda device: 20.0
-def step():
+options, context = worker.options_of(None)
+def alone():
+    time.sleep(60 if options.call == "first" else 0)
+    return {}
+def several():
     done = []
     for name in ("good", "bad"):
-        if name in context.trials.excluded:
-            continue
-        with context.trials.attempt(name):
-            if name == "bad":
-                {ACCIDENT}
-            done.append(name)
+        if name not in context.trials.excluded:
+            with context.trials.attempt(name):
+                if name == "bad":
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                done.append(name)
     return {"done": done, "without": context.trials.excluded}
-def alone():
-    {ACCIDENT}
-options, context = worker.options_of(None)
-worker.STEPS = {"machine": lambda _: [Step("alone", alone, 1), Step("several", step, 1), Step("works", dict, 1)]}
+worker.STEPS = {"machine": lambda _: [Step("alone", alone, 1), Step("several", several, 1), Step("works", dict, 1)]}
 worker.run(context, ["machine"], options.seconds, options.call)
 """
-HANG, CRASH = "time.sleep(60)", "os.kill(os.getpid(), signal.SIGSEGV)"
 
 
-def supervised(folder, accident, call):
-    command = [sys.executable, "-c", PROGRAM.replace("{ACCIDENT}", accident), "--dry-run", "--seed", "1"]
-    command += ["--output", str(folder), "--parts", "machine", "--call", call]
-    assert suite.supervise(command, folder, ["machine"], 1000)
-    record = read(folder, "machine")
+def test_a_hang_is_left_out_until_a_later_call_and_a_crash_costs_only_its_contestant(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, "--dry-run", "--seed", "1", "--output", str(tmp_path)]
+    command += ["--parts", "machine", "--call"]
+    assert suite.supervise([*command, "first"], tmp_path, ["machine"], 1000)
+    record = read(tmp_path, "machine")
     assert record["running"] is None
-    assert record["steps"]["works"]["result"] == {}
-    assert not (folder / worker.MARKER).exists()
-    return record["steps"]
-
-
-def test_a_hang_is_left_out_and_done_by_a_later_call(tmp_path):
-    steps = supervised(tmp_path, HANG, "first")
+    assert not (tmp_path / worker.MARKER).exists()
+    steps = record["steps"]
     assert steps["alone"]["left_out"].startswith("timed out")
     assert "failed" not in steps["alone"]
     assert steps["several"]["result"]["done"] == ["good"]
-    assert steps["several"]["result"]["without"]["bad"].startswith("timed out")
-    steps = supervised(tmp_path, "return {}", "second")
-    assert steps["alone"]["result"] == {}
-
-
-def test_a_crash_is_a_failure(tmp_path):
-    steps = supervised(tmp_path, CRASH, "first")
-    assert steps["alone"]["failed"].startswith("the process ended with signal SIGSEGV")
     assert steps["several"]["result"]["without"]["bad"].startswith("the process ended with signal SIGSEGV")
+    assert steps["works"]["result"] == {}
+    assert suite.supervise([*command, "second"], tmp_path, ["machine"], 1000)
+    again = read(tmp_path, "machine")["steps"]
+    assert again["alone"]["result"] == {}
+    assert again["several"] == steps["several"]
+
+
+@pytest.mark.parametrize("contestant", ["", "triton"])
+@pytest.mark.parametrize(("code", "key"), [(1, "left_out"), (-11, "failed")], ids=["timed out", "crash"])
+def test_what_becomes_of_a_step_whose_process_died(tmp_path, code, key, contestant):
+    record = records.Record(tmp_path, "machine", {}, {}, "first")
+    record.begin("copy")
+    fate = suite._fate(["worker", "--call", "first"], code, f"code {code}")
+    records.settle_running(tmp_path, ["machine"], fate, contestant)
+    found = read(tmp_path, "machine")
+    assert found["running"] is None
+    assert records.progress(tmp_path, ["machine"]) == 1
+    if contestant:
+        assert found["excluded"]["copy"] == {contestant: fate[key]}
+        assert found["steps"] == {}
+    else:
+        assert found["steps"]["copy"][key] == fate[key]
+        assert found["steps"]["copy"].get("call") == ("first" if key == "left_out" else None)
 
 
 def test_what_was_given_up_is_done_last(tmp_path):
