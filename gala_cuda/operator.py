@@ -151,8 +151,11 @@ def _differentiable_backward(grad_out, grad_map, x, weights, out, squash, needs)
 
 
 def call(x, *rest):
-    """``gala_cuda::gala``, in eager mode without the dispatcher's first turn, which would only call ``_autograd``."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    """``gala_cuda::gala``, in eager mode without the dispatcher's first turn, which would only call ``_autograd``.
+
+    Compilers and torch.jit.trace have to see the operator itself.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
         return _gala(x, *rest)
     return _autograd(x, *rest)
 

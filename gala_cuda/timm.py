@@ -3,42 +3,62 @@
 They are timm's own ResNets, with all their options, and GALA in ``layers`` as :func:`gala_cuda.convert` puts it there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import timm
-from timm.models import generate_default_cfgs, register_model
-from torch import nn
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import resnet as timm_resnet
+from torch import Tensor, nn
 
 from .models import convert
+from .models.resnet import ARCHITECTURES
 
 _CFG = {
     "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.875,
     "interpolation": "bicubic", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "first_conv": "conv1",
     "classifier": "fc",
 }  # fmt: skip
-_DEPTHS = (18, 26, 34, 50, 101)
 
-default_cfgs = generate_default_cfgs({f"gala_resnet{depth}.untrained": _CFG for depth in _DEPTHS})
+default_cfgs = generate_default_cfgs({f"gala_resnet{depth}.untrained": _CFG for depth in ARCHITECTURES})
 
 
-def _create(
-    name: str,
-    pretrained: bool,
+def _create(depth: int, pretrained: bool, **options) -> nn.Module:
+    block, layers = ARCHITECTURES[depth]
+    return build_model_with_cfg(
+        _build,
+        f"gala_resnet{depth}",
+        pretrained,
+        pretrained_filter_fn=_expect_attention,
+        block=getattr(timm_resnet, block.__name__),
+        depths=layers,
+        **options,
+    )
+
+
+def _build(
+    block: type[nn.Module],
+    depths: Sequence[int],
     layers: str | Sequence[str] = ("layer3",),
     reduction: int = 4,
     squash: str = "tanh",
     keep_output: bool = False,
-    pretrained_cfg: object = None,
-    pretrained_cfg_overlay: object = None,
-    cache_dir: object = None,
     **options,
 ) -> nn.Module:
-    if pretrained:
-        raise ValueError(f"pretrained is True, but there are no weights of {name}; expected False")
-    model = timm.create_model(name.removeprefix("gala_"), **options)
-    convert(model, layers, reduction=reduction, squash=squash, keep_output=keep_output)
-    model.pretrained_cfg = model.default_cfg = default_cfgs[name].default.to_dict()
-    return model
+    model = timm_resnet.ResNet(block, depths, **options)
+    return convert(model, layers, reduction=reduction, squash=squash, keep_output=keep_output)
+
+
+def _expect_attention(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """``weights`` of a file for ``model``; timm itself is not strict where the number of classes differs."""
+    own = [name for name in model.state_dict() if ".attention." in name]
+    missing = [name for name in own if name not in weights]
+    unknown = [name for name in weights if ".attention." in name and name not in own]
+    problems = [f"no {name}" for name in missing[:1]] + [f"{name}, which the network has not" for name in unknown[:1]]
+    if problems:
+        raise ValueError(
+            f"pretrained weights have {' and '.join(problems)}; expected those of a network with the same layers and "
+            "keep_output"
+        )
+    return weights
 
 
 @register_model
@@ -46,35 +66,38 @@ def gala_resnet18(pretrained: bool = False, **options) -> nn.Module:
     """timm's resnet18 with GALA.
 
     Args:
-        pretrained: has to be False.
+        pretrained: load weights as timm does for its own networks. There are none to download: they come from a folder
+            ("local-dir:FOLDER", which ``timm.models.save_for_hf`` writes), a repository ("hf-hub:NAME") or
+            ``pretrained_cfg_overlay=dict(file=..., num_classes=...)``, such as weights of gala-cuda train.
         options: layers=("layer3",), reduction=4, squash="tanh", keep_output=False as of :func:`gala_cuda.convert`;
-            others, such as num_classes, in_chans and drop_path_rate, go to timm.
+            others, such as num_classes, in_chans, features_only and drop_path_rate, go to timm.
 
     Raises:
-        ValueError: ``pretrained`` is True, or an option of GALA is out of range.
+        ValueError: an option of GALA is out of range, or pretrained weights have GALA elsewhere.
+        RuntimeError: ``pretrained`` is True and nothing says where the weights are, or they do not fit.
     """
-    return _create("gala_resnet18", pretrained, **options)
+    return _create(18, pretrained, **options)
 
 
 @register_model
 def gala_resnet26(pretrained: bool = False, **options) -> nn.Module:
     """timm's resnet26 with GALA. Arguments as of :func:`gala_resnet18`."""
-    return _create("gala_resnet26", pretrained, **options)
+    return _create(26, pretrained, **options)
 
 
 @register_model
 def gala_resnet34(pretrained: bool = False, **options) -> nn.Module:
     """timm's resnet34 with GALA. Arguments as of :func:`gala_resnet18`."""
-    return _create("gala_resnet34", pretrained, **options)
+    return _create(34, pretrained, **options)
 
 
 @register_model
 def gala_resnet50(pretrained: bool = False, **options) -> nn.Module:
     """timm's resnet50 with GALA, the paper's network. Arguments as of :func:`gala_resnet18`."""
-    return _create("gala_resnet50", pretrained, **options)
+    return _create(50, pretrained, **options)
 
 
 @register_model
 def gala_resnet101(pretrained: bool = False, **options) -> nn.Module:
     """timm's resnet101 with GALA. Arguments as of :func:`gala_resnet18`."""
-    return _create("gala_resnet101", pretrained, **options)
+    return _create(101, pretrained, **options)

@@ -10,8 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-import gala_cuda.timm
-from gala_cuda import GALA, cli, convert
+from gala_cuda import GALA, cli
 from gala_cuda.training import Recipe, load
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.export import ExportFailed, export_onnx
@@ -204,21 +203,6 @@ def test_an_export_that_differs_is_refused_and_removed(tmp_path):
     with pytest.raises(ExportFailed, match="gives other logits than the network"):
         export_onnx(Unsteady(), 3, 2, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
-
-
-@torch.no_grad()
-def test_timm_makes_them():
-    options = {"num_classes": 7, "in_chans": 3, "drop_path_rate": 0.1}
-    torch.manual_seed(0)
-    model = timm.create_model("gala_resnet18", layers=("layer2",), reduction=2, **options).eval()
-    torch.manual_seed(0)
-    expected = convert(timm.create_model("resnet18", **options), "layer2", reduction=2).eval()
-    assert torch.equal(model(images()), expected(images()))
-    assert model.forward_features(images()).shape == (2, 512, 2, 2)
-    assert timm.data.resolve_data_config({}, model=model)["input_size"] == (3, 224, 224)
-    assert set(gala_cuda.timm.__all__) == set(timm.list_models("gala_*"))
-    with pytest.raises(ValueError, match="there are no weights of gala_resnet18"):
-        timm.create_model("gala_resnet18", pretrained=True)
 
 
 def test_a_recipe_describes_its_network():

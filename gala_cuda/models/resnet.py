@@ -11,7 +11,7 @@ from ..layer import GALA
 from .blocks import BasicBlock, Bottleneck, last_layers, select
 from .squeeze_excite import SqueezeExcite
 
-_ARCHITECTURES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
+ARCHITECTURES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     26: (Bottleneck, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -68,14 +68,14 @@ class ResNet(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if depth not in _ARCHITECTURES:
-            raise ValueError(f"depth is {depth!r}; expected one of {', '.join(map(str, _ARCHITECTURES))}")
+        if depth not in ARCHITECTURES:
+            raise ValueError(f"depth is {depth!r}; expected one of {', '.join(map(str, ARCHITECTURES))}")
         if stem not in _STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels), ("width", width)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")
-        block, depths = _ARCHITECTURES[depth]
+        block, depths = ARCHITECTURES[depth]
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         small = stem == "small"
         kernel, stride = (3, 1) if small else (7, 2)
