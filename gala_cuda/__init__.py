@@ -1,5 +1,6 @@
 """GALA, the global-and-local attention of Linsley et al. (ICLR 2019), fused for PyTorch."""
 
+from . import flops  # noqa: F401 - registers its formulas
 from .diagnostics import doctor
 from .functional import gala
 from .layer import GALA

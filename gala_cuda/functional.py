@@ -1,16 +1,17 @@
 """``gala``: the attention block as a function."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import operator
 from .backends import reference, requested
-from .backends.contract import DTYPES, SQUASHES, Weights, autocast_on, weight_shapes
+from .backends.contract import DTYPES, HALVES, SQUASHES, Weights, autocast_on, weight_shapes
 
 _BIASES = Weights._fields[6:]
-_HALVES = (torch.bfloat16, torch.float16)
 
 
 def gala(
@@ -64,10 +65,20 @@ def gala(
         ValueError: a shape, device, stride or option is wrong; the message names the argument.
         RuntimeError: the requested backend cannot run on x; the message says why.
     """
+    if stands_for_tensor(x):
+        return handle_torch_function(
+            gala, (x,), x, w_shrink, w_expand, v_shrink, v_collapse, a, m,
+            biases=biases, residual=residual, squash=squash, return_map=return_map, backend=backend,
+        )  # fmt: skip
     if biases is not None and len(biases) != len(_BIASES):
         raise ValueError(f"biases has {len(biases)} tensors; expected {len(_BIASES)}: {', '.join(_BIASES)}")
     weights = (w_shrink, w_expand, v_shrink, v_collapse, a, m, *(() if biases is None else biases))
-    _check(x, weights, residual, squash)
+    if torch.jit.is_tracing():  # sizes are tensors there, and tracing warns of every comparison
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            _check(x, weights, residual, squash)
+    else:
+        _check(x, weights, residual, squash)
     name, w = requested(backend), Weights(*weights)
     if name == "reference" or torch.onnx.is_in_onnx_export():
         out, amap = reference.apply(x, w, residual, squash)
@@ -76,22 +87,27 @@ def gala(
     return (out, amap) if return_map else out
 
 
+def stands_for_tensor(x: object) -> bool:
+    """Whether x is no tensor but takes its place, as the proxies of torch.fx do: for them ``gala`` is one operation."""
+    return not isinstance(x, Tensor) and has_torch_function((x,))
+
+
 def _check(x: Tensor, weights: tuple[Tensor, ...], residual: Tensor | None, squash: str) -> None:
     if squash not in SQUASHES:
         raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
-    _check_feature_map("x", x)
+    check_feature_map("x", x)
     for name, t in zip(Weights._fields, weights, strict=False):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name} is a {type(t).__name__}; expected a tensor")
     w_shrink = weights[0]
     if w_shrink.dim() != 2 or w_shrink.shape[0] == 0:
         raise ValueError(f"w_shrink has shape {tuple(w_shrink.shape)}; expected [R, C] with R of at least 1")
-    device, dtypes = x.device, (x.dtype, torch.float32) if x.dtype in _HALVES else (x.dtype,)
+    device, dtypes = x.device, (x.dtype, torch.float32) if x.dtype in HALVES else (x.dtype,)
     for t, shape in zip(weights, weight_shapes(x.shape[1], w_shrink.shape[0]), strict=False):
         if t.shape != shape or t.device != device or t.dtype not in dtypes or t.layout != torch.strided:
             _refuse_weight(weights, x)
     if residual is not None:
-        _check_feature_map("residual", residual)
+        check_feature_map("residual", residual)
         if residual.shape != x.shape:
             raise ValueError(f"residual has shape {tuple(residual.shape)}; expected x's, {tuple(x.shape)}")
         if residual.device != x.device:
@@ -100,7 +116,8 @@ def _check(x: Tensor, weights: tuple[Tensor, ...], residual: Tensor | None, squa
             raise TypeError(f"residual is {residual.dtype}; expected x's dtype, {x.dtype}")
 
 
-def _check_feature_map(name: str, x: Tensor) -> None:
+def check_feature_map(name: str, x: Tensor) -> None:
+    """Raises TypeError or ValueError, calling x by ``name``, unless it is [N, C, H, W] as :func:`gala` takes it."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a tensor [N, C, H, W]")
     if x.layout != torch.strided or x.is_quantized:
@@ -126,7 +143,7 @@ def _refuse_weight(weights: tuple[Tensor, ...], x: Tensor) -> None:
             raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {shape} for x of {x.shape[1]} channels")
         if t.device != x.device:
             raise ValueError(f"{name} is on {t.device}; expected x's device, {x.device}")
-        if t.dtype != x.dtype and not (t.dtype == torch.float32 and x.dtype in _HALVES):
+        if t.dtype != x.dtype and not (t.dtype == torch.float32 and x.dtype in HALVES):
             raise TypeError(f"{name} is {t.dtype}; expected x's {x.dtype}, or float32 beside bfloat16 and float16")
 
 

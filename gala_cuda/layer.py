@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .backends import NAMES, reference
-from .backends.contract import SQUASHES, Weights, weight_shapes
-from .functional import gala
+from .backends.contract import DTYPES, HALVES, SQUASHES, Weights, weight_shapes
+from .functional import check_feature_map, gala, stands_for_tensor
 
 
 class GALA(nn.Module):
@@ -90,6 +90,8 @@ class GALA(nn.Module):
         With ``return_map`` also map [N, H, W], the L2 norm of A over channels, differentiable. See
         :func:`gala_cuda.gala` for dtypes, strides and errors.
         """
+        if isinstance(x, Tensor) and not torch.jit.is_tracing():  # where sizes are tensors; gala checks them there
+            self._check(x)
         w: tuple = self.weights
         return gala(
             x,
@@ -102,8 +104,25 @@ class GALA(nn.Module):
         )
 
     def attention(self, x: Tensor) -> Tensor:
-        """The attention A [N, C, H, W] that multiplies x, for inspection: float32, or float64 for float64 x."""
+        """The attention A [N, C, H, W] that multiplies x, for inspection: float32, or float64 for float64 x.
+
+        Raises TypeError or ValueError as :meth:`forward` does.
+        """
+        if not stands_for_tensor(x):
+            check_feature_map("x", x)
+            self._check(x)
         return reference.attention(x, self.weights, self.squash)
+
+    def _check(self, x: Tensor) -> None:
+        """Raises where x is not for this layer. Left to ``gala`` is what is wrong with x whatever the layer."""
+        own = self.a
+        if x.dim() == 4 and x.shape[1] != self.channels:
+            raise ValueError(f"x has {x.shape[1]} channels, {tuple(x.shape)}; expected this layer's {self.channels}")
+        if x.device != own.device:
+            raise ValueError(f"x is on {x.device}; expected this layer's device, {own.device}")
+        if x.dtype != own.dtype and x.dtype in DTYPES and not (x.dtype in HALVES and own.dtype == torch.float32):
+            halves = ", bfloat16 or float16" if own.dtype == torch.float32 else ""
+            raise TypeError(f"x is {x.dtype}; expected this layer's {own.dtype}{halves}")
 
     def extra_repr(self) -> str:
         bias = self.b_w_shrink is not None

@@ -4,6 +4,7 @@ They are timm's own ResNets, with all their options, and GALA in ``layers`` as :
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models import resnet as timm_resnet
@@ -35,8 +36,8 @@ def _create(depth: int, pretrained: bool, **options) -> nn.Module:
 
 
 def _build(
-    block: type[nn.Module],
-    depths: Sequence[int],
+    block: Any,  # a class of timm
+    depths: tuple[int, ...],
     layers: str | Sequence[str] = ("layer3",),
     reduction: int = 4,
     squash: str = "tanh",

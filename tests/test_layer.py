@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -46,6 +47,32 @@ def test_parameters(channels, reduction, reduced):
         "b_v_shrink": (reduced,),
         "b_v_collapse": (1,),
     }
+
+
+@pytest.mark.parametrize(
+    ("x", "exception", "message"),
+    [
+        pytest.param(torch.randn(2, 4, 3, 3), ValueError, "x has 4 channels, (2, 4, 3, 3); expected this layer's 8",
+                     id="channels"),
+        pytest.param(torch.randn(8, 3, 3), ValueError, "x has shape (8, 3, 3); expected 4 dimensions", id="dimensions"),
+        pytest.param(torch.randn(2, 8, 3, 3, device="meta"), ValueError,
+                     "x is on meta; expected this layer's device, cpu", id="device"),
+        pytest.param(torch.randn(2, 8, 3, 3).double(), TypeError,
+                     "x is torch.float64; expected this layer's torch.float32, bfloat16 or float16", id="dtype"),
+        pytest.param(torch.ones(2, 8, 3, 3, dtype=torch.int64), TypeError, "x is torch.int64; expected one of",
+                     id="integers"),
+        pytest.param([1.0], TypeError, "x is a list; expected a tensor [N, C, H, W]", id="list"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("call", ["forward", "attention"])
+def test_an_x_that_is_not_for_the_layer_is_named(x, exception, message, call):
+    with pytest.raises(exception, match="^" + re.escape(message)):
+        getattr(GALA(8), call)(x)
+
+
+def test_a_half_x_is_not_for_a_layer_of_doubles():
+    with pytest.raises(TypeError, match=r"x is torch\.bfloat16; expected this layer's torch\.float64$"):
+        GALA(8, dtype=torch.float64)(torch.ones(1, 8, 2, 2, dtype=torch.bfloat16))
 
 
 def test_the_paper_has_no_biases():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 SQUASHES = ("tanh", "sigmoid")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+HALVES = DTYPES[2:]  # their weights may be float32
 BITS_PER_WORD = 32
 
 

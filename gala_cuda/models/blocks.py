@@ -5,10 +5,13 @@ al., section 3, "the final activity in a dense path of a residual module"). Coun
 0, the paper's layers 24, 27, 30, 33, 36, 39 are the last convolutions of layer3.0 to layer3.5.
 """
 
+import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..layer import GALA
 
@@ -54,6 +57,17 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
+def maps_wanted(return_maps: Any) -> bool:
+    """``return_maps``, or False while torch.fx traces: what it traces has no maps, and says so when asked for them."""
+    if not isinstance(return_maps, fx.Proxy):
+        return return_maps
+    torch._assert(
+        operator.eq(return_maps, False),  # recorded, to be evaluated when the traced network is called
+        "return_maps is True, but the network was traced without maps; trace with concrete_args={'return_maps': True}",
+    )
+    return False
+
+
 class _Block(nn.Module):
     """What both residual blocks share: relu(attention(dense path) + shortcut)."""
 
@@ -73,7 +87,7 @@ class _Block(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         if isinstance(self.attention, GALA):
             return self.attention(out, residual=shortcut, return_map=return_map)
-        if return_map:
+        if maps_wanted(return_map):
             raise ValueError("return_map is True; expected False of a block without GALA")
         if self.attention is not None:
             out = self.attention(out)

@@ -11,6 +11,7 @@ from torch import nn
 from ..backends.contract import DTYPES
 from ..layer import GALA
 from .blocks import last_layers, select
+from .narrow import guard
 
 Model = TypeVar("Model", bound=nn.Module)
 Forms = dict[type[nn.Module], type[nn.Module]]
@@ -37,9 +38,12 @@ def convert(
 
     Attention becomes ``<block>.attention``, after the last normalisation of the dense path and before timm's drop_path
     and the shortcut; the final ReLU is fused with it where nothing stands between. The rest stays as it is: weights
-    and their state-dict keys, buffers, dtype, device, memory format, training mode, requires_grad, hooks. The new
-    parameters have dtype and device of the block's last convolution, and the block's training mode. Convert before
-    making an optimizer and before wrapping the model for distributed training.
+    and their state-dict keys, buffers, dtype, device, memory format, training mode, requires_grad, hooks.
+    The new parameters have dtype and device of the block's last convolution, and the block's training mode. Convert
+    before making an optimizer and before wrapping the model for distributed training.
+
+    1x1 convolutions of fewer than 8 input channels with a stride become ``NarrowConv2d``, which computes the same:
+    torch's gradient of them damages memory on some CPUs.
 
     Args:
         model: holds blocks of exactly the classes BasicBlock or Bottleneck of torchvision.models.resnet,
@@ -75,6 +79,7 @@ def convert(
             _double(last_layers(block)[1])
         block.__class__ = forms[name][type(block)]
         block.attention = layer
+    guard(model)
     return model
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layer import GALA
-from .blocks import BasicBlock, Bottleneck, last_layers, select
+from .blocks import BasicBlock, Bottleneck, last_layers, maps_wanted, select
+from .narrow import guard
 from .squeeze_excite import SqueezeExcite
 
 ARCHITECTURES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
@@ -27,7 +28,7 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """x through the blocks; with ``return_maps`` also the maps [N, H, W] of GALA blocks by their names."""
-        maps = {}
+        maps, return_maps = {}, maps_wanted(return_maps)
         for name, block in self.named_children():
             if return_maps and isinstance(block.attention, GALA):
                 x, maps[name] = block(x, return_map=True)
@@ -90,6 +91,7 @@ class ResNet(nn.Module):
                 channels = width * 2**i * block.expansion
             self.add_module(stage_name, stage)
         self.fc = nn.Linear(channels, num_classes, **factory)
+        guard(self)
         self._init_weights(zero_init_residual)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
@@ -115,6 +117,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: ``return_maps`` of a network without GALA.
         """
+        return_maps = maps_wanted(return_maps)
         if return_maps and not any(isinstance(block.attention, GALA) for _, block in self.blocks()):
             raise ValueError("return_maps is True, but this network has no GALA block; see gala_resnet50 and convert")
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))

@@ -8,6 +8,7 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
+from ..models.narrow import guard
 from .pictures import IMAGENET, Preprocessing
 
 NAMES = ("timm", "torchvision")
@@ -54,12 +55,14 @@ def build(model: str, classes: int, channels: int, size: int) -> nn.Module:
             return timm.create_model(name, num_classes=classes, in_chans=channels, **options)
 
     try:
-        return create()
+        network = create()
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         if options.keys() & {"image_size", "img_size"}:
             problem = f"{model} cannot be built for images of {size} pixels: {error}"
             raise BadNetwork("image_size", problem) from error
         raise BadNetwork("model", f"{model} cannot be built: {error}") from error
+    guard(network)
+    return network
 
 
 def as_built(model: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -91,19 +91,10 @@ def training_flops(model: nn.Module, image: Tensor) -> int:
     """
     training = model.training
     model.eval()
-    with (
-        torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping={torch.ops.gala_cuda.gala: _gala_flops}) as counter,
-    ):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
     model.train(training)
     return 3 * counter.get_total_flops()
-
-
-def _gala_flops(x: torch.Size, w_shrink: torch.Size, *_, **__) -> int:
-    n, c, height, width = x
-    pixels, reduced = height * width, w_shrink[0]
-    return 2 * n * (pixels * c * reduced + pixels * reduced + 2 * c * reduced)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
