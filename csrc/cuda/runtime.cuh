@@ -55,9 +55,10 @@ inline bool is_hopper() {
 inline void prepare(const char* name, const void* kernel) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> prepared;
-  const int device = current_device(), limit = shared_limit();
+  const int device = current_device();
   const std::lock_guard lock(mutex);
   if (prepared.count({kernel, device})) return;
+  const int limit = shared_limit();
   // a thread that captures a CUDA graph loads nothing, unless it says that this is no part of the graph
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   check(name, cudaThreadExchangeStreamCaptureMode(&mode));
