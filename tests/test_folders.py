@@ -89,7 +89,7 @@ def test_classes_without_pictures_and_of_one_split_are_named(tmp_path):
     write_classes(tmp_path)
     (tmp_path / "train" / "eel").mkdir()
     write(tmp_path / "train" / "fox" / "0.heic", b"-")
-    with pytest.raises(FileNotFoundError, match=r"train has classes without pictures: eel, fox; .*1 files \(1 .heic\)"):
+    with pytest.raises(FileNotFoundError, match=r"train has classes without pictures: eel, fox; .*1 file \(1 .heic\)"):
         opened(tmp_path)
     for name in ("train/eel/0.png", "train/fox/0.png", "val/gnu/0.png"):
         write(tmp_path / name)
@@ -101,7 +101,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
     write_classes(tmp_path)
     for name in ("train/cat/a.heic", "train/cat/b.HEIC", "val/dog/notes.txt", "train/stray.png"):
         write(tmp_path / name, b"-")
-    told = "left out, no pictures by their names: 4 files (2 .heic, 1 .png, 1 .txt), such as "
+    told = "left out: 4 files (2 .heic, 1 .png, 1 .txt), not named as pictures or in no class's folder, such as "
     assert opened(tmp_path).notes == (told + f"{tmp_path}/train/stray.png",)
     command = ["train", "--data", str(tmp_path), "--output", str(tmp_path / "run"), "--workers", "0", "--epochs", "1"]
     assert cli.main([*command, "--model", "resnet18", "--width", "16", "--image-size", "16", "--device", "cpu"]) == 0

@@ -35,7 +35,7 @@ class Folder:
     Files and folders in it are taken and sorted as torchvision's ImageFolder does, but for what is hidden.
 
     Attributes:
-        left_out: paths of the other files, whose names do not end as a picture's.
+        left_out: paths of the other files: not named as pictures, or beside the folders of classes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,12 +78,13 @@ def is_picture(path: str) -> bool:
 
 
 def left_out(paths: Sequence[str]) -> str:
-    """A line about files that are no pictures by their names: how many of which kind, and one by name; "" of none."""
+    """A line about files that are left out: how many of which kind, and one by name; "" of none."""
     if not paths:
         return ""
     kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in paths).most_common()
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds[:KINDS]) + ", ..." * (len(kinds) > KINDS)
-    return f"left out, no pictures by their names: {len(paths)} files ({counted}), such as {paths[0]}"
+    files = f"{len(paths)} file{'s' * (len(paths) > 1)}"
+    return f"left out: {files} ({counted}), not named as pictures or in no class's folder, such as {paths[0]}"
 
 
 def read_file(path: str) -> bytes:
