@@ -212,6 +212,10 @@ def test_what_becomes_of_a_step_whose_process_died(tmp_path, code, key, contesta
     if contestant:
         assert found["excluded"]["copy"] == {contestant: fate[key]}
         assert found["steps"] == {}
+        again = records.Record(tmp_path, "machine", {}, {}, "first")  # and dies without that contestant too
+        again.begin("copy")
+        records.settle_running(tmp_path, ["machine"], fate, contestant)
+        assert read(tmp_path, "machine")["steps"]["copy"][key] == fate[key]
     else:
         assert found["steps"]["copy"][key] == fate[key]
         assert found["steps"]["copy"].get("call") == ("first" if key == "left_out" else None)

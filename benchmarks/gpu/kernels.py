@@ -55,14 +55,16 @@ def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:
     with mock.patch.object(launch.Step, "__call__", keep):
         call()
     calls = {}
-    for kernel, again in kept:
-        number = sum(1 for title in calls if title.split()[0] == kernel)
-        calls[f"{kernel} {number + 1}" if number else kernel] = (context.trials.watched(kernel, again),)
+    for i, (kernel, again) in enumerate(kept):
+        number = sum(1 for earlier, _ in kept[:i] if earlier == kernel)
+        title = f"{kernel} {number + 1}" if number else kernel
+        if title not in context.trials.excluded:
+            calls[title] = (context.trials.watched(title, again),)
     clock, found = clock_of(context.device), {}
     for mode in ("cold", "warm"):
         timings = device_times(calls, context.sizes.seconds, clock, mode == "cold")
         found[mode] = {kernel: timing[-1].median for kernel, timing in timings.items()}
-    return {"seconds": found}
+    return {"seconds": found, "left_out": context.trials.excluded}
 
 
 def _profiled(context: Context, name: str, kind: Kind) -> dict[str, Any]:

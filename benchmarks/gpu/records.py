@@ -117,7 +117,7 @@ class _Running:
             entry["left_out"] = str(error)
         elif isinstance(error, Failed):
             entry.update(failed=str(error), result=error.result)
-        elif isinstance(error, ContextLost):
+        elif isinstance(error, ContextLost) and error.contestant not in self._record.excluded(self._name):
             self._record.exclude(self._name, error.contestant, error.reason)
             return False
         elif isinstance(error, Exception):
@@ -144,9 +144,9 @@ def settle_running(folder: Path, parts: list[str], entry: dict[str, Any], contes
         if name is None:
             continue
         record["running"] = None
-        if contestant:
-            reason = entry.get("failed") or entry["left_out"]
-            record["excluded"].setdefault(name, {})[contestant] = reason
+        excluded = record["excluded"].setdefault(name, {})
+        if contestant and contestant not in excluded:
+            excluded[contestant] = entry.get("failed") or entry["left_out"]
         else:
             record["steps"][name] = {"environment": len(record["environments"]) - 1, **entry}
         _write(folder / f"{part}.json", record)
