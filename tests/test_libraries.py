@@ -7,6 +7,7 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from gala_cuda.models.narrow import NarrowConv2d
 from gala_cuda.training.libraries import BadNetwork, build, preparation
 from gala_cuda.training.pictures import Preprocessing, centre_crop
 
@@ -96,3 +97,11 @@ def test_logits_are_the_only_output_in_training(model):
     with torch.device("meta"):
         logits = build(model, 3, 3, 96).train()(torch.zeros(2, 3, 96, 96))
     assert logits.shape == (2, 3)
+
+
+def test_their_narrow_convolutions_do_not_damage_memory():
+    """The first layer of RepVGG, MobileOne and FastViT has a 1x1 convolution of stride 2 of the image's channels."""
+    narrow = [
+        name for name, module in build("timm/repvgg_a0", 3, 3, 32).named_modules() if type(module) is NarrowConv2d
+    ]
+    assert narrow == ["stem.conv_1x1.conv"]

@@ -27,8 +27,7 @@ def select(names: Iterable[str], where: str | Sequence[str], argument: str) -> l
     unmatched = [entry for entry in wanted if entry not in exist]
     if unmatched or not wanted:
         given = ", ".join(map(repr, unmatched)) or "nothing"
-        known = f"of the residual blocks {', '.join(exist)}" if exist else "of residual blocks, but there are none"
-        raise ValueError(f"{argument} names {given}; expected names {known}")
+        raise ValueError(f"{argument} names {given}; expected names of the residual blocks {', '.join(exist)}")
     return [name for name, prefixes in leading.items() if not set(wanted).isdisjoint(prefixes)]
 
 

@@ -1,7 +1,8 @@
 """``convert``: GALA for a ResNet that is already there."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ _LIBRARIES = {
     "torchvision.models.resnet": f"{__package__}.torchvision_blocks",
     "timm.models.resnet": f"{__package__}.timm_blocks",
 }
+_KNOWN = "BasicBlock or Bottleneck of torchvision.models.resnet, timm.models.resnet or gala_cuda"
 _AFFINE_FORWARDS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
 _FROZEN_BATCH_NORM = ("torchvision.ops.misc", "FrozenBatchNorm2d")
 
@@ -59,6 +61,7 @@ def convert(
 
     Raises:
         TypeError: ``model`` is no module.
+        ValueError: ``model`` has no such blocks; the message says of which it is made.
         ValueError: an entry of ``where`` names no block, or one that cannot be converted: it is converted already, has
             another attention (``se``), is of a subclass, or with ``keep_output`` has no scale and shift to double. The
             message gives the reason for each block, and nothing is changed.
@@ -67,6 +70,8 @@ def convert(
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     modules = dict(model.named_modules())
     forms = {name: found for name, module in modules.items() if (found := _gala_forms(module))}
+    if not forms:
+        raise ValueError(f"model is a {type(model).__name__}{_of_what(modules)}; expected {_KNOWN}")
     chosen = select(forms, where, "where")
     reasons = {name: _why_not(modules[name], forms[name], keep_output) for name in chosen}
     refused = [f"{name} {reason}" for name, reason in reasons.items() if reason]
@@ -81,6 +86,30 @@ def convert(
         block.attention = layer
     guard(model)
     return model
+
+
+def _of_what(modules: Mapping[str, nn.Module]) -> str:
+    """Of which blocks a network without ours is made: the outermost classes of its library that it repeats."""
+    found: dict[type[nn.Module], int] = {}
+    inside: tuple[str, ...] = ()  # of a block that is counted
+    classes = Counter(type(module) for module in modules.values())
+    for name, module in modules.items():
+        cls = type(module)
+        if name and not f"{name}.".startswith(inside) and classes[cls] > 1 and _is_block(module):
+            found[cls] = classes[cls]
+            inside += (f"{name}.",)
+    most = sorted(found, key=lambda cls: -found[cls])[:3]
+    names = ", ".join(f"{cls.__name__} of {cls.__module__}" for cls in most)
+    return f" whose blocks are {names}" if names else " without blocks"
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether it is of a library's own class, no mere container, and has several layers with weights."""
+    cls = type(module)
+    container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) or "Stage" in cls.__name__
+    if container or cls.__module__.startswith("torch.nn."):
+        return False
+    return sum(isinstance(each, nn.Conv2d | nn.Linear) for each in module.modules()) > 1
 
 
 def _gala_forms(block: nn.Module) -> Forms | None:
