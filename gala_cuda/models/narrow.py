@@ -1,8 +1,8 @@
 """1x1 convolutions of few channels and a stride, without the fault of torch's own on CPUs.
 
 oneDNN's gradient of their weights, channels_last and with its AVX2 kernels, writes past the end of its buffer where
-there are fewer than 8 input channels (torch 2.14.1; trials with groups met no fault, but are treated alike). Taking the pixels first and convolving them without a stride gives
-the same.
+there are fewer than 8 input channels (torch 2.14.1). Trials with groups met no fault; they are treated alike. Taking
+the pixels first and convolving them without a stride gives the same.
 """
 
 import torch.nn.functional as F
