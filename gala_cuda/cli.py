@@ -4,8 +4,8 @@ import argparse
 import importlib
 import io
 import json
-import math
-import re
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,13 +15,15 @@ from types import ModuleType
 import torch
 
 from . import __version__
+from .arguments import Parser, count, device, positive, shape
 from .backends import triton
 from .backends.contract import DTYPES
 from .clickme import arguments as clickme
 from .diagnostics import doctor
 from .inspection import arguments as inspection
+from .interrupt import Stop, stoppable
 from .text import printable
-from .training import recipe
+from .training import arguments as training
 
 
 class Failure(Exception):
@@ -29,18 +31,47 @@ class Failure(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, 1 for a command that failed, 2 for bad arguments."""
+    """Runs the command line; the exit code.
+
+    It is 0, or 1 for a command that failed, 2 for bad arguments, 130 after Ctrl-C, 143 after SIGTERM.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # whatever names of files hold; standard error has it
-    parser = _parser()
-    args = parser.parse_args(argv)
-    try:
-        return args.command(args)
-    except Failure as failure:
-        print(f"gala-cuda: {printable(str(failure))}", file=sys.stderr)
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)
+    args = argparse.Namespace()
+    with stoppable() as stop:
+        try:
+            _parser().parse_args(argv, args)
+            return args.command(args)
+        except (Exception, KeyboardInterrupt) as error:
+            # Whatever a signal's coming made fail: a compiler or another process of the training has it too.
+            if stop.number is None:
+                return _refused(error, args)
+    return _stopped(stop, args)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not torch.compile's finding that there is a CUDA toolkit and no GPU, which doctor tells where it matters."""
+    return not record.getMessage().startswith("No CUDA runtime is found")
+
+
+def _refused(error: BaseException, args: argparse.Namespace) -> int:
+    """Tells of an error that is an answer to the user; raises any other."""
+    if isinstance(error, Failure):
+        print(f"gala-cuda: {printable(str(error))}", file=sys.stderr)
         return 1
-    except argparse.ArgumentError as error:
+    if isinstance(error, argparse.ArgumentError):
         return args.parser.error(printable(str(error)))
+    raise error
+
+
+def _stopped(stop: Stop, args: argparse.Namespace) -> int:
+    """Tells, once where there are several processes, what a signal ended; the exit code."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        trains = getattr(args, "does", None) == "train"
+        advice = _load("training.commands", "train").how_to_go_on(args.output) if trains else ""
+        print(f"gala-cuda: {stop}{printable(advice)}", file=sys.stderr)
+    return stop.code
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -151,8 +182,8 @@ def _console():
     return console()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("gala-cuda", description="Global-and-local attention for PyTorch.")
+def _parser() -> Parser:
+    parser = Parser("gala-cuda", description="Global-and-local attention for PyTorch.")
     parser.add_argument("--version", action="version", version=f"gala-cuda {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -165,13 +196,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="as JSON")
     _add_bench_arguments(command("bench", _bench, "Time GALA's backends against eager PyTorch and torch.compile."))
     _add_tune_arguments(command("tune", _tune, "Measure on a GPU which tiles the Triton kernels are fastest with."))
-    _add_train_arguments(command("train", _training, "Train a network on digits or on pictures of your own."))
-    _add_eval_arguments(command("eval", _training, "Test weights: accuracy, confusion, image/s."))
+    training.add_train_arguments(command("train", _training, "Train a network on digits or on pictures of your own."))
+    training.add_eval_arguments(command("eval", _training, "Test weights: accuracy, confusion, image/s."))
     text = "Write weights as ONNX and torch.export files, and compare those with PyTorch."
-    _add_export_arguments(command("export", _training, text))
+    training.add_export_arguments(command("export", _training, text))
     sub = command("inspect", _inspection, "Show what a network attends to: PNG sheets, an HTML page.")
     sub.set_defaults(does="inspect")
-    inspection.add_arguments(sub, _count, _device)
+    inspection.add_arguments(sub)
     clickme.add_arguments(command("clickme", _clickme, "Check ClickMe's files, or convert them to another format."))
     sub = command("index", _index, "Write the index of tar shards: a quicker start, and what training over HTTP needs.")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="with train*.tar and val*.tar, or train/*.tar and "
@@ -184,16 +215,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_bench_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     dtypes = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
-    add("--batch", type=_count, nargs="+", metavar="N", help="batch sizes (default: 1 8 32)")
-    add("--shape", type=_shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
+    add("--batch", type=count, nargs="+", metavar="N", help="batch sizes (default: 1 8 32)")
+    add("--shape", type=shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
     add("--dtype", choices=dtypes, help="of x (default: float32)")
     add("--layout", choices=("channels_last", "nchw"), help="of x in memory (default: channels_last)")
-    add("--reduction", type=_count, metavar="R", help="channels over hidden units (default: 4)")
+    add("--reduction", type=count, metavar="R", help="channels over hidden units (default: 4)")
     add("--contestants", nargs="+", metavar="NAME", help="eager, compile, max-autotune, a backend's name, se, cbam "
         "(default: eager, compile and every fused backend that runs)")  # fmt: skip
-    add("--seconds", type=_positive, metavar="S", help="of timing for each shape and pass (default: 10)")
-    add("--threads", type=_count, metavar="T", help="of the CPU (default: torch's choice)")
-    add("--device", type=_device, help="cpu, cuda, cuda:1 (default: cpu)")
+    add("--seconds", type=positive, metavar="S", help="of timing for each shape and pass (default: 10)")
+    add("--threads", type=count, metavar="T", help="of the CPU (default: torch's choice)")
+    add("--device", type=device, help="cpu, cuda, cuda:1 (default: cpu)")
     add(
         "--output",
         type=Path,
@@ -205,95 +236,14 @@ def _add_bench_arguments(sub: argparse.ArgumentParser) -> None:
 def _add_tune_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     dtypes = [str(dtype).removeprefix("torch.") for dtype in triton.DTYPES]
-    add("--batch", type=_count, nargs="+", metavar="N", help="batch sizes (default: 32 256)")
-    add("--shape", type=_shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
+    add("--batch", type=count, nargs="+", metavar="N", help="batch sizes (default: 32 256)")
+    add("--shape", type=shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
     add("--dtype", choices=dtypes, nargs="+", help="of x (default: bfloat16 float32)")
     add("--layout", choices=("channels_last", "nchw"), nargs="+", help="of x in memory (default: channels_last)")
-    add("--seconds", type=_positive, metavar="S", help="of timing for each comparison (default: 0.5)")
-    add("--device", type=_device, help="cuda, cuda:1 (default: cuda)")
+    add("--seconds", type=positive, metavar="S", help="of timing for each comparison (default: 0.5)")
+    add("--device", type=device, help="cuda, cuda:1 (default: cuda)")
     add("--output", type=Path, metavar="FILE", help="table to write (default: gala_cuda/triton-table.json in "
         "$XDG_CACHE_HOME or ~/.cache)")  # fmt: skip
-
-
-def _add_train_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.set_defaults(does="train")
-    add = sub.add_argument
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipe.PRESETS)}, or a YAML file; flags below replace its values")
-    add("--output", type=Path, default=Path("runs/train"), help="folder to write to (default: %(default)s)")
-    add("--resume", action="store_true", help="continue where the output folder stands, or start if it is empty")
-    add("--device", type=_device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    add("--checkpoint-every", type=_count, metavar="STEPS", help="beside the checkpoint after each epoch")
-    add("--keep", type=_count, default=2, metavar="N", help="newest checkpoints that stay (default: %(default)s)")
-    add("--tensorboard", action="store_true", help="also log for TensorBoard")
-    add("--quiet", action="store_true", help="print nothing but errors")
-    recipe.add_flags(sub.add_argument_group("recipe"))
-
-
-def _add_weights_file(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("weights_file", type=Path, metavar="WEIGHTS", help="safetensors or torch.save file of this "
-        "package, of torchvision or of timm; or the folder of a training")  # fmt: skip
-
-
-def _add_export_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.set_defaults(does="export")
-    _add_weights_file(sub)
-    sub.add_argument("--format", nargs="+", choices=("onnx", "pt2"), default=["onnx"], help="(default: onnx)")
-    sub.add_argument("--output", type=Path, default=Path("runs/export/network"), metavar="FILE",
-        help="to write to; the format's suffix is added (default: %(default)s)")  # fmt: skip
-    recipe.add_flags(sub, ("model", "layers", "keep_output", "image_size"))
-
-
-def _add_eval_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.set_defaults(does="evaluation")
-    _add_weights_file(sub)
-    add = sub.add_argument
-    add("--json", action="store_true", help="as JSON")
-    add("--device", type=_device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    add("--maps", action="store_true", help="compare attention maps, or input gradients of networks without attention, "
-        "with the human maps of --clickme: the columns of the paper's table")  # fmt: skip
-    add("--saliency", action="store_true", help="with --maps: compare input gradients in any case")
-    add("--ceiling", type=_positive, default=0.65753, metavar="X", help="correlation of people among each other, "
-        "to which the maps' is set in proportion (default: %(default)s, as Fel et al. published)")  # fmt: skip
-    names = ("data", "clickme", "model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers")
-    recipe.add_flags(sub, names)
-
-
-def _count(text: str) -> int:
-    return _number(text, int, 1, "a whole number of at least 1")
-
-
-def _positive(text: str) -> float:
-    return _number(text, float, sys.float_info.min, "a number above 0")
-
-
-def _number(text: str, kind: type, least: float, expected: str):
-    try:
-        number = kind(text)
-    except ValueError:
-        number = math.nan
-    if not least <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} was given; expected {expected}")
-    return number
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} was given; expected channels, height and width, as in 1024x14x14")
-    channels, height, width = map(int, match.groups())
-    return channels, height, width
-
-
-def _device(text: str) -> torch.device:
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{text!r} was given; expected cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise argparse.ArgumentTypeError(f"{text!r} was given, but torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from .diagnostics import doctor
 from .models import gala_resnet18
 
 LAYERS = ("layer2", "layer3")  # 16x16 and 8x8 for images of 32x32
-RECIPE = training.Recipe(epochs=20, lr=0.1, time_limit=150)
+RECIPE = training.Recipe(epochs=10, lr=0.1)
 BENCH = benchmark.Settings(batches=(8,), shapes=((1024, 14, 14), (512, 28, 28)), seconds=4)
 NEEDED = 0.95  # of the test images
 SAMPLES = 6  # images in the picture

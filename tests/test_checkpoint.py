@@ -69,7 +69,7 @@ def test_resume_refuses_another_recipe_and_a_new_start_refuses_a_training(tmp_pa
     base = [*TINY, "--epochs", "1", "--output", str(tmp_path), "--quiet"]
     assert cli.main(base) == 0
     for extra, message in (
-        (["--resume", "--lr", "0.5"], "--recipe: recipe is not that of the training in"),
+        (["--resume", "--lr", "0.5"], "--lr: lr is not that of the training in"),
         ([], f"argument --output: {tmp_path} holds a training"),
     ):
         with pytest.raises(SystemExit):
@@ -113,7 +113,7 @@ def foreign(path):
         pytest.param(cut, "weights.safetensors is truncated or altered", id="truncated"),
         pytest.param(flip, "state.pt is truncated or altered", id="one-bit"),
         pytest.param(lose, "state.pt: No such file", id="missing"),
-        pytest.param(foreign, "does not say 'gala_cuda checkpoint 1'", id="foreign"),
+        pytest.param(foreign, "does not say 'gala_cuda checkpoint 2'", id="foreign"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_previous_one_used(checkpoints, damage, reason):

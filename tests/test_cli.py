@@ -85,14 +85,14 @@ def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
         pytest.param("bench --contestants eager cuda", "contestant 'cuda' cannot run", id="contestant"),
         pytest.param("train --data nowhere", "argument --data: there is no folder nowhere", id="data"),
         pytest.param("train --model vgg16", "argument --model: there is no 'vgg16'", id="model"),
-        pytest.param("train --epochs few", "argument --epochs: epochs is 'few'; expected int", id="epochs"),
+        pytest.param("train --epochs few", "argument --epochs: epochs is 'few'; expected a whole number", id="epochs"),
         pytest.param("train --lr -1", "argument --lr: lr is -1.0; expected more than 0", id="lr"),
         pytest.param("train --weight-decay -1", "argument --weight-decay: weight_decay is -1.0", id="weight-decay"),
         pytest.param("train --workers -1", "argument --workers: workers is -1", id="workers"),
         pytest.param("train --recipe best", "argument --recipe: recipe is 'best'; expected one of paper", id="recipe"),
         pytest.param("train --weights none.pth", "weights: none.pth cannot be read as weights: No such", id="weights"),
         pytest.param(
-            "train --accumulate 3", "argument --batch-size: batch_size is 64; expected a multiple", id="parts"
+            "train --accumulate 3", "argument --accumulate: batch_size is 64; expected a multiple", id="parts"
         ),
         pytest.param(
             "train --keep-output", "argument --keep-output: keep_output is True, but weights", id="keep-output"
@@ -131,7 +131,7 @@ def test_help_needs_no_extra():
 @pytest.mark.parametrize(("needed", "code"), [(0.0, 0), (1.0, 1)], ids=["reached", "missed"])
 def test_demo(monkeypatch, tmp_path, capsys, needed, code):
     monkeypatch.setattr(demo, "NEEDED", needed)
-    monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1, time_limit=0.5))
+    monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1, batch_size=256))
     tiny = Settings(batches=(2,), shapes=((12, 3, 5),), contestants=("eager", "reference"), seconds=0.01)
     monkeypatch.setattr(demo, "BENCH", tiny)
     assert cli.main(["demo", "--output", str(tmp_path)]) == code

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import backends
 from .peers import BASELINES
@@ -61,7 +63,7 @@ def chart(result: Result) -> Figure:
         axes.set_title(kind, loc="left", fontweight="bold")
         axes.set_ylabel("speed, fastest baseline = 1")
         axes.margins(x=0.01, y=0.12)
-    panels[-1].set_xticks(range(len(result.cases)), [_label(case, "\n") for case in result.cases])
+    panels[-1].set_xticks(range(len(result.cases)), [_stacked(case) for case in result.cases])
     panels[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(result.names), frameon=False)
     dtype = str(result.settings.dtype).removeprefix("torch.")
     figure.suptitle(
@@ -73,45 +75,54 @@ def chart(result: Result) -> Figure:
 def _times(result: Result) -> Table:
     baselines = [name for name in result.names if name in BASELINES]
     fused = [name for name in result.names if name in backends.NAMES]
-    table = Table(title="Milliseconds a call: median ± half the interquartile range", title_justify="left")
+    table = _table("Milliseconds a call: median ± half the interquartile range")
     table.add_column("N x C x H x W", no_wrap=True)
     table.add_column("pass", no_wrap=True)
     for name in result.names:
         table.add_column(name, justify="right", no_wrap=True)
     for name in fused:
         for baseline in baselines:
-            table.add_column(f"{name} vs {baseline}", justify="right")
+            table.add_column(f"{name} vs\n{baseline}", justify="right", no_wrap=True)
     for case in result.cases:
         for kind in PASSES:
             timings = (case.timings[kind][name] for name in result.names)
             ratios = (case.speedup(kind, name, baseline) for name in fused for baseline in baselines)
             table.add_row(
                 _label(case) if kind == PASSES[0] else "",
-                kind,
-                *(f"{_three_digits(1e3 * t.median)} [dim]±{t.spread:3.0%}[/dim]" for t in timings),
-                *(f"[bold {'green' if ratio >= 1 else 'red'}]{ratio:.2f}x[/]" for ratio in ratios),
+                kind.replace("forward+", "+ "),
+                *(Text.assemble(_three_digits(1e3 * t.median), (f" ±{t.spread:.0%}", "dim")) for t in timings),
+                *(Text(f"{ratio:.2f}x", "bold green" if ratio >= 1 else "bold red") for ratio in ratios),
                 end_section=kind == PASSES[-1],
             )
     return table
 
 
 def _memory(result: Result) -> Table:
-    table = Table(title="Kept for backward beyond x and the parameters, in sizes of x", title_justify="left")
+    table = _table("Kept for backward beyond x and the parameters, in sizes of x; errors against float64")
     table.add_column("N x C x H x W", no_wrap=True)
     for name in result.names:
         table.add_column(name, justify="right")
     for name in result.names:
-        table.add_column(f"error of {name}", justify="right")
+        table.add_column(f"error of\n{name}", justify="right")
     for case in result.cases:
         kept = (f"{case.saved[name]:.3f}" for name in result.names)
         table.add_row(_label(case), *kept, *(f"{case.errors[name]:.0e}" for name in result.names))
     return table
 
 
+def _table(title: str) -> Table:
+    """With few lines, so that the usual contestants fit 80 columns."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+
+
 def _three_digits(number: float) -> str:
     return f"{number:.3g}" if number < 1000 else f"{number:.0f}"
 
 
-def _label(case: Case, separator: str = " x ") -> str:
+def _label(case: Case) -> str:
+    return "x".join(map(str, case.shape))
+
+
+def _stacked(case: Case) -> str:
     n, c, height, width = case.shape
-    return f"{n}{separator}{c} x {height} x {width}" if separator == " x " else f"N={n}\nC={c}\n{height}x{width}"
+    return f"N={n}\nC={c}\n{height}x{width}"

@@ -1,18 +1,13 @@
 """The arguments of ``gala-cuda inspect``."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from ..arguments import count, device
+from ..training.arguments import add_flags
 
-from ..training import recipe
 
-
-def add_arguments(
-    sub: argparse.ArgumentParser, count: Callable[[str], int], device: Callable[[str], torch.device]
-) -> None:
-    """``count`` and ``device`` read an argument, as argparse's types do."""
+def add_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("weights_file", type=Path, metavar="CKPT", help="folder of a training, or a file of weights of this package, "
         "of torchvision or of timm")  # fmt: skip
@@ -30,4 +25,4 @@ def add_arguments(
     add("--layers", nargs="+", metavar="NAME", default=argparse.SUPPRESS, help="blocks, or stages of them, whose "
         "attention is shown (default: three, of ResNet-50 the paper's layer3.1, .3 and .5); where the file does not "
         "name its network, also all that have GALA")  # fmt: skip
-    recipe.add_flags(sub, ("model", "keep_output", "image_size"))
+    add_flags(sub, ("model", "keep_output", "image_size"))

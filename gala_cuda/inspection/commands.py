@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ..training.arguments import given_flags
 from ..training.commands import arguments_named, device_of
 from ..training.networks import BadNetwork, Network
 from ..training.opening import open_network
-from ..training.recipe import given_flags, resolve
+from ..training.recipe import resolve
 from . import page
 from .maps import PAPER, attention_maps, chosen_layers, gala_blocks, input_gradient
 from .sheet import overlay

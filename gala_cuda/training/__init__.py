@@ -11,7 +11,7 @@ _HOMES = {
     "Diverged": "loop",
     "Epoch": "progress",
     "Network": "networks",
-    "Run": "loop",
+    "Run": "run",
     "fit": "loop",
     "load": "data",
     "read_weights": "networks",

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-FORMAT = "gala_cuda checkpoint 1"
+FORMAT = "gala_cuda checkpoint 2"
 _WEIGHTS, _STATE, _RECIPE, _MANIFEST = "weights.safetensors", "state.pt", "recipe.yaml", "checkpoint.json"
 
 
@@ -78,6 +78,9 @@ class Checkpoints:
                 shutil.rmtree(path)
             draft.rename(path)
             _flush(self.folder)
+        except KeyboardInterrupt:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             kept = self.paths()
@@ -142,6 +145,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         _write(draft, content)
         draft.replace(path)
         _flush(path.parent)
+    except KeyboardInterrupt:
+        draft.unlink(missing_ok=True)
+        raise
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {_why(error)}") from error

@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,45 +14,74 @@ from rich.console import Console
 
 from ..clickme.similarity import PAIRS, MapRecord, MapScore, returns_maps
 from ..console import PlainConsole
+from ..interrupt import command_line
 from . import distributed, networks
+from .arguments import given_flags
 from .builtin import DIGITS
 from .checkpoint import CheckpointError, Checkpoints
 from .classes import places
 from .data import Data, load
 from .evaluate import evaluate, print_evaluation, print_score
 from .export import FORMATS, ExportFailed
-from .loop import Diverged, Run, fit, images_per_part
+from .loop import Diverged, fit, images_per_part
 from .networks import BadNetwork, BadWeights, Network
 from .opening import open_network, trained_on
 from .pictures import Preprocessing
-from .recipe import BadRecipe, Recipe, given_flags, resolve
+from .recipe import BadRecipe, Recipe, resolve, stated
+from .run import Run
 from .sampling import TooManyUnreadable, Unreachable
 from .trial import check_training
 
 FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable, Unreachable)
 
 
+class BadData(BadRecipe):
+    """The images of a recipe cannot be had."""
+
+    def __str__(self) -> str:
+        return self.problem
+
+
 @contextmanager
-def arguments_named() -> Iterator[None]:
-    """Refusals as argparse's, by the flag that is to blame."""
+def arguments_named(args: argparse.Namespace | None = None, source: str | None = None) -> Iterator[None]:
+    """Refusals as argparse's, by what the user gave: a flag of ``args``, else a field of the recipe ``source``."""
     try:
         yield
     except (BadRecipe, BadNetwork) as error:
-        raise argparse.ArgumentError(None, f"argument --{error.name.replace('_', '-')}: {error}") from error
+        names = error.names if isinstance(error, BadRecipe) else (error.name,)
+        raise argparse.ArgumentError(None, f"argument {_blamed(names, args, source)}: {error}") from error
     except BadWeights as error:
-        raise argparse.ArgumentError(None, f"weights: {error}") from error
+        blamed = "WEIGHTS" if args is None else _blamed(("weights",), args, source)
+        raise argparse.ArgumentError(None, f"argument {blamed}: {error}") from error
+
+
+def _blamed(names: Sequence[str], args: argparse.Namespace | None, source: str | None) -> str:
+    """The first of the fields ``names`` that a flag gave, else that the recipe ``source`` states, else the first."""
+    for name in names:
+        if hasattr(args, name):
+            return _flag(name)
+    if source is None or args is None:
+        return _flag(names[0])
+    flag = "--recipe" if args.recipe else "--resume"
+    if names[0] in ("recipe", "preset"):
+        return flag
+    found = stated(source)
+    return next((f"{flag}: {source}, {name}" for name in names if name in found), _flag(names[0]))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def train(args: argparse.Namespace, console: Console) -> None:
     """Raises argparse.ArgumentError for arguments that cannot be followed, and ``FAILURES``."""
     device = device_of(args)
-    with arguments_named(), distributed.joined(device) as world:
-        resume = args.resume or distributed.restarted()
-        before = args.output / "recipe.yaml"
-        source = str(before) if resume and args.recipe is None and before.exists() else args.recipe
+    resume, before = args.resume or distributed.restarted(), args.output / "recipe.yaml"
+    source = str(before) if resume and args.recipe is None and before.exists() else args.recipe
+    with arguments_named(args, source), distributed.joined(device) as world:
         recipe = resolve(source, given_flags(args))
         if recipe.keep_output and not recipe.weights:
-            raise BadRecipe("keep_output", "is True, but weights is None; expected a file of weights")
+            raise BadRecipe("keep_output", "is True, but weights is None; expected --weights FILE", ["weights"])
         if not resume and Checkpoints(args.output / "checkpoints").paths():
             raise argparse.ArgumentError(
                 None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
@@ -75,6 +104,14 @@ def train(args: argparse.Namespace, console: Console) -> None:
         )
         fit(model, data, recipe, run)
         shown.print(f"weights and log are in {args.output.resolve()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def how_to_go_on(output: Path) -> str:
+    """After a training to ``output`` was stopped: where its last checkpoint is, and the command that continues."""
+    kept = Checkpoints(output / "checkpoints").paths()
+    if not kept:
+        return "; there is no checkpoint yet: the same command starts anew"
+    return f"; the last checkpoint is {kept[-1]}; to continue: {command_line('--resume')}"
 
 
 def evaluation(args: argparse.Namespace, console: Console) -> None:
@@ -188,7 +225,7 @@ def _load(
             augment=recipe.augment, how=how, maps=maps, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
-        raise argparse.ArgumentError(None, f"argument {_source_flag(recipe)}: {error}") from error
+        raise BadData("data" if recipe.clickme is None else "clickme", str(error)) from error
     for note in data.notes:
         say(note)
     return data

@@ -20,6 +20,8 @@ PEAKS = {
     "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12,
 }  # fmt: skip
 
+ENOUGH = 5  # steps to time before a forecast
+
 
 class Meter:
     """Sums of one epoch, on the device until they are asked for.
@@ -58,6 +60,11 @@ def hits(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([weighted, best[:, :1].sum().double(), best.sum().double(), count])
 
 
+def format_loss(loss: float) -> str:
+    """Four decimals where they tell something, else three digits and a power of ten."""
+    return f"{loss:.4f}" if loss == 0 or 1e-3 <= abs(loss) < 1e4 else f"{loss:.2e}"
+
+
 class Waiting:
     """Iterates, and adds up the ``seconds`` spent in waiting for the next item."""
 
@@ -75,6 +82,26 @@ class Waiting:
             finally:
                 self.seconds += time.perf_counter() - began
             yield item
+
+
+class Forecast:
+    """How long the rest of a training takes, by the steps of this process after its first, which is slower."""
+
+    def __init__(self) -> None:
+        self._start: tuple[int, float] | None = None
+        self._told = False
+
+    def first(self, step: int) -> None:
+        """Step number ``step`` is done; only the first call counts."""
+        if self._start is None:
+            self._start = step, time.perf_counter()
+
+    def seconds(self, step: int, steps: int) -> float | None:
+        """From ``step`` to ``steps``: once, as soon as ``ENOUGH`` were timed, else None."""
+        if self._told or self._start is None or step - self._start[0] < ENOUGH:
+            return None
+        self._told = True
+        return (time.perf_counter() - self._start[1]) / (step - self._start[0]) * (steps - step)
 
 
 def peak_memory(device: torch.device) -> int:

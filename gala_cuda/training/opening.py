@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..models.blocks import select
 from . import networks, weights_file
+from .arguments import given_flags
 from .networks import BadNetwork, BadWeights, Network
-from .recipe import BadRecipe, Recipe, given_flags, resolve
+from .recipe import BadRecipe, Recipe, resolve
 from .trial import check
 
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint

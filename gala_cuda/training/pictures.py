@@ -17,10 +17,10 @@ from torchvision.transforms.v2 import functional
 
 from .modes import as_rgb, check_brightness, is_deep
 from .picture_files import FORMATS
+from .recipe import AUGMENTS
 from .sampling import Unreadable
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-AUGMENTS = ("paper", "modern", "randaugment", "none")
 ERASED = 0.1  # share of the images that lose a rectangle
 MAX_PIXELS, MAX_SIDE = 89_478_485, 1_000_000  # of a picture: Pillow's own limit; each row costs Pillow a pointer too
 LONGEST = 32  # times its shorter side: of a longer picture that is scaled, the middle is taken first

@@ -1,10 +1,9 @@
 """How to train: one dataclass, presets, and the YAML that stands beside every checkpoint."""
 
-import argparse
 import json
 import math
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,19 +17,21 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PARALLEL = ("ddp", "fsdp")
+AUGMENTS = ("paper", "modern", "randaugment", "none")
 LR_BATCH = 256  # the batch size that lr_256 is for
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
-_MAY_CHANGE = ("workers", "accumulate", "compile", "time_limit", "lr_256")  # while a training is interrupted
-_OF_WEIGHTS = ("data", "clickme", "model", "layers", "keep_output", "image_size")  # what these know of themselves
-_FACTS = ("versions", "git")  # stand in a written recipe beside its numbers
+_MAY_CHANGE = ("workers", "accumulate", "compile", "epochs", "lr_256")  # while a training is interrupted
+_KINDS = {"tuple": "a list", "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+_FORMER = (("time_limit", None),)  # fields that older recipes have, with the only value that can still be followed
+_FACTS = ("peak_lr", "versions", "git")  # stand in a written recipe beside its fields
 
 
 class BadRecipe(ValueError):
-    """A field of a recipe is unknown or out of range; ``name`` says which."""
+    """A field of a recipe is unknown or out of range; ``names`` says which, and which others it does not go with."""
 
-    def __init__(self, name: str, problem: str):
+    def __init__(self, name: str, problem: str, others: Sequence[str] = ()):
         super().__init__(f"{name} {problem}")
-        self.name, self.problem = name, problem
+        self.names, self.problem = (name, *others), problem
 
 
 def _of(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -62,7 +63,7 @@ class Recipe:
     image_size: int | None = _of(
         None, "pixels (default: as weights or the network's library say, else 32 for digits, 224 for others)"
     )
-    augment: str = _of("paper", "of pictures: paper, modern, randaugment or none")
+    augment: str = _of("paper", "of pictures", AUGMENTS)
     epochs: int = _of(20, "passes through the training images")
     batch_size: int = _of(64, "images of one step, over all processes")
     accumulate: int = _of(1, "parts, one after the other, that each process divides its images of a step into")
@@ -89,7 +90,6 @@ class Recipe:
     deterministic: bool = _of(True, "the same weights from the same recipe on a GPU too; slower there")
     seed: int = _of(0, "of weights, order, augmentation")
     workers: int = _of(2, "processes that read images, for each training process")
-    time_limit: float | None = _of(None, "seconds; the schedule shrinks to fit (default: none)")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -100,7 +100,7 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulate", "width", "image_size"):
             self._expect(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
         self._expect("workers", lambda value: isinstance(value, int) and value >= 0, "a whole number of at least 0")
-        for name in ("lr", "lr_256", "clip", "time_limit"):
+        for name in ("lr", "lr_256", "clip"):
             self._expect(name, lambda value: 0 < value < math.inf, "more than 0")
         for name in ("momentum", "warm_up", "label_smoothing", "ema"):
             self._expect(name, lambda value: 0 <= value < 1, f"0 <= {name} < 1")
@@ -136,14 +136,12 @@ class Recipe:
             return 0.1 ** sum(progress >= share for share in self.decay_at)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - self.warm_up) / (1 - self.warm_up))))
 
-    def differences(self, other: "Recipe") -> list[str]:
-        """What another recipe, of the same training, may not change: "lr 0.1 -> 0.2", ..."""
+    def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
+        """What another recipe, of the same training, may not change: field: (here, there)."""
         mine, theirs = (asdict(recipe) | {"lr": recipe.peak_lr} for recipe in (self, other))
-        return [
-            f"{name} {mine[name]} -> {theirs[name]}"
-            for name in mine
-            if mine[name] != theirs[name] and name not in _MAY_CHANGE
-        ]
+        return {
+            name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name] and name not in _MAY_CHANGE
+        }
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -176,9 +174,11 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
     Raises:
         BadRecipe: the source is no preset and no readable YAML file, or a field is unknown or out of range.
     """
-    values: dict[str, Any] = {}
-    if source is not None:
-        values = dict(PRESETS[source]) if source in PRESETS else _from_file(Path(source))
+    values = {} if source is None else stated(source)
+    if "lr_256" in given:
+        if "lr" in given:
+            raise BadRecipe("lr_256", "is given together with lr, beside which it has no effect; expected one of them")
+        values["lr"] = None
     types = {each.name: each.type for each in fields(Recipe)}
     values.update(given)
     for name, value in values.items():
@@ -190,6 +190,11 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
+def stated(source: str) -> dict[str, Any]:
+    """The fields that a recipe, a preset's name or a YAML file, sets; raises as :func:`resolve` does."""
+    return dict(PRESETS[source]) if source in PRESETS else _from_file(Path(source))
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     import yaml
 
@@ -199,12 +204,14 @@ def _from_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadRecipe("recipe", f"is {str(path)!r}; {expected} ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadRecipe("recipe", f"{path} is no YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        reason = str(error).splitlines()[0] + (f", line {mark.line + 1}" if mark else "")
+        raise BadRecipe("recipe", f"{path} is no YAML: {reason}") from error
     if not isinstance(values, dict):
         raise BadRecipe("recipe", f"{path} holds a {type(values).__name__}; expected fields and values")
-    values = {name: value for name, value in values.items() if name not in _FACTS}
+    values = {name: value for name, value in values.items() if name not in _FACTS and (name, value) not in _FORMER}
     preset = values.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and preset not in list(PRESETS):
         raise BadRecipe("preset", f"is {preset!r}; expected one of {', '.join(PRESETS)}")
     return {**PRESETS.get(preset, {}), **values}
 
@@ -213,57 +220,28 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     """``value``, from a file or a flag, as the field's type; YAML reads 5e-4 as text, and has lists for tuples."""
     if value is None and "None" in str(kind):
         return None
-    if kind in (tuple[str, ...], tuple[float, ...]) and isinstance(value, (list, tuple)):
-        of = str if kind == tuple[str, ...] else float
-        return tuple(of(entry) for entry in value)
     try:
+        if kind in (tuple[str, ...], tuple[float, ...]) and isinstance(value, (list, tuple)):
+            of = str if kind == tuple[str, ...] else float
+            return tuple(of(entry) for entry in value)
         for exact in (bool, int, float, str):
-            if kind in (exact, exact | None):
+            if kind in (exact, exact | None) and not isinstance(value, (list, dict)):
                 wrong = isinstance(value, bool) != (exact is bool) or (exact is int and int(value) != float(value))
                 if not wrong:
                     return exact(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         pass
-    raise BadRecipe(name, f"is {value!r}; expected {getattr(kind, '__name__', kind)}")
-
-
-def add_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:
-    """A flag for every field, or for those of ``names``, of a command that is given weights.
-
-    One that is not given leaves no trace in the namespace.
-    """
-    for each in fields(Recipe):
-        if names is not None and each.name not in names:
-            continue
-        flag, text = f"--{each.name.replace('_', '-')}", each.metadata["help"]
-        if names is not None and each.name in _OF_WEIGHTS:
-            text = f"{text.partition(' (default')[0]} (default: as the weights' training had it)"
-        elif each.default not in (None, ()) and "default" not in text:
-            text = f"{text} (default: {each.default})"
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        if each.type is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif each.metadata["choices"]:
-            options["choices"] = each.metadata["choices"]
-        elif str(each.type).startswith("tuple"):
-            options |= {"nargs": "+", "metavar": "X" if "float" in str(each.type) else "NAME"}
-        else:
-            kinds = {"int": "N", "float": "X"}
-            options["metavar"] = next((letter for kind, letter in kinds.items() if kind in str(each.type)), "NAME")
-        parser.add_argument(flag, **options)
-
-
-def given_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a :class:`Recipe` that the command line gave."""
-    return {each.name: getattr(args, each.name) for each in fields(Recipe) if hasattr(args, each.name)}
+    expected = next(words for word, words in _KINDS.items() if word in str(kind))
+    raise BadRecipe(name, f"is {value!r}; expected {expected}")
 
 
 def as_yaml(recipe: Recipe) -> str:
-    """The recipe, its learning rate worked out, with the versions and the state of the code that run it."""
+    """The recipe, then what is no field of it: the learning rate worked out, the versions, the state of the code."""
     import yaml
 
-    values = json.loads(json.dumps(asdict(recipe))) | {"lr": recipe.peak_lr}
-    return yaml.safe_dump({**values, "versions": _versions(), "git": git_state()}, sort_keys=False)
+    values = json.loads(json.dumps(asdict(recipe)))
+    found = {"peak_lr": recipe.peak_lr, "versions": _versions(), "git": git_state()}
+    return yaml.safe_dump(values | found, sort_keys=False)
 
 
 def _versions() -> dict[str, str]:

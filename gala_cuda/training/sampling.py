@@ -75,6 +75,7 @@ class Batches:
     Attributes:
         total: images there are.
         images: of an epoch, over all ranks.
+        labels: of all images of the source, [n] int64.
         skipped: (file, why) of each unreadable image that this rank has met.
     """
 
@@ -100,6 +101,7 @@ class Batches:
             together = count - count % world
         if not together:
             raise ValueError(f"there are {count} images to train on; expected at least 1 for each of {world} processes")
+        self.labels = source.labels
         self._count = count // together if train else -(-count // together)
         self.images = self._count * together if train else count
         self.total = count

@@ -30,7 +30,9 @@ class Supervision:
         for name in ("mixup", "cutmix"):
             if getattr(recipe, name):
                 raise BadRecipe(
-                    name, f"is {getattr(recipe, name)}; expected 0 with human maps, each of which is of one image"
+                    name,
+                    f"is {getattr(recipe, name)}; expected 0 with human maps, each of which is of one image",
+                    ["clickme"],
                 )
         self.by_gradients = recipe.clickme_loss == "harmonization"
         if self.by_gradients:
@@ -44,6 +46,7 @@ class Supervision:
                 "clickme_loss",
                 f"is {recipe.clickme_loss!r}, but {type(model).__name__} returns no attention maps; expected a "
                 "gala_resnet of this package, or harmonization, or clickme_weight 0",
+                ["model", "clickme"],
             )
 
     def __call__(
@@ -71,8 +74,10 @@ def _of_gradients(
 def _refuse_without_double_backward(recipe: Recipe) -> None:
     twice = "with clickme_loss harmonization, which differentiates twice"
     if recipe.compile:
-        raise BadRecipe("compile", f"is True; expected False {twice}: compiled code cannot")
+        raise BadRecipe("compile", f"is True; expected False {twice}: compiled code cannot", ["clickme_loss"])
     if recipe.precision == "float16":
-        raise BadRecipe("precision", f"is 'float16'; expected float32 or bfloat16 {twice}: gradients underflow")
+        raise BadRecipe(
+            "precision", f"is 'float16'; expected float32 or bfloat16 {twice}: gradients underflow", ["clickme_loss"]
+        )
     if recipe.parallel == "fsdp" and distributed.world().size > 1:
-        raise BadRecipe("parallel", f"is 'fsdp'; expected 'ddp' {twice}: shards cannot")
+        raise BadRecipe("parallel", f"is 'fsdp'; expected 'ddp' {twice}: shards cannot", ["clickme_loss"])

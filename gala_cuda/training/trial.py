@@ -57,7 +57,9 @@ def _too_few(network: Network, recipe: Recipe) -> BadRecipe:
         "BatchNorm would have one value of a channel"
     )
     if recipe.accumulate > 1:
-        return BadRecipe("accumulate", f"is {recipe.accumulate} with batch_size {recipe.batch_size}, {why}")
+        return BadRecipe(
+            "accumulate", f"is {recipe.accumulate} with batch_size {recipe.batch_size}, {why}", ["batch_size"]
+        )
     if recipe.batch_size == 1:
         return BadRecipe("batch_size", f"is 1, {why}")
     flag = "data" if recipe.clickme is None else "clickme"

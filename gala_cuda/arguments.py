@@ -1,0 +1,55 @@
+"""What the command line's arguments may be, and how a bad one is told: in a line, without the usage before it."""
+
+import argparse
+import math
+import re
+import sys
+from typing import NoReturn
+
+import torch
+
+
+class Parser(argparse.ArgumentParser):
+    """Its commands are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def count(text: str) -> int:
+    return _number(text, int, 1, "a whole number of at least 1")
+
+
+def positive(text: str) -> float:
+    return _number(text, float, sys.float_info.min, "a number above 0")
+
+
+def _number(text: str, kind: type, least: float, expected: str):
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected {expected}")
+    return number
+
+
+def shape(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected channels, height and width, as in 1024x14x14")
+    channels, height, width = map(int, match.groups())
+    return channels, height, width
+
+
+def device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text!r} was given, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device

@@ -1,0 +1,175 @@
+"""A training's folder: what is written there, and whether a training may go on from what is there."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import Tensor
+
+from . import distributed
+from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
+from .data import Data
+from .progress import Epoch
+from .recipe import BadRecipe, Recipe, as_yaml
+
+NAMED = 3  # classes in a message
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a training runs, other than by its recipe.
+
+    Args:
+        output: folder for all files, made where missing: recipe.yaml, log.jsonl (an :class:`Epoch` each line),
+            last.safetensors and best.safetensors (by :func:`progress.best`; averaged weights where the recipe has
+            them), checkpoints/, at the end curves.png.
+        resume: continue from the newest checkpoint there, if there is one; else what is there is replaced.
+        checkpoint_every: steps between checkpoints, beside those after each epoch.
+        keep: checkpoints that stay.
+        tensorboard: also write tensorboard/.
+        metadata: of the weights' files.
+    """
+
+    output: Path
+    device: torch.device
+    console: Console
+    resume: bool = False
+    checkpoint_every: int | None = None
+    keep: int = 2
+    tensorboard: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Prints a line as it is, however long."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Folder:
+    """The folder of ``run``. Of several processes all read it, and the first one writes."""
+
+    def __init__(self, run: Run, recipe: Recipe, data: Data):
+        self.run, self.recipe, self.facts = run, recipe, facts(data)
+        self.checkpoints = Checkpoints(run.output / "checkpoints", run.keep)
+        self._log = run.output / "log.jsonl"
+
+    def checkpoint(self, shapes: Mapping[str, torch.Size]) -> Checkpoint | None:
+        """The one to go on from, None to start anew; ``shapes`` are those of the network's weights, by name.
+
+        Raises:
+            BadRecipe: recipe or data are not those of the training that is there.
+            CheckpointError: no checkpoint that is there can be read, or it is of another network.
+        """
+        found, refused = self.checkpoints.load() if self.run.resume else (None, [])
+        for reason in refused if distributed.world().main else ():
+            self.run.say(f"{reason}; going back to the one before it")
+        if found is None:
+            return None
+        self._compare(found)
+        if {name: tensor.shape for name, tensor in found.weights.items()} != shapes:
+            raise CheckpointError(f"{found.path} is refused: it is of another network")
+        return found
+
+    def _compare(self, found: Checkpoint) -> None:
+        """Raises BadRecipe where the training of the checkpoint ``found`` cannot go on with this recipe and data."""
+        begun, output = Recipe(**found.state["recipe"]), self.run.output
+        if differences := begun.differences(self.recipe):
+            first, *others = differences
+            listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in differences.items())
+            raise BadRecipe(
+                first, f"is not that of the training in {output}: {listed}; expected the same, or another --output",
+                others,
+            )  # fmt: skip
+        if changes := list(_changes(found.state["data"], self.facts)):
+            raise BadRecipe(
+                "data" if self.recipe.clickme is None else "clickme",
+                f"is not what the training in {output} was begun with: {', '.join(changes)}; expected the same images, "
+                f"or another --output, which may start from --weights {output / 'last.safetensors'}",
+            )
+        log = found.state["log"]
+        done = len(log) + (found.step > (log[-1]["step"] if log else 0))
+        if self.recipe.epochs < done:
+            raise BadRecipe(
+                "epochs", f"is {self.recipe.epochs}, but the training in {output} is in epoch {done} or beyond; "
+                f"expected at least {done}",
+            )  # fmt: skip
+
+    def open(self, checkpoint: Checkpoint | None) -> None:
+        """Makes the folder, goes back to what it held at the checkpoint, or clears it; writes the recipe.
+
+        Every process has to call, once it has read all that it needs.
+        """
+        if distributed.world().size > 1:
+            dist.barrier()  # nobody writes before all have read
+        if not distributed.world().main:
+            return
+        output = self.run.output
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            if checkpoint is None:
+                self.checkpoints.clear()
+                for name in ("last.safetensors", "best.safetensors", "curves.png"):
+                    (output / name).unlink(missing_ok=True)
+            with self._log.open("a") as lines:
+                lines.truncate(0 if checkpoint is None else checkpoint.state["log_bytes"])
+            write_atomically(output / "recipe.yaml", as_yaml(self.recipe).encode())
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {output}: {error.strerror}") from error
+
+    def add(self, epoch: Epoch) -> None:
+        """A line of the log."""
+        try:
+            with self._log.open("a") as lines:
+                print(json.dumps(asdict(epoch)), file=lines)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self._log}: {error.strerror}") from error
+
+    def save(
+        self, step: int, weights: Mapping[str, Tensor], final: Mapping[str, Tensor], state: dict[str, Any], best: bool
+    ) -> None:
+        """A checkpoint of ``weights`` and ``state``; ``final`` as the last weights and, where told so, the best."""
+        metadata = dict(self.run.metadata)
+        for name in ("best", "last") if best else ("last",):
+            write_atomically(self.run.output / f"{name}.safetensors", as_bytes(final, metadata))
+        state = {"recipe": asdict(self.recipe), "data": self.facts, "log_bytes": self._log.stat().st_size, **state}
+        self.checkpoints.save(step, as_bytes(weights, metadata), state, as_yaml(self.recipe))
+
+
+def facts(data: Data) -> dict[str, Any]:
+    """What a checkpoint knows of the images: their classes by name and number, channels and size."""
+    counts = {
+        split: torch.bincount(batches.labels, minlength=len(data.classes)).tolist()
+        for split, batches in (("train", data.train), ("test", data.test))
+    }
+    return {"classes": list(data.classes), "channels": data.channels, "size": data.size, **counts}
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    """How the :func:`facts` of now differ from those of then, in words."""
+    before, after = then["classes"], now["classes"]
+    gone, new = (
+        [f"class {name!r}" for name in one if name not in other] for one, other in ((before, after), (after, before))
+    )
+    if gone:
+        yield f"{_several(gone)} no longer there"
+    if new:
+        yield f"{_several(new)} new"
+    if before != after and not gone and not new:
+        yield "its classes are in another order"
+    for name in ("channels", "size"):
+        if then[name] != now[name]:
+            yield f"images have {name} {now[name]}, not {then[name]}"
+    if before == after:
+        for split, images in (("train", "to train on"), ("test", "to test on")):
+            counts = zip(after, then[split], now[split], strict=True)
+            if changed := [f"{new} of {name!r} (not {old})" for name, old, new in counts if old != new]:
+                yield f"{_several(changed)} {images}"
+
+
+def _several(items: list[str]) -> str:
+    more = len(items) - NAMED
+    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")
