@@ -56,7 +56,7 @@ def test_the_commands_train_and_evaluate_a_folder_of_maps(tmp_path, capsys):
         (["--clickme-weight", "-1"], "argument --clickme-weight: clickme_weight is -1.0; expected at least 0"),
         (
             ["--clickme", "FOLDER", "--model", "resnet18"],
-            "argument --clickme-loss: clickme_loss is 'paper', but ResNet",
+            "argument --model: clickme_loss is 'paper', but ResNet",
         ),
     ],
 )

@@ -41,6 +41,22 @@ def test_what_is_written_is_read_again(tmp_path, name):
     assert resolve(str(tmp_path / "recipe.yaml"), {"seed": 5}).differences(recipe) == {"seed": (5, 0)}
 
 
+def test_a_stored_learning_rate_is_derived_anew_unless_it_was_given(tmp_path):
+    file = str(tmp_path / "recipe.yaml")
+    (tmp_path / "recipe.yaml").write_text(as_yaml(Recipe(batch_size=128)))
+    assert "lr: null\n" in (tmp_path / "recipe.yaml").read_text()
+    assert "peak_lr: 0.2\n" in (tmp_path / "recipe.yaml").read_text()
+    assert resolve(file, {"batch_size": 256}).peak_lr == 0.4
+    (tmp_path / "recipe.yaml").write_text(as_yaml(Recipe(batch_size=128, lr=0.3)))
+    assert resolve(file, {"batch_size": 256}).peak_lr == 0.3
+    assert resolve(file, {"batch_size": 256, "lr_256": 0.5}).peak_lr == 0.5
+
+
+def test_recipes_of_before_are_read(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("epochs: 3\nlr: 0.1\ntime_limit: null\nversions: {torch: 2.10}\ngit: null\n")
+    assert resolve(str(tmp_path / "recipe.yaml"), {}) == Recipe(epochs=3, lr=0.1)
+
+
 def test_flags_replace_what_a_file_says_and_a_file_what_its_preset_says(tmp_path):
     file, parser = tmp_path / "mine.yaml", argparse.ArgumentParser()
     file.write_text("preset: modern\nepochs: 7\nlr: 5e-2\nlayers: [layer2, layer3.0]\n")
@@ -70,6 +86,9 @@ def test_what_is_out_of_range_is_named(name, value):
         pytest.param("epochs: few", "epochs is 'few'; expected a whole number", id="text"),
         pytest.param("epochs: 2.5", "epochs is 2.5; expected a whole number", id="fraction"),
         pytest.param("compile: 1", "compile is 1; expected true or false", id="truth"),
+        pytest.param("epochs: .inf", "epochs is inf; expected a whole number", id="infinite"),
+        pytest.param("preset: [modern]", "preset is ['modern']; expected one of paper", id="preset-list"),
+        pytest.param("data: [a, b]", "data is ['a', 'b']; expected text", id="list-for-text"),
         pytest.param("layers: layer3", "layers is 'layer3'; expected", id="no-list"),
         pytest.param("preset: best", "preset is 'best'; expected one of paper", id="preset"),
         pytest.param("- epochs", "holds a list; expected fields and values", id="list"),

@@ -105,8 +105,8 @@ def line(epoch: Epoch, epochs: int) -> str:
         maps += f"  map rho {epoch.map_similarity:+.3f}"
     left = (epochs - epoch.epoch) * epoch.seconds / epoch.epoch
     return (
-        f"epoch {epoch.epoch:{digits}}/{epochs}  loss {format_loss(epoch.loss)}  train {epoch.train_accuracy:6.1%}  "
-        f"test {epoch.test_accuracy:6.1%}  {epoch.images_per_second:.0f} image/s{_waiting(epoch.data_wait)}{maps}  "
+        f"epoch {epoch.epoch:{digits}}/{epochs}  loss {format_loss(epoch.loss)}  train {epoch.train_accuracy:5.1%}  "
+        f"test {epoch.test_accuracy:5.1%}  {epoch.images_per_second:.0f} image/s{_waiting(epoch.data_wait)}{maps}  "
         + (f"{duration(left)} left" if epoch.epoch < epochs else f"done in {duration(epoch.seconds)}")
     )
 
