@@ -51,8 +51,8 @@ def arguments_named(args: argparse.Namespace | None = None, source: str | None =
         names = error.names if isinstance(error, BadRecipe) else (error.name,)
         raise argparse.ArgumentError(None, f"argument {_blamed(names, args, source)}: {error}") from error
     except BadWeights as error:
-        blamed = "WEIGHTS" if args is None else _blamed(("weights",), args, source)
-        raise argparse.ArgumentError(None, f"argument {blamed}: {error}") from error
+        blamed = "weights" if args is None else f"argument {_blamed(('weights',), args, source)}"
+        raise argparse.ArgumentError(None, f"{blamed}: {error}") from error
 
 
 def _blamed(names: Sequence[str], args: argparse.Namespace | None, source: str | None) -> str:
