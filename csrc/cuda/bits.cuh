@@ -35,10 +35,10 @@ GALA_DEVICE void bits_as_numbers(const uint32_t* words, int pixel, int k, uint32
   }
 }
 
-// The left operands of instruction `k` of a step for 32 hidden units, from their words of bits and from ds, both
-// [kDepth] in shared memory.
+// The left operands of instruction `k` of a step for 32 hidden units, from their words of bits, pixel i's at i ^ `key`,
+// and from ds, both [kDepth] in shared memory.
 template <class T>
-GALA_DEVICE void ds_where_on(Fragment<T, 4>* left, const uint32_t* words, const float* ds, int k) {
+GALA_DEVICE void ds_where_on(Fragment<T, 4>* left, const uint32_t* words, int key, const float* ds, int k) {
   const int shift = 7 - lane() / 4;  // the lane's hidden units are those whose bits this makes the signs of the bytes
   if constexpr (std::is_same_v<T, float>) {
     const int pixel = k * 8 + lane() % 4;
@@ -46,7 +46,7 @@ GALA_DEVICE void ds_where_on(Fragment<T, 4>* left, const uint32_t* words, const 
     GALA_UNROLL
     for (int i = 0; i < 8; ++i) {
       const int further = i / 2 % 2;
-      const uint32_t word = load_shared(words + pixel + 4 * further) << shift;
+      const uint32_t word = load_shared(words + ((pixel + 4 * further) ^ key)) << shift;
       const uint32_t mask = byte_signs(word, word, i / 4 * 2 + i % 2);
       left[i / 4].high[i % 4] = d.high[further] & mask;
       left[i / 4].low[i % 4] = d.low[further] & mask;
@@ -55,7 +55,7 @@ GALA_DEVICE void ds_where_on(Fragment<T, 4>* left, const uint32_t* words, const 
     GALA_UNROLL
     for (int further = 0; further < 2; ++further) {
       const int pixel = k * 16 + further * 8 + lane() % 4 * 2;
-      const auto word = load_shared(reinterpret_cast<const Vec<uint32_t, 2>*>(words + pixel));
+      const auto word = load_shared(reinterpret_cast<const Vec<uint32_t, 2>*>(words + (pixel ^ key)));
       const auto d = load_shared(reinterpret_cast<const Vec<float, 2>*>(ds + pixel));
       const uint32_t pair = pack_pair<T>(d.at[0], d.at[1]);
       GALA_UNROLL

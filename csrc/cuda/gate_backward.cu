@@ -25,6 +25,12 @@ struct CombineParams {
   float factor;  // of the result
 };
 
+// Four images' values from `image` on, of row `row` of [kSlice, kImages]: eight rows in a row lie in different banks.
+GALA_DEVICE Vec<float, 4>* input_at(float* shared, int row, int image) {
+  static_assert(kImages == 8);
+  return reinterpret_cast<Vec<float, 4>*>(shared + row * kImages + (image ^ (row & 4)));
+}
+
 // The input of the block's images at k, into shared memory [kSlice, kImages]; the loads of all images are under way
 // together.
 GALA_DEVICE void stage_input(const CombineParams& p, int top, int k, bool keep, float* shared) {
@@ -52,8 +58,11 @@ GALA_DEVICE void stage_input(const CombineParams& p, int top, int k, bool keep, 
   GALA_UNROLL
   for (int i = 0; i < kImages; ++i) {
     if (keep && i < count) store_global(p.input + (p.first + top + i) * p.depth + k, values[i]);
-    store_shared(shared + thread_index() * kImages + i, values[i]);
   }
+  GALA_UNROLL
+  for (int i = 0; i < kImages; i += 4)
+    store_shared(input_at(shared, thread_index(), i),
+                 Vec<float, 4>{{values[i], values[i + 1], values[i + 2], values[i + 3]}});
 }
 
 // The sum over the warps, in order.
@@ -64,12 +73,13 @@ GALA_DEVICE void add_warps(const CombineParams& p, const float (&sums)[kImages][
   block_barrier();
   GALA_UNROLL
   for (int i = 0; i < kImages * width; ++i)
-    store_shared(shared + (warp() * kImages * width + i) * 32 + lane(), sums[i / width][i % width]);
+    store_shared(shared + (warp() * kImages + i / width) * kCols + crossed_place<width>(i % width, lane(), 32),
+                 sums[i / width][i % width]);
   block_barrier();
   for (int i = thread_index(); i < kImages * kCols; i += kWarps * 32) {
     const int image = top + i / kCols, col = tile * kCols + i % kCols;
     if (image >= p.images || col >= p.cols) continue;
-    const float* from = shared + i / kCols * kCols + i % width * 32 + i % kCols / width;
+    const float* from = shared + i / kCols * kCols + crossed_place<width>(i % width, i % kCols / width, 32);
     float total = 0.0f;
     for (int k = 0; k < kWarps; ++k) total += load_shared(from + k * kImages * kCols);
     store_global(p.to + (int64_t{split} * p.images + image) * p.cols + col, total * p.factor);
@@ -77,10 +87,10 @@ GALA_DEVICE void add_warps(const CombineParams& p, const float (&sums)[kImages][
 }
 
 template <int width>
-GALA_DEVICE void add_outer(const float* inputs, const Vec<float, width>& weights, float (&sums)[kImages][width]) {
+GALA_DEVICE void add_outer(float* inputs, int row, const Vec<float, width>& weights, float (&sums)[kImages][width]) {
   GALA_UNROLL
   for (int first = 0; first < kImages; first += 4) {
-    const auto values = load_shared(reinterpret_cast<const Vec<float, 4>*>(inputs + first));
+    const auto values = load_shared(input_at(inputs, row, first));
     GALA_UNROLL
     for (int n = 0; n < 4 * width; ++n) {
       float& sum = sums[first + n / width][n % width];
@@ -116,7 +126,7 @@ combine_kernel(CombineParams p) {
       GALA_UNROLL
       for (int step = 0; step < kSteps; ++step) {
         const int k = first + step * kWarps;
-        if (k < left) add_outer<width>(shared + k * kImages, weights[step], sums);
+        if (k < left) add_outer<width>(shared, k, weights[step], sums);
       }
     }
   }

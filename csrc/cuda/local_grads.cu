@@ -32,6 +32,12 @@ struct ProductWarps {
   GALA_DEVICE static int col() { return warp() % kCols * kColTiles * 8; }
 };
 
+// A pixel's words of bits, which are copied side by side, lie in different banks: pixel i of word `word` at i ^ this.
+template <int hidden>
+GALA_DEVICE int word_key(int word) {
+  return word * (32 / (hidden / 32));
+}
+
 template <class T, int hidden>
 constexpr int kProductStage = kChannelTile * kStepBytes + kDepth<T> * (hidden / 32 + 1) * 4;
 
@@ -60,8 +66,8 @@ local_products_kernel(ProductParams p) {
     uint32_t* words = reinterpret_cast<uint32_t*>(to + kXBytes);
     for (int i = thread_index(); i < kDeep * kWords; i += kTileThreads) {
       const int pixel = i / kWords, word = first_hidden / 32 + i % kWords;
-      copy_async<4>(words + i % kWords * kDeep + pixel, p.bits + (row + pixel) * p.words + word,
-                    pixel < rows_left && word < p.words);
+      copy_async<4>(words + i % kWords * kDeep + (pixel ^ word_key<hidden>(i % kWords)),
+                    p.bits + (row + pixel) * p.words + word, pixel < rows_left && word < p.words);
     }
     const int pixel = thread_index();
     if (pixel < kDeep) copy_async<4>(words + kDeep * kWords + pixel, p.ds + row + pixel, pixel < rows_left);
@@ -75,7 +81,8 @@ local_products_kernel(ProductParams p) {
       Fragment<T, 4> left[Mine::kRowTiles];
       GALA_UNROLL
       for (int i = 0; i < Mine::kRowTiles; i += 2) {
-        ds_where_on<T>(left + i, words + (Mine::row() / 32 + i / 2) * kDeep, ds, k);
+        const int word = Mine::row() / 32 + i / 2;
+        ds_where_on<T>(left + i, words + word * kDeep, word_key<hidden>(word), ds, k);
       }
       GALA_UNROLL
       for (int j = 0; j < Mine::kColTiles; j += 2) {

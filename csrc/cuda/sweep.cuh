@@ -127,12 +127,13 @@ GALA_DEVICE void sum_groups(const float (&mine)[width], const Sweep& sweep, cons
   const int beside = thread_index() % sweep.abreast, tile = sweep.abreast * width;
   block_barrier();
   GALA_UNROLL
-  for (int i = 0; i < width; ++i) store_shared(shared + here.group * tile + i * sweep.abreast + beside, mine[i]);
+  for (int i = 0; i < width; ++i)
+    store_shared(shared + here.group * tile + crossed_place<width>(i, beside, sweep.abreast), mine[i]);
   block_barrier();
   for (int i = thread_index(); i < tile; i += kSweepThreads) {
     const int lane = here.tile * tile + i;
     if (lane >= sweep.lanes) return;
-    const float* from = shared + i % width * sweep.abreast + i / width;
+    const float* from = shared + crossed_place<width>(i % width, i / width, sweep.abreast);
     float total = 0.0f;
     for (int group = 0; group < here.groups; ++group) total += load_shared(from + group * tile);
     store_global(to + lane, total);

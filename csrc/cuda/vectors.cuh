@@ -35,6 +35,13 @@ GALA_DEVICE Packed<T, n> pack(const float (&from)[n]) {
   return to;
 }
 
+// The place in [width, abreast] of value i that the `beside`-th of some threads has, `abreast` a power of two: what
+// each writes with the others, and what one of them reads of the next, lies in different banks where `abreast` is 32.
+template <int width>
+GALA_DEVICE int crossed_place(int i, int beside, int abreast) {
+  return i * abreast + ((beside ^ i * (32 / width)) & (abreast - 1));
+}
+
 // max(value, 0) that keeps a NaN, as torch.relu.
 GALA_DEVICE float relu(float value) { return value <= 0.0f ? 0.0f : value; }
 
