@@ -18,6 +18,7 @@ from ctypes import byref, c_char_p, c_int, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
@@ -83,8 +84,28 @@ def loaded(path: Path) -> ctypes.CDLL:
     library.shim_allocate.restype, library.shim_allocate.argtypes = c_void_p, [c_int64] * 3
     for name in ("shim_make_read_only", "shim_intact", "shim_release"):
         getattr(library, name).argtypes = [c_void_p]
-    library.shim_set_device.argtypes = [c_uint64, c_int, c_int64, c_int]
+    library.shim_set_device.argtypes = [c_uint64, c_int64, c_int]
+    library.shim_counted_banks.restype = c_char_p
     return library
+
+
+class Banks(NamedTuple):
+    """Accesses of a kernel's warps to shared memory in one line of the source, and the turns that banks took for them
+    beyond those that they take without conflict."""
+
+    kernel: str
+    place: str
+    accesses: int
+    conflicts: int
+
+
+def counted(library: ctypes.CDLL, run: Callable[[], object]) -> list[Banks]:
+    """What ``run`` does with the banks of shared memory."""
+    library.shim_count_banks(1)
+    run()
+    lines = library.shim_counted_banks().decode().splitlines()
+    library.shim_count_banks(0)
+    return [Banks(kernel, place, int(a), int(c)) for kernel, place, a, c in (line.split("\t") for line in lines)]
 
 
 @cache
@@ -144,7 +165,6 @@ class Shim:
     """A backend as ``gala_cuda.backends`` has them, on CPU tensors; and the device that it plays."""
 
     seed: int = 0  # of the order of threads and blocks
-    multiprocessors: int = 4
     l2_bytes: int = 32 << 20
     shared_limit: int = 99 << 10
     tf32: bool = False
@@ -199,7 +219,7 @@ class Shim:
             channel_lanes(x),
             WeightPointers.of(weights),
         )
-        library.shim_set_device(self.seed, self.multiprocessors, self.l2_bytes, self.shared_limit)
+        library.shim_set_device(self.seed, self.l2_bytes, self.shared_limit)
         nbytes = c_int64()
         _check(getattr(library, f"gala_{name}_workspace")(byref(problem), byref(call), byref(nbytes)))
         workspace = memory.new(nbytes.value, dtype=torch.uint8, modulus=WORKSPACE_ALIGNMENT)

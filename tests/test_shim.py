@@ -1,4 +1,4 @@
-"""The host shim itself: its instructions against the PTX manual's layouts, and faults planted in small kernels."""
+"""The host shim itself: its instructions against CuTe's layouts, and faults planted in small kernels."""
 
 import ctypes
 import subprocess
@@ -7,7 +7,8 @@ from ctypes import c_char_p, c_int, c_uint32, c_void_p
 import numpy as np
 import pytest
 import torch
-from shim import CPP, KERNELS, SHIM, Memory, build, loaded, why_no_compiler
+from layouts import places
+from shim import CPP, KERNELS, SHIM, Memory, build, counted, loaded, why_no_compiler
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
@@ -21,12 +22,19 @@ OPERANDS = (torch.bfloat16, torch.float16, torch.float32)  # in the order of ins
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
     library = loaded(build("samples", [*SHIM, CPP / "samples.cu", CPP / "instructions.cu"]))
-    pointers = {"sample_product": 4, "run_load_matrix": 2, "run_multiply": 3, "run_copies": 2, "run_exchange": 2}
+    pointers = {
+        "sample_product": 4,
+        "run_load_matrix": 2,
+        "run_multiply": 3,
+        "run_copies": 2,
+        "run_exchange": 2,
+        "run_strided": 0,
+    }
     for name, count in pointers.items():
-        numbers = {"sample_product": 3, "run_load_matrix": 1, "run_multiply": 1}.get(name, 0)
+        numbers = {"sample_product": 3, "run_load_matrix": 2, "run_multiply": 1, "run_strided": 2}.get(name, 0)
         function = getattr(library, name)
         function.restype, function.argtypes = c_char_p, [c_void_p] * count + [c_int] * numbers
-    library.shim_set_device(2, 4, 1 << 20, 99 << 10)
+    library.shim_set_device(2, 1 << 20, 99 << 10)
     return library
 
 
@@ -45,25 +53,18 @@ def run(library: ctypes.CDLL, name: str, *arguments: np.ndarray | int) -> list[n
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_load_matrix(transposed, library):
-    """Register j of lane i holds row i / 4 of matrix j, columns 2 (i % 4) and one more."""
-    matrices = np.random.default_rng(0).integers(1, 2**15, (4, 8, 8)).astype(np.int16)
-    rows = matrices.reshape(32, 8).view(np.int32)
-    _, registers = run(library, "run_load_matrix", rows, np.zeros((32, 4), np.int32), int(transposed))
-    want = matrices.transpose(0, 2, 1) if transposed else matrices
-    pairs = np.ascontiguousarray(want.reshape(4, 8, 4, 2)).view(np.int32)[..., 0]  # [matrix, row, pair]
-    np.testing.assert_array_equal(registers, pairs.reshape(4, 32).T)
+    """From rows that do not follow each other."""
+    halves = np.random.default_rng(0).integers(1, 2**15, (32, 8)).astype(np.int16)
+    rows, pitch = halves.view(np.int32), 12
+    _, registers = run(library, "run_load_matrix", rows, np.zeros((32, 4), np.int32), pitch, int(transposed))
+    want = halves.reshape(-1)[places("load_matrix_transposed" if transposed else "load_matrix")]
+    np.testing.assert_array_equal(registers, np.ascontiguousarray(want).view(np.int32))
 
 
-def fragments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """a [16, K] and b [K, 8] of 32-bit words, each of one or of two neighbours along K, as the lanes hold them: of the
-    quarters of a the upper left, lower left, upper right and lower right; of b the upper and the lower half."""
-    words = a.shape[1] // 2
-    quarters = [a[:8, :words], a[8:, :words], a[:8, words:], a[8:, words:]]
-    halves = [b[:words], b[words:]]
-    return (
-        np.stack([quarter.reshape(32) for quarter in quarters], 1),
-        np.stack([half.T.reshape(32) for half in halves], 1),
-    )
+def held(name: str, matrix: torch.Tensor) -> np.ndarray:
+    """[32, words]: what the lanes hold of the matrix, whose places the layout counts down its columns."""
+    values = matrix.T.contiguous().view(-1)[torch.from_numpy(places(name))]
+    return (values.view(torch.int32) if values.itemsize == 2 else values).numpy()
 
 
 @pytest.mark.parametrize("dtype", OPERANDS, ids=["bf16", "f16", "tf32"])
@@ -72,18 +73,14 @@ def test_multiply(dtype, library):
     depth = 8 if dtype == torch.float32 else 16
     a, b = (torch.randn(shape, generator=generator).to(dtype) for shape in ((16, depth), (depth, 8)))
     c = torch.randn(16, 8, generator=generator)
-    if dtype == torch.float32:
-        words = a.numpy().view(np.int32), b.numpy().view(np.int32)
-        a, b = (torch.from_numpy(w & ~0x1FFF).view(torch.float32) for w in words)  # what the hardware reads of it
-    else:
-        words = a.view(torch.int32).numpy(), b.T.contiguous().view(torch.int32).numpy().T
-    d = c.view(2, 8, 4, 2).permute(1, 2, 0, 3).reshape(32, 4)
-    *_, got = run(library, "run_multiply", *fragments(*words), d.numpy(), OPERANDS.index(dtype))
-    want = a.double() @ b.double() + c
-    got = torch.from_numpy(got).view(8, 4, 2, 2).permute(2, 0, 1, 3).reshape(16, 8)
-    error = (got.double() - want).abs() / want.abs()
-    assert error.max() < 2**-23
-    assert (got.double().abs() <= want.abs() * (1 + 2**-40)).all(), "rounded away from zero"
+    operands = [held(f"mma {depth} {name}", t).view(np.int32) for name, t in (("a", a), ("b", b.T), ("d", c))]
+    *_, got = run(library, "run_multiply", *operands[:2], operands[2].view(np.float32), OPERANDS.index(dtype))
+    if dtype == torch.float32:  # what the hardware reads of it
+        a, b = ((t.view(torch.int32) & ~0x1FFF).view(torch.float32) for t in (a, b))
+    want = torch.from_numpy(held(f"mma {depth} d", a.double() @ b.double() + c))
+    got = torch.from_numpy(got).double()
+    assert ((got - want).abs() / want.abs()).max() < 2**-23
+    assert (got.abs() <= want.abs() * (1 + 2**-40)).all(), "rounded away from zero"
 
 
 def test_copies_happen_at_their_wait(library):
@@ -149,6 +146,29 @@ def test_bit_tricks(library):
     assert library.high_product(c_uint32(0xFFFFFFFF), c_uint32(0x12345678)) == 0x12345677
 
 
+@pytest.mark.parametrize(("pitch", "conflicts"), [(4, 0), (12, 0), (8, 4), (16, 12), (32, 28)])
+def test_bank_conflicts_of_matrices(pitch, conflicts, library):
+    """Of each of the four matrices eight rows of 16 bytes; ``pitch`` words lie between two, so 2, 4 or 8 meet."""
+    rows = np.ones((32, 4), np.int32)
+    found = counted(library, lambda: run(library, "run_load_matrix", rows, rows, pitch, 0))
+    assert [(b.kernel, b.accesses, b.conflicts) for b in found] == [("load_matrix", 1, conflicts)]
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "conflicts"),
+    [
+        *((2, 2, 0), (2, 4, 0), (2, 128, 31)),
+        *((4, 4, 0), (4, 0, 0), (4, 8, 1), (4, 128, 31), (4, 132, 0)),
+        *((8, 8, 0), (8, 16, 2)),
+        *((16, 16, 0), (16, 32, 4), (16, 48, 0), (16, 128, 28)),
+    ],
+)
+def test_bank_conflicts_of_loads_and_stores(size, stride, conflicts, library):
+    """Lanes' values of ``size`` bytes, ``stride`` bytes apart; all at the same place are no conflict."""
+    found = counted(library, lambda: run(library, "run_strided", size, stride))
+    assert [(b.accesses, b.conflicts) for b in found] == [(1, conflicts)] * 2
+
+
 # the number of the fault in samples.cu, and what the error says; None where the result is wrong
 FAULTS = {
     "no barrier after the wait": (1, "nothing was written to"),
@@ -176,7 +196,7 @@ def outcome(library: ctypes.CDLL, seed: int, fault: int) -> str | None:
     memory = Memory(library)
     x, w = (memory.copy(torch.randn(n, DEPTH, generator=generator).bfloat16()) for n in (ROWS, 8))
     out, sums = memory.new(ROWS, 8), memory.new(ROWS)
-    library.shim_set_device(seed, 4, 1 << 20, 99 << 10)
+    library.shim_set_device(seed, 1 << 20, 99 << 10)
     error = library.sample_product(*(t.data_ptr() for t in (x, w, out, sums)), ROWS, DEPTH, fault)
     if error:
         return error.decode()

@@ -1,8 +1,10 @@
 // What Python calls of the shim: buffers, and the device's properties.
 #include <cstdint>
+#include <string>
 
 #include "shim/memory.h"
 #include "shim/scheduler.h"
+#include "shim/shared.h"
 
 extern "C" {
 
@@ -15,7 +17,14 @@ void shim_release(void* buffer) { gala::shim::release(buffer); }
 
 void shim_run_blocks(int64_t most) { gala::shim::most_blocks = most; }
 
-void shim_set_device(uint64_t seed, int multiprocessors, int64_t l2_bytes, int shared_limit) {
-  gala::shim::device = {seed, multiprocessors, l2_bytes, shared_limit};
+void shim_set_device(uint64_t seed, int64_t l2_bytes, int shared_limit) {
+  gala::shim::device = {seed, l2_bytes, shared_limit};
+}
+
+void shim_count_banks(int on) { gala::shim::count_banks(on != 0); }
+const char* shim_counted_banks() {
+  static std::string lines;
+  lines = gala::shim::counted_banks();
+  return lines.c_str();
 }
 }

@@ -7,21 +7,38 @@ using namespace gala::cuda;
 
 namespace {
 
-constexpr int PITCH = 12;  // words; rows of a matrix do not follow each other
-
 struct LoadMatrix {
   const uint32_t* rows;  // [32, 4]: 8 rows of each of 4 matrices
   uint32_t* registers;  // [32, 4]
+  int pitch;  // words from one row to the next in shared memory
   bool transposed;
 };
 
 GALA_KERNEL(32, 1) load_matrix(LoadMatrix p) {
-  uint32_t* row = shared_memory<uint32_t>() + lane() * PITCH;
+  uint32_t* row = shared_memory<uint32_t>() + lane() * p.pitch;
   for (int i = 0; i < 4; ++i) row[i] = p.rows[lane() * 4 + i];
   warp_barrier();
   uint32_t r[4];
   p.transposed ? load_matrix_x4_transposed(r, row) : load_matrix_x4(r, row);
   for (int i = 0; i < 4; ++i) p.registers[lane() * 4 + i] = r[i];
+}
+
+struct Strided {
+  int bytes, stride;  // of a lane's values, and from a lane's to the next one's, as bytes
+};
+
+// One store and one load, of all lanes.
+GALA_KERNEL(32, 1) strided(Strided p) {
+  char* mine = shared_memory<char>() + lane() * p.stride;
+  auto touch = [mine]<class V>(V value) {
+    store_shared(reinterpret_cast<V*>(mine), value);
+    warp_barrier();
+    load_shared(reinterpret_cast<const V*>(mine));
+  };
+  if (p.bytes == 2) touch(uint16_t{});
+  if (p.bytes == 4) touch(uint32_t{});
+  if (p.bytes == 8) touch(Vec<uint32_t, 2>{});
+  if (p.bytes == 16) touch(Vec<uint32_t, 4>{});
 }
 
 struct Multiply {
@@ -86,10 +103,14 @@ GALA_KERNEL(32, 1) exchange(Exchange p) {
 
 extern "C" {
 
-const char* run_load_matrix(const uint32_t* rows, uint32_t* registers, int transposed) {
+const char* run_load_matrix(const uint32_t* rows, uint32_t* registers, int pitch, int transposed) {
   return error_of([=] {
-    launch("load_matrix", load_matrix, {1}, 32, 32 * PITCH * 4, nullptr, LoadMatrix{rows, registers, transposed != 0});
+    launch("load_matrix", load_matrix, {1}, 32, 32 * pitch * 4, nullptr,
+           LoadMatrix{rows, registers, pitch, transposed != 0});
   });
+}
+const char* run_strided(int bytes, int stride) {
+  return error_of([=] { launch("strided", strided, {1}, 32, 32 * 32 * 16, nullptr, Strided{bytes, stride}); });
 }
 const char* run_multiply(const uint32_t* a, const uint32_t* b, float* d, int type) {
   return error_of([=] { launch("multiply", multiply, {1}, 32, 0, nullptr, Multiply{a, b, d, type}); });

@@ -10,6 +10,7 @@
 
 #include "memory.h"
 #include "scheduler.h"
+#include "shared.h"
 #include "warp.h"
 
 #define GALA_KERNEL(threads, blocks) void
@@ -79,7 +80,7 @@ inline int block_x() { return static_cast<int>(shim::position.block.x); }
 
 template <class T>
 T* shared_memory() {
-  return reinterpret_cast<T*>(shim::position.shared);
+  return reinterpret_cast<T*>(shim::shared_memory(128));
 }
 
 inline void block_barrier(Site site = Site::current()) { shim::meet_block(site); }
@@ -115,11 +116,12 @@ inline uint32_t ballot(bool set, Site site = Site::current()) {
 // Until the copy is waited for, its destination holds poison: the hardware may write it at any time.
 template <int bytes>
 void copy_async(void* shared, const void* global, bool inside, Site site = Site::current()) {
-  shim::check_shared(shared, bytes, bytes, site);
+  shim::read_shared(shared, bytes, site);
   if (inside) shim::check_global(global, bytes, bytes, false, site);
   else shim::check_aligned(global, bytes, site);
   if constexpr (bytes == 2) {
     *static_cast<uint16_t*>(shared) = inside ? *static_cast<const uint16_t*>(global) : uint16_t{0};
+    shim::write_peer(shared, bytes);
   } else {
     static_assert(bytes == 4 || bytes == 8 || bytes == 16);
     for (int i = 0; i < bytes / 4; ++i) static_cast<uint32_t*>(shared)[i] = shim::POISON;
@@ -129,14 +131,17 @@ void copy_async(void* shared, const void* global, bool inside, Site site = Site:
 inline void copy_commit() { shim::commit(); }
 template <int pending>
 void copy_wait() {
-  for (shim::Copy copy; shim::next_due(pending, copy);)
+  for (shim::Copy copy; shim::next_due(pending, copy);) {
     for (int i = 0; i < copy.words; ++i) copy.to[i] = copy.inside ? copy.from[i] : 0;
+    shim::write_peer(copy.to, static_cast<size_t>(copy.words) * sizeof *copy.to);
+  }
 }
 
 inline void loaded(uint32_t (&r)[4], const void* row, void (*load)(void**), const char* what, Site site) {
   shim::LoadMatrix mine;
   shim::check_shared(row, sizeof mine.row, sizeof mine.row, site);
   std::memcpy(mine.row, row, sizeof mine.row);
+  mine.address = shim::shared_address(row);
   shim::meet_warp(what, false, site, &mine, load);
   std::memcpy(r, mine.r, sizeof r);
 }
@@ -182,12 +187,12 @@ void store_global(V* to, V value, Site site = Site::current()) {
 
 template <class V>
 V load_shared(const V* from, Site site = Site::current()) {
-  shim::check_shared(from, sizeof(V), sizeof(V), site);
+  shim::read_shared(from, sizeof(V), site);
   return *from;
 }
 template <class V>
 void store_shared(V* to, V value, Site site = Site::current()) {
-  shim::check_shared(to, sizeof(V), sizeof(V), site);
+  shim::write_shared(to, sizeof(V), site);
   *to = value;
 }
 

@@ -17,6 +17,7 @@ namespace gala::shim {
 
 constexpr size_t COPIES = 128;  // of a thread, that wait to be performed
 constexpr size_t FLIGHTS = 1 << 14;  // of a cluster
+constexpr size_t BARRIERS = 1 << 10;  // of a cluster
 
 // Threads that wait for each other.
 struct Team {
@@ -44,6 +45,14 @@ struct Thread {
   std::any kept = {};
 };
 
+struct MadeBarrier {
+  void* at;
+  int thread;  // that made it
+  bool published;
+};
+
+using Writer = uint16_t;  // 1 and the index of a thread, or 0
+
 // The blocks that run at the same time; what is of each thread or warp is counted through all of them.
 struct Cluster {
   std::vector<Thread> threads = {};
@@ -54,14 +63,18 @@ struct Cluster {
   std::vector<int> ready = {};
   std::vector<std::pair<const void*, int>> parked = {};  // threads, and what each waits for
   std::vector<Flight> flights = {};
+  std::vector<MadeBarrier> barriers = {};
+  std::vector<std::vector<Writer>> writers = {};  // of each block's bytes, where no fence has followed
 };
 
 struct Launch {
+  const char* name;
   void (*body)(const void*);
   const void* context;
   Fiber host;
   std::mt19937_64 random;
   std::string failure;
+  uint32_t shared_alignment = 0, shared_base = 0;  // once a thread has asked for it
   char begin = 0, end = 0;  // what ThreadSanitizer knows the launch's two ends by
 };
 

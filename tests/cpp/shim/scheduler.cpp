@@ -7,8 +7,10 @@
 #include <set>
 #include <stdexcept>
 
+#include "barrier.h"
 #include "memory.h"
 #include "running.h"
+#include "shared.h"
 
 namespace gala::shim {
 
@@ -153,10 +155,13 @@ void run_cluster(const std::vector<Position>& positions, Pages& stacks) {
   }
   cluster.parked.reserve(static_cast<size_t>(all));  // threads allocate nothing that another one frees
   cluster.flights.reserve(FLIGHTS);
+  cluster.barriers.reserve(BARRIERS);
+  for (const Position& block : positions) cluster.writers.emplace_back(block.shared_bytes);
   take_turns(cluster, threads);
   const bool ended =
       std::all_of(cluster.threads.begin(), cluster.threads.end(), [](const Thread& t) { return t.ended; });
-  if (launched->failure.empty() && !ended) launched->failure = stuck(cluster);
+  if (launched->failure.empty()) launched->failure = ended ? why_unfinished() : stuck(cluster);
+  end_counts();
   running = nullptr;
 }
 
@@ -180,7 +185,7 @@ void check_limits(Dim blocks, int cluster, int threads, int shared_bytes) {
 void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*), const void* context,
             int cluster) {
   check_limits(blocks, cluster, threads, shared_bytes);
-  Launch here{body, context, {}, std::mt19937_64(device.seed), {}};
+  Launch here{name, body, context, {}, std::mt19937_64(device.seed), {}};
   launched = &here;
   Trap trap;
   const auto bytes = static_cast<size_t>(shared_bytes), whole = (bytes + 127) / 128 * 128;

@@ -31,7 +31,6 @@ extern Position position;
 
 struct Device {  // what a test may choose
   uint64_t seed = 0;  // of the order of threads and blocks; 0: the first first
-  int multiprocessors = 4;
   int64_t l2_bytes = int64_t{32} << 20;
   int shared_limit = 99 << 10;  // bytes a block, as on sm_86
 };

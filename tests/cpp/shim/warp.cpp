@@ -5,7 +5,8 @@
 #include <limits>
 
 #include "memory.h"
-#include "scheduler.h"
+#include "running.h"
+#include "shared.h"
 
 namespace gala::shim {
 namespace {
@@ -22,6 +23,9 @@ uint16_t half_of(const uint32_t* words, int index) {
 // The 8x8 matrices' rows come from lanes 8 j to 8 j + 7 for matrix j.
 template <class Word>
 void spread(void** lanes, Word word) {
+  uint32_t addresses[WARP];
+  for (int i = 0; i < WARP; ++i) addresses[i] = of<LoadMatrix>(lanes, i).address;
+  count_access(addresses, ~0u, sizeof(LoadMatrix::row), self().site);
   for (int j = 0; j < 4; ++j)
     for (int lane = 0; lane < WARP; ++lane) {
       auto row = [&](int i) -> const uint32_t* { return of<LoadMatrix>(lanes, 8 * j + i).row; };

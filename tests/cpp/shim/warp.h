@@ -16,6 +16,7 @@ void vote(void** lanes);  // of a uint32_t each, 0 or 1, that becomes the bits o
 
 struct LoadMatrix {  // one lane's
   uint32_t row[4];  // the 16 bytes at the address that it gave
+  uint32_t address;
   uint32_t r[4];
 };
 void load_matrix(void** lanes);

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "memory.h"
+#include "running.h"
+#include "shared.h"
 
 namespace gala::shim {
 namespace {
@@ -45,17 +48,29 @@ Products& own() {
   return std::any_cast<Products&>(kept());
 }
 
-// Byte `byte` of line `line` of a tile of 16 columns: 8 lines of 128 bytes a group.
+// Byte `byte` of line `line` of a tile of 16 columns: 8 lines of 128 bytes a group. Addresses are swizzled, not places
+// in the tile.
 const char* tile_at(uint64_t b, int line, int byte) {
   const uint64_t start = (b & 0x3FFF) << 4, stride = (b >> 32 & 0x3FFF) << 4;
   const uint64_t place =
       start + static_cast<uint64_t>(line / 8) * stride + static_cast<uint64_t>(line % 8 * 128 + byte);
-  return position.shared + (place ^ (place >> 7 & 7) << 4);
+  return at_address(place ^ (place >> 7 & 7) << 4);
 }
 
 float number(uint16_t bits, Operand type) {
   if (bits == POISON_HALF) fail("multiplies what nothing was written to");
   return type == Operand::bf16 ? from_bf16(bits) : from_f16(bits);
+}
+
+// No ordinary store may have written what the async proxy reads, unless a fence followed.
+void check_operand(uint64_t b, int lines) {
+  for (int line = 0; line < lines; ++line)
+    for (int byte = 0; byte < 2 * DEPTH; byte += 16) {
+      const char* at = tile_at(b, line, byte);
+      check_shared(at, 16, 16, self().site);
+      const std::string wrong = why_not_async(at, 16);
+      if (!wrong.empty()) fail("multiplies a tile, " + wrong + ",");
+    }
 }
 
 void perform(Products* const (&lanes)[WARP], size_t index) {
@@ -69,12 +84,12 @@ void perform(Products* const (&lanes)[WARP], size_t index) {
         a[lane / 4 + i % 2 * 8][lane % 4 * 2 + h + i / 2 * 8] =
             number(static_cast<uint16_t>(mine.a[i] >> 16 * h), mine.type);
   }
+  check_operand(first.b, 2 * first.n);
   for (int column = 0; column < 2 * first.n; ++column) {
     double b[DEPTH];
     for (int k = 0; k < DEPTH; ++k) {
       const char* at = tile_at(first.b, column, 2 * k);
       uint16_t bits;
-      check_shared(at, sizeof bits, sizeof bits, Site::current());
       std::memcpy(&bits, at, sizeof bits);
       b[k] = number(bits, first.type);
     }
@@ -97,7 +112,7 @@ void perform_all(void** mine) {
 }  // namespace
 
 uint64_t descriptor(const void* shared, uint64_t leading_stride, uint64_t stride, uint64_t swizzle) {
-  const auto start = static_cast<uint64_t>(static_cast<const char*>(shared) - position.shared);
+  const uint64_t start = shared_address(shared) & 0x3FFFF;
   return swizzle << 62 | stride >> 4 << 32 | leading_stride >> 4 << 16 | start >> 4;
 }
 
@@ -112,6 +127,7 @@ void issue_product(float* d, int n, const uint32_t* a, uint64_t b, Operand type,
   if (!mine.begun) fail("multiplies without having begun a group of products");
   if (b >> 62 != SWIZZLE_128) fail("multiplies a tile that is not swizzled by 128 bytes");
   if ((b & 0x3FFF) << 4 & 0x380) fail("multiplies a tile that is not aligned to 1024 bytes");
+  if (position.thread % WARP == 0) check_operand(b, 2 * n);
   if (!mine.values(d)) {
     mine.accumulators.push_back({d, {d, d + n}});
     std::fill(d, d + n, std::bit_cast<float>(POISON));

@@ -11,7 +11,7 @@ constexpr bool kHasHopper = true;
 
 template <class T>
 T* tile_memory() {
-  return shared_memory<T>();
+  return reinterpret_cast<T*>(shim::shared_memory(1024));
 }
 inline int cluster_rank() { return shim::position.rank; }
 inline void cluster_barrier(Site site = Site::current()) { shim::meet_cluster(site); }
@@ -20,7 +20,9 @@ inline float load_peer(const float* shared, int rank, Site site = Site::current(
   return *reinterpret_cast<const float*>(shim::in_peer(shared, rank, sizeof(float), site));
 }
 inline void store_peer(float* shared, int rank, float value, Site site = Site::current()) {
-  *reinterpret_cast<float*>(shim::in_peer(shared, rank, sizeof(float), site)) = value;
+  auto* to = reinterpret_cast<float*>(shim::in_peer(shared, rank, sizeof(float), site));
+  *to = value;
+  shim::write_peer(to, sizeof *to);
 }
 
 struct alignas(8) Barrier {
@@ -29,7 +31,7 @@ struct alignas(8) Barrier {
 inline void barrier_init(Barrier* barrier, int arrivals, Site site = Site::current()) {
   shim::init(&barrier->phases, arrivals, site);
 }
-inline void barriers_made() {}
+inline void barriers_made() { shim::publish(); }
 inline void arrive_expecting(Barrier* barrier, int bytes, Site site = Site::current()) {
   shim::arrive(&barrier->phases, cluster_rank(), bytes, false, site);
 }
