@@ -39,6 +39,7 @@ def stoppable() -> Iterator[Stop]:
     def handle(number: int, _: FrameType | None) -> None:
         if os.getpid() == owner:
             stop.number = stop.number or number
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch raises for workers that the signal ended too
             raise KeyboardInterrupt
         if number != signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
