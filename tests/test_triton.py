@@ -26,7 +26,8 @@ SMALL = {
     "local_products": {"ROWS": 16, "HIDDEN": 32, "CHANNELS": 32, "warps": 4, "stages": 2},
     "tickets": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "PIXELS": 16, "CHANNELS": 16, "warps": 4, "stages": 2},
 }
-# their products take v_collapse v_shrink or ds in x's dtype
+# their products take v_collapse v_shrink or ds in x's dtype. On a GPU tanh in bfloat16 is the hardware's, within 2^-11:
+# by simulation, where N H W < 64 and little averages out, grad v_collapse may err by a few percent there
 ROUNDED = ("grad x", "grad v_shrink", "grad v_collapse")
 FORMS = ("launches", "tickets")
 
@@ -244,6 +245,7 @@ def test_reasons():
     if DEVICE == "cpu":
         assert backends.why_not("triton", torch.empty(1, 1, 1, 1)) is None
     assert "float64" in backend.why_not(torch.empty(1, 1, 1, 1, dtype=torch.float64, device=DEVICE))
+    assert backend.why_not(torch.empty(0, device=DEVICE)) is None  # a device and a dtype alone
     one, most = torch.empty(1, 1, 1, 1, device=DEVICE), 2047 * 2**20
     for shape in ((1, 1, 2047, 2**20), (2047, 3, 2**10, 2**10), (2, most, 1, 1)):
         assert backend.why_not(one.expand(shape)) is None

@@ -35,10 +35,11 @@ def why_not(x: Tensor) -> str | None:
         return f"x is on {x.device}, expected cpu with TRITON_INTERPRET=1"
     if x.dtype not in DTYPES:
         return f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
-    pixels, channels = x.shape[0] * x.shape[2] * x.shape[3], x.shape[1]
-    for count, name in ((pixels, "pixels"), (channels, "channels")):
-        if count > MOST and x.numel():
-            return f"x has {count} {name}, expected at most {MOST} (2^31 - 2^20)"
+    if x.numel():
+        n, channels, height, width = x.shape
+        for count, name in ((n * height * width, "pixels"), (channels, "channels")):
+            if count > MOST:
+                return f"x has {count} {name}, expected at most {MOST} (2^31 - 2^20)"
     return None
 
 
