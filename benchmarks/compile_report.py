@@ -41,7 +41,7 @@ COLUMNS = (
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     try:
-        rows = [row for row in read_rows(options.table, options.rows) if not options.arch or row.arch in options.arch]
+        rows = read_rows(options.table, options.rows, options.arch)
     except TableError as error:
         sys.exit(f"compile_report: {error}")
     if unknown := {row.arch for row in rows} - GPUS.keys():
@@ -164,7 +164,7 @@ def _write(records: list[dict[str, Any]], folder: Path) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="compile_report", description=__doc__)
-    parser.add_argument("--arch", nargs="+", type=int, choices=GPUS, default=[], help="default: all in the table")
+    parser.add_argument("--arch", nargs="+", type=int, choices=GPUS, default=[], help="default: those that have rows")
     rows = "patterns of arch-bits-layout-hidden, such as '*-16-nchw-*'; default: all"
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help=rows)
     names = [variant.name for variant in VARIANTS]

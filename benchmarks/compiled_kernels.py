@@ -4,6 +4,7 @@ The plans run on tensors without memory. Each launch stops where Triton has spec
 is kept: what is compiled from it is what a GPU would be given.
 """
 
+import contextlib
 import fnmatch
 import importlib
 import json
@@ -24,7 +25,7 @@ from triton.compiler import CompiledKernel
 
 from gala_cuda.backends.contract import BackwardCall, Weights, weight_shapes
 from gala_cuda.backends.triton import backward_plan, forward_plan
-from gala_cuda.backends.triton.config import Config, read
+from gala_cuda.backends.triton.config import Config, newest, read
 from gala_cuda.backends.triton.launch import Layout
 from gala_cuda.backends.triton.problem import Problem
 
@@ -49,6 +50,7 @@ GPUS = {
     86: Gpu("RTX A6000", 84, 99 << 10, "HMMA"),
     90: Gpu("H100", 132, 227 << 10, "HGMMA"),
     100: Gpu("B200", 148, 227 << 10, "tcgen05"),
+    120: Gpu("RTX PRO 6000", 188, 99 << 10, "HMMA"),
 }
 TENSOR_CORES = {  # as the machine code spells them; tcgen05 does not say its operands' type
     "HMMA": r"HMMA(?!.*\.TF32)",
@@ -61,7 +63,7 @@ TENSOR_CORES = {  # as the machine code spells them; tcgen05 does not say its op
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table."""
+    """One row of the table, as ``arch`` takes it."""
 
     arch: int
     element: int  # bytes
@@ -151,12 +153,17 @@ VARIANTS = tuple(
 )
 
 
-def read_rows(path: Path, patterns: list[str]) -> list[Row]:
-    """The rows of a table's file whose names match one of ``patterns``, as file names do."""
-    rows = [
-        Row(where["arch"], where["bytes"], where["channels_last"], where["hidden"], config)
-        for where, config in read(path).rows
-    ]
+def read_rows(path: Path, patterns: list[str], archs: list[int]) -> list[Row]:
+    """The rows of a table's file that ``archs`` take (where empty, those that have rows of their own), if their names
+    match one of ``patterns``, as file names do. An architecture without rows takes an older one's.
+    """
+    table = read(path).rows
+    rows = []
+    for arch in archs or sorted({where["arch"] for where, _ in table}):
+        for element, lanes in sorted({(where["bytes"], where["channels_last"]) for where, _ in table}):
+            with contextlib.suppress(LookupError):
+                for where, config in newest(table, arch, element, lanes):
+                    rows.append(Row(arch, element, lanes, where["hidden"], config))
     return [row for row in rows if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
 
 

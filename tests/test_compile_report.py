@@ -82,6 +82,15 @@ def test_all_kernels_of_one_row(tmp_path):
         assert {kernel["kernel"] for kernel in kernels if kernel["arch"] == arch} == expected
 
 
+def test_an_architecture_without_rows_takes_an_older_ones(tmp_path):
+    """120, of 86, with as much shared memory."""
+    arguments = ("--arch", "120", "--rows", "*-16-*-64", "--variants", "bfloat16-plain", "--kernels", "scale", "gather")
+    printed, code, kernels, _ = report(tmp_path, *arguments)
+    assert code == 0, printed
+    assert {row for kernel in kernels for row in kernel["rows"]} == {"120-16-channels_last-64", "120-16-nchw-64"}
+    assert all(kernel["shared"] <= 99 << 10 for kernel in kernels)
+
+
 def test_bad_rows_are_found(tmp_path):
     shipped = json.loads(TABLE.read_text())["rows"][0]
     bad = (
