@@ -25,7 +25,7 @@ class Failed(RuntimeError):
 
 
 def run(output: Path, console: Console) -> None:
-    """Everything in about two minutes on two cores; the files go to ``output``.
+    """Everything in one to two minutes on two idle cores, however long on others; the files go to ``output``.
 
     Raises:
         Failed: GALA_BACKEND names a backend that cannot run here, or the test accuracy is below ``NEEDED``.
