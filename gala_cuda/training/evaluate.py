@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..clickme.similarity import MapRecord, MapScore
 from .distributed import add_up
-from .meters import hits
+from .meters import format_loss, hits
 from .sampling import Batches
 
 FEW_CLASSES = 20  # whose confusion is shown
@@ -105,7 +105,9 @@ def print_evaluation(result: Evaluation, classes: tuple[str, ...], console: Cons
     table = Table(title=f"{result.images} images")
     for name in ("top-1", "top-5", "loss", "image/s"):
         table.add_column(name, justify="right")
-    table.add_row(f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.images_per_second:.0f}")
+    table.add_row(
+        f"{result.top1:.2%}", f"{result.top5:.2%}", format_loss(result.loss), f"{result.images_per_second:.0f}"
+    )
     console.print(table)
     if len(classes) > FEW_CLASSES:
         return
