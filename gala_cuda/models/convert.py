@@ -44,7 +44,7 @@ def convert(
     The new parameters have dtype and device of the block's last convolution, and the block's training mode. Convert
     before making an optimizer and before wrapping the model for distributed training.
 
-    1x1 convolutions of fewer than 8 input channels with a stride become ``NarrowConv2d``, which computes the same:
+    1x1 convolutions of fewer than 16 input channels with a stride become ``NarrowConv2d``, which computes the same:
     torch's gradient of them damages memory on some CPUs.
 
     Args:
