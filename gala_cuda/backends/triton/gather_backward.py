@@ -159,13 +159,15 @@ def local_grads(
     r = tl.program_id(0)
     v = tl.load(v_collapse + r).to(tl.float32)
     collapse = tl.zeros([CHANNELS], tl.float32)
+    size = tl.cast(reduced, tl.int64) * channels  # of a split's part
     for k in range(0, channels, CHANNELS):
         c = k + tl.arange(0, CHANNELS)
-        total = tl.zeros([CHANNELS], tl.float32)
-        for split in range(splits):
-            at = t + (tl.cast(split, tl.int64) * reduced + r) * channels + c
-            total += tl.load(at, mask=c < channels, other=0.0)
         at = r.to(tl.int64) * channels + c
+        total = tl.zeros([CHANNELS], tl.float32)
+        part = t + at
+        for _ in range(splits):
+            total += tl.load(part, mask=c < channels, other=0.0)
+            part += size
         tl.store(d_v_shrink + at, narrow(v * total, d_v_shrink.dtype.element_ty), mask=c < channels)
         collapse += tl.load(v_shrink + at, mask=c < channels, other=0.0).to(tl.float32) * total
     value = tl.sum(collapse, 0)
