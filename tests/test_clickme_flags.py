@@ -98,9 +98,11 @@ def test_eval_prints_the_columns_of_the_papers_table(weights, folder, capsys, op
     command = ["eval", weights, "--clickme", folder, "--maps", "--workers", "0", *options]
     assert cli.main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    test = load(folder, 4, 0, 32, maps="paper").test
-    model, rho = rebuilt(*reversed(read_weights(weights))).eval(), []
+    test = load(folder, 64, 0, 32, maps="paper").test
+    # Batches and layout are the command's: interpolated maps have values that only rounding tells apart.
+    model, rho = rebuilt(*reversed(read_weights(weights))).eval().to(memory_format=torch.channels_last), []
     for images, labels, heatmaps, has_map in test.epoch():
+        images = images.to(memory_format=torch.channels_last)
         maps = (
             input_gradient(model, images, labels) if options else combined(attention_maps(model, images)[1], (32, 32))
         )
