@@ -98,7 +98,7 @@ def test_attention_learns_to_be_where_people_look(tmp_path):
 
 
 def test_input_gradients_learn_to_be_where_people_look(tmp_path):
-    """Of a network without attention, on the very images that it is taught with: others take more of them than 160."""
+    """Of a network without attention, on the images that it is taught with: for others it would take more of them."""
     sets = (few := Spots(32, 0), few)
     taught_recipe = replace(RECIPE, clickme_loss="harmonization", clickme_weight=3.0, epochs=60, lr=0.02)
     taught, _ = trained(tmp_path / "taught", taught_recipe, network(resnet18), sets=sets)

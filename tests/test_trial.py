@@ -28,7 +28,7 @@ def test_parts_of_one_image_are_refused_where_batchnorm_would_see_one_pixel(mode
     ):
         with pytest.raises(BadRecipe, match=message) as error:
             check_training(built, network(model), recipe, 1)
-        assert error.value.name == name
+        assert error.value.names[0] == name
     check_training(network(model, 64).build(), network(model, 64), Recipe(batch_size=1), 1)
 
 
