@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gala_cuda import backends
-from gala_cuda.benchmark.correctness import check
-from gala_cuda.benchmark.peers import contestant
+from gala_cuda.bench.correctness import check
+from gala_cuda.bench.peers import contestant
 
 CPU = torch.device("cpu")
 SHAPES = [(1, 1024, 14, 14), (8, 1024, 14, 14), (8, 256, 56, 56)]  # the paper's place at two batches; the largest map

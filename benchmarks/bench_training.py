@@ -30,7 +30,7 @@ def train(model: str, backend: str, options: argparse.Namespace, compiled: bool)
     """The log's last epoch."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "gala_cuda.cli", "train", "--quiet", "--output", folder, "--model", model,
+            sys.executable, "-m", "gala_cuda", "train", "--quiet", "--output", folder, "--model", model,
             "--data", f"builtin:synthetic:{options.images}", "--epochs", str(options.epochs),
             "--width", str(options.width), "--image-size", str(options.image_size),
             "--batch-size", str(options.batch_size), "--precision", options.precision,

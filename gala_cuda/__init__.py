@@ -24,12 +24,13 @@ from .models import (
     se_resnet50,
     se_resnet101,
 )
+from .version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "GALA",
     "ResNet",
     "SqueezeExcite",
+    "__version__",
     "convert",
     "doctor",
     "gala",

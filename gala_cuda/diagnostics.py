@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from . import backends, native
+from .version import __version__
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,6 @@ class Report:
 
 def doctor() -> Report:
     """Versions, build, devices, and for each backend: usable, or why not. Never raises for a broken installation."""
-    from . import __version__
-
     build = instruction_set = None
     if native.module is not None:
         build = native.module.build_info()

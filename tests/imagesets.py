@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gala_cuda.training import folders
-from gala_cuda.training.data import load
+from gala_cuda.data import folders
+from gala_cuda.data.load import load
 
 TRAIN, VAL = 101, 7  # of each class: 2 of 202 unreadable are not more than 1 %
 SIZE, BATCH, SEED = 16, 8, 5

@@ -13,8 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from gala_cuda import benchmark
-from gala_cuda.benchmark import peers, report, suite, timing
+from gala_cuda import bench as benchmark
+from gala_cuda.bench import peers, report, suite, timing
 
 TINY = benchmark.Settings(batches=(2,), shapes=((12, 3, 5),), contestants=("eager", "reference"), seconds=0.01)
 CPU = torch.device("cpu")
@@ -177,6 +177,6 @@ def test_memory_kept_for_backward(function, kept):
 
 
 def test_the_allocator_is_pinned_where_it_is_glibc():
-    code = "from gala_cuda.benchmark.timing import pin_allocator; print(pin_allocator())"
+    code = "from gala_cuda.bench.timing import pin_allocator; print(pin_allocator())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(platform.libc_ver()[0] == "glibc")

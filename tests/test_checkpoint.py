@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from gala_cuda import cli
+from gala_cuda.cli import main as cli
 from gala_cuda.training.checkpoint import CheckpointError, Checkpoints, as_bytes, write_atomically
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,7 +22,7 @@ EVERYTHING = ["--ema", "0.9", "--mixup", "0.2", "--cutmix", "1", "--accumulate",
 KILLED = """
 import os, signal, sys, torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from gala_cuda import cli
+from gala_cuda.cli import main as cli
 
 steps = 0
 

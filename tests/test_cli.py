@@ -9,9 +9,10 @@ import pytest
 from safetensors.torch import load_file
 
 import gala_cuda
-from gala_cuda import cli, demo
-from gala_cuda.benchmark import Settings, WrongResult, suite, timing
-from gala_cuda.training import Recipe
+from gala_cuda.bench import Settings, WrongResult, suite, timing
+from gala_cuda.cli import demo
+from gala_cuda.cli import main as cli
+from gala_cuda.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY_BENCH = ["bench", "--batch", "2", "--shape", "12x3x5", "--contestants", "eager", "reference", "--seconds", "0.01"]
@@ -25,7 +26,7 @@ def quick(monkeypatch):
 
 
 def test_doctor_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "gala_cuda.cli", "doctor"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "gala_cuda", "doctor"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"gala_cuda     {gala_cuda.__version__}\n")
     assert "\ncpu: " in done.stdout
 
@@ -134,7 +135,8 @@ def test_a_missing_extra_is_named(monkeypatch, capsys, command, extra):
 
 def test_help_needs_no_extra():
     blocked = ("matplotlib", "rich", "safetensors", "sklearn", "timm", "torchvision", "yaml")
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from gala_cuda import cli; cli.main(['--help'])"
+    start = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
+    code = f"{start}; from gala_cuda.cli.main import main; main(['--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "train" in done.stdout

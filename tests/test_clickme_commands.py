@@ -14,10 +14,10 @@ import webdataset
 from imagesets import read
 from PIL import Image
 
-from gala_cuda import cli
-from gala_cuda.clickme import convert
-from gala_cuda.clickme.encode import KINDS
-from gala_cuda.clickme.samples import open_samples
+from gala_cuda.cli import main as cli
+from gala_cuda.data.human_maps import convert
+from gala_cuda.data.human_maps.encode import KINDS
+from gala_cuda.data.human_maps.samples import open_samples
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,11 @@ import pytest
 import torch
 import webdataset
 
-from gala_cuda.clickme import record
-from gala_cuda.clickme.data import clickme_folder
-from gala_cuda.clickme.samples import open_samples
-from gala_cuda.training.sampling import Batches, TooManyUnreadable, Unreadable
+from gala_cuda.data.errors import TooManyUnreadable, Unreadable
+from gala_cuda.data.human_maps import record
+from gala_cuda.data.human_maps.images import clickme_folder
+from gala_cuda.data.human_maps.samples import open_samples
+from gala_cuda.data.sampling import Batches
 
 MUTATIONS = 10_000
 PATIENCE = 60.0  # seconds of the CPU for one, a thousand times what it takes

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gala_cuda.clickme import index, transform
-from gala_cuda.clickme.data import clickme_folder
-from gala_cuda.clickme.sample import ClickMeSample
-from gala_cuda.clickme.samples import open_samples
-from gala_cuda.training.sampling import Batches, Unreadable
+from gala_cuda.data.clickme_sample import ClickMeSample
+from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.human_maps import index, transform
+from gala_cuda.data.human_maps.images import clickme_folder
+from gala_cuda.data.human_maps.samples import open_samples
+from gala_cuda.data.sampling import Batches
 
 
 @pytest.fixture(autouse=True)

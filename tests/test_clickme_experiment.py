@@ -9,14 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from experiments.clickme import __main__ as clickme_experiment
+from experiments.clickme import report
+from experiments.clickme.scenes import CLASSES, SceneImages, blurred, draw
+from gala_cuda.clickme.score import spearman
+from gala_cuda.data.sampling import Batches
 
-from benchmarks import clickme_experiment  # noqa: E402
-from benchmarks.clickme import report  # noqa: E402
-from benchmarks.clickme.scenes import CLASSES, SceneImages, blurred, draw  # noqa: E402
-from gala_cuda.clickme.similarity import spearman  # noqa: E402
-from gala_cuda.training.sampling import Batches  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 COUNT = 240
 
@@ -84,9 +83,9 @@ def test_images_and_maps_are_flipped_together(scenes):
 
 
 def test_smoke_run_and_its_continuation(tmp_path, capsys):
-    command = [sys.executable, str(ROOT / "benchmarks" / "clickme_experiment.py"), "--smoke", "--jobs", "1"]
+    command = [sys.executable, "-m", "experiments.clickme", "--smoke", "--jobs", "1"]
     command += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
-    first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert "top-1 error" in first.stdout
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(record["cells"]) == 8  # 2 baselines and 2 λ, 2 seeds
@@ -97,13 +96,13 @@ def test_smoke_run_and_its_continuation(tmp_path, capsys):
     for name in ("results.png", "examples.png"):
         assert Image.open(tmp_path / "out" / name).width > 1000
     (tmp_path / "runs" / "resnet-0-1" / "result.json").unlink()  # as if it had been interrupted at its end
-    subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     again = json.loads((tmp_path / "out" / "results.json").read_text())
     for old, new in zip(record["cells"], again["cells"], strict=True):
         assert old["test"] == new["test"]
     settings = tmp_path / "runs" / "settings.json"
     settings.write_text(settings.read_text().replace('"train": 64', '"train": 65'))
-    assert clickme_experiment.main(command[2:]) == 2
+    assert clickme_experiment.main(command[3:]) == 2
     assert "other settings" in capsys.readouterr().err
 
 

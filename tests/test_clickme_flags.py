@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from scipy import stats
 from test_clickme_training import SIDE, TEST, TRAIN
 
-from gala_cuda import cli
-from gala_cuda.clickme.similarity import combined
-from gala_cuda.inspection import attention_maps, input_gradient
-from gala_cuda.training import load, read_weights, rebuilt
-from gala_cuda.training.networks import Network
+from gala_cuda.cli import main as cli
+from gala_cuda.clickme.score import combined
+from gala_cuda.data.load import load
+from gala_cuda.models.attention_maps import attention_maps, input_gradient
+from gala_cuda.networks.network import Network, read_weights, rebuilt
 from gala_cuda.training.recipe import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from clickme_files import archived, framed, packed
 
-from gala_cuda.clickme.samples import open_samples
-from gala_cuda.training.sampling import Unreadable
+from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.human_maps.samples import open_samples
 
 PATIENCE = 60.0  # seconds of the CPU for one, a thousand times what it takes
 

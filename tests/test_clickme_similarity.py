@@ -9,8 +9,8 @@ from scipy import stats
 from torch import nn
 
 from gala_cuda import gala_resnet18, resnet18
-from gala_cuda.clickme import similarity
-from gala_cuda.clickme.similarity import (
+from gala_cuda.clickme import score as similarity
+from gala_cuda.clickme.score import (
     MapRecord,
     bootstrap_interval,
     combined,

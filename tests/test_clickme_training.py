@@ -14,14 +14,17 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gala_cuda import GALA, gala_resnet18, resnet18
-from gala_cuda.clickme import ClickMeSample, GalaMapLoss, HarmonizationLoss, MapRecord
-from gala_cuda.training import BadRecipe, Recipe, Run, fit
-from gala_cuda.training.data import Data, InMemory
+from gala_cuda.clickme import GalaMapLoss, HarmonizationLoss, MapRecord
+from gala_cuda.data.clickme_sample import ClickMeSample
+from gala_cuda.data.load import Data
+from gala_cuda.data.sampling import Batches
+from gala_cuda.data.sources import InMemory
 from gala_cuda.training.distributed import joined, world
 from gala_cuda.training.evaluate import evaluate
-from gala_cuda.training.loop import images_per_part
+from gala_cuda.training.loop import fit, images_per_part
 from gala_cuda.training.meters import Meter
-from gala_cuda.training.sampling import Batches
+from gala_cuda.training.recipe import BadRecipe, Recipe
+from gala_cuda.training.run import Run
 from gala_cuda.training.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("one_thread")

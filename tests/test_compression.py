@@ -10,10 +10,10 @@ import clickme_files as files
 import pytest
 from imagesets import write_shard
 
-from gala_cuda.clickme.samples import open_samples
-from gala_cuda.training import shards
-from gala_cuda.training.compression import compression
-from gala_cuda.training.sampling import Unreadable
+from gala_cuda.data import shards
+from gala_cuda.data.compression import compression
+from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.human_maps.samples import open_samples
 
 PACKED = {"gzip": gzip.compress, "zlib": zlib.compress, "bzip2": bz2.compress, "xz": lzma.compress}
 

@@ -4,7 +4,6 @@ import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ import setuptools
 import torch
 
 from gala_cuda import native
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # no part of the package
-import cuda_report
+from tools.kernel_report import cuda_report
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = native.module.build_info() if native.module is not None else {"cuda_missing": native.why_not}

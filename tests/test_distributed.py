@@ -12,8 +12,8 @@ import two_processes
 from safetensors.torch import load_file
 from two_processes import RECIPES, train
 
-from gala_cuda.training import BadRecipe, Recipe
 from gala_cuda.training.loop import images_per_part
+from gala_cuda.training.recipe import BadRecipe, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32; sums over images in another order, 42 steps long

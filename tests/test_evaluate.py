@@ -10,11 +10,14 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from gala_cuda import GALA, cli
-from gala_cuda.training import Recipe, load
+from gala_cuda import GALA
+from gala_cuda.cli import main as cli
+from gala_cuda.data.load import load
+from gala_cuda.networks.network import BadNetwork, BadWeights, Network, load_weights, read_weights, rebuilt, start
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.export import ExportFailed, export_onnx
-from gala_cuda.training.networks import BadNetwork, BadWeights, Network, load_weights, read_weights, rebuilt, start
+from gala_cuda.training.recipe import Recipe
+from gala_cuda.training.start import network_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -207,7 +210,7 @@ def test_an_export_that_differs_is_refused_and_removed(tmp_path):
 
 def test_a_recipe_describes_its_network():
     recipe = Recipe(model="gala_resnet26", layers=("layer2",), width=8)
-    network = Network.of(recipe, ("a", "b"), 3, 32)
+    network = network_of(recipe, ("a", "b"), 3, 32)
     weights = network.build().state_dict()
     assert [name.split(".attention")[0] for name in weights if name.endswith("attention.a")] == ["layer2.0", "layer2.1"]
     assert weights["conv1.weight"].shape == (8, 3, 3, 3)

@@ -13,13 +13,13 @@ from imagesets import write_shard
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from gala_cuda import cli
-from gala_cuda.clickme.samples import open_samples, open_splits
-from gala_cuda.training import shards
-from gala_cuda.training.builtin import located
-from gala_cuda.training.data import load
-from gala_cuda.training.folders import files_below, splits_named
-from gala_cuda.training.picture_files import Folder
+from gala_cuda.cli import main as cli
+from gala_cuda.data import shards
+from gala_cuda.data.choices import located
+from gala_cuda.data.folders import files_below, splits_named
+from gala_cuda.data.human_maps.samples import open_samples, open_splits
+from gala_cuda.data.load import load
+from gala_cuda.data.picture_files import Folder
 from gala_cuda.training.recipe import Recipe, as_yaml, resolve
 
 TWIN = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(200)  # of macOS, beside every file

@@ -3,12 +3,10 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # the suite is no part of the package
 from benchmarks.gpu import __main__ as suite
 from benchmarks.gpu import attempts, entrants, networks, operators, records, worker
 from benchmarks.gpu.settings import DRY_RUN, Context

@@ -8,19 +8,16 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from gala_cuda import backends
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # the suite is no part of the package
 from benchmarks.gpu import archive, extension, forms, records, schedule, worker
 from benchmarks.gpu.environment import ROOT
 from benchmarks.gpu.forms import CLUSTER, TICKETS, Kind
 from benchmarks.gpu.records import Step
 from benchmarks.gpu.settings import DRY_RUN, GPU, Context, cluster_step
+from gala_cuda import backends
 
 CPU = torch.device("cpu")
 FIRST_CALL, PREPARED = 540, 60  # seconds
@@ -134,7 +131,7 @@ from pathlib import Path
 from unittest import mock
 import torch
 sys.path[:0] = sys.argv[1:3]
-from benchmarks.compiled_kernels import build, launched
+from tools.kernel_report.compiled_kernels import build, launched
 from benchmarks.gpu import correctness, forms, launches, operators, sanitized
 from benchmarks.gpu.settings import DRY_RUN, Context
 from gala_cuda import GALA

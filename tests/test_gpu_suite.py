@@ -6,12 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # the suite is no part of the package
 from benchmarks.gpu import __main__ as suite
 from benchmarks.gpu import clock, correctness, floors, records, robustness, sanitized, worker
 from benchmarks.gpu.environment import ROOT, slug

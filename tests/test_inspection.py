@@ -12,12 +12,14 @@ from imagesets import VAL, write_folder
 from PIL import Image
 from torch import nn
 
-from gala_cuda import cli, convert, gala_resnet18
-from gala_cuda.inspection import attention_maps, chosen_layers, gala_blocks, input_gradient, overlay
+from gala_cuda import convert, gala_resnet18
+from gala_cuda.cli import main as cli
+from gala_cuda.data.pictures import centre_crop, decode
+from gala_cuda.inspection.sheet import overlay
 from gala_cuda.inspection.sources import open_images
+from gala_cuda.models.attention_maps import attention_maps, chosen_layers, gala_blocks, input_gradient
+from gala_cuda.networks.network import Network, read_weights, rebuilt
 from gala_cuda.training.checkpoint import as_bytes
-from gala_cuda.training.networks import Network, read_weights, rebuilt
-from gala_cuda.training.pictures import centre_crop, decode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

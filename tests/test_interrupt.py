@@ -14,7 +14,7 @@ TRAIN = ["train", "--image-size", "8", "--width", "8", "--batch-size", "128", "-
 def stopped(arguments, awaited, number):
     """(exit code, standard error) of the command, to whose group the signal is sent once it prints ``awaited``."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "gala_cuda.cli", *arguments],
+        [sys.executable, "-m", "gala_cuda", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
@@ -35,7 +35,7 @@ def test_a_training_names_its_last_checkpoint_and_the_command(tmp_path, number, 
     found, err = stopped(command, "epoch   1/500", number)
     assert found == code
     last = max((tmp_path / "run" / "checkpoints").glob("step-*"))
-    continued = shlex.join([sys.executable, "-m", "gala_cuda.cli", *command, "--resume"])
+    continued = shlex.join([sys.executable, "-m", "gala_cuda", *command, "--resume"])
     assert err == f"gala-cuda: {told}; the last checkpoint is {last}; to continue: {continued}\n"
     assert not list(tmp_path.rglob("*.draft"))
 

@@ -7,9 +7,9 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from gala_cuda.data.pictures import Preprocessing, centre_crop
 from gala_cuda.models.narrow import NarrowConv2d
-from gala_cuda.training.libraries import BadNetwork, build, preparation
-from gala_cuda.training.pictures import Preprocessing, centre_crop
+from gala_cuda.networks.libraries import BadNetwork, build, preparation
 
 PHOTOGRAPHS = [Image.fromarray(pixels) for pixels in load_sample_images().images]
 

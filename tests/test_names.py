@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from rich.table import Table
 
-from gala_cuda import cli, resnet18
+from gala_cuda import resnet18
+from gala_cuda.cli import main as cli
+from gala_cuda.cli import training_commands as commands
 from gala_cuda.console import PlainConsole
-from gala_cuda.inspection import overlay
+from gala_cuda.inspection.sheet import overlay
+from gala_cuda.networks.network import read_weights
 from gala_cuda.text import printable
-from gala_cuda.training import commands, read_weights
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 CLASSES = sorted(("$0_$50", "$50_$", "[red]x", ":cat:", "<i>&amp;", "a\x1b[31mb", "日本", NOT_UTF8))
@@ -73,7 +75,7 @@ def trained(tmp_path_factory):
 def call(root, *arguments):
     """The command line on an output that knows ASCII alone."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "gala_cuda.cli", *arguments]
+    command = [sys.executable, "-m", "gala_cuda", *arguments]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, check=False)
 
 

@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from test_libraries import of_timm
 
-from gala_cuda import cli, convert
-from gala_cuda.training import Recipe
+from gala_cuda import convert
+from gala_cuda.cli import main as cli
+from gala_cuda.cli.opening import open_network
+from gala_cuda.networks.classes import places, unnamed
+from gala_cuda.networks.network import BadNetwork, BadWeights, Network, start
 from gala_cuda.training.checkpoint import as_bytes
-from gala_cuda.training.classes import places, unnamed
-from gala_cuda.training.networks import BadNetwork, BadWeights, Network, start
-from gala_cuda.training.opening import open_network
+from gala_cuda.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,7 +118,7 @@ def test_folders_in_another_order_are_matched_by_name(trained, pictures, tmp_pat
 
 
 def torch_file(trained):
-    from gala_cuda.training import read_weights
+    from gala_cuda.networks.network import read_weights
 
     return read_weights(trained / "best.safetensors")
 

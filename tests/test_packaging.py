@@ -228,7 +228,7 @@ def test_readme():
     tree = text[text.index("## Files") :]
     folders = {
         f"{top}/{name}".rpartition("/")[0]
-        for top in ("benchmarks", "csrc", "gala_cuda", "tests")
+        for top in ("benchmarks", "csrc", "experiments", "gala_cuda", "tests", "tools")
         for name in files(ROOT / top, "*.py", "*.cpp", "*.h", "*.cu", "*.cuh")
     }
     assert sorted(folder for folder in folders if f"\n{folder}/ " not in tree) == []

@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageCms, features
 from sklearn.datasets import load_sample_image
 
-from gala_cuda.training import pictures
-from gala_cuda.training.modes import eight_bits
-from gala_cuda.training.picture_files import EXTENSIONS
-from gala_cuda.training.pictures import augmentation, centre_crop, decode
-from gala_cuda.training.sampling import Unreadable
+from gala_cuda.data import pictures
+from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.picture_files import EXTENSIONS
+from gala_cuda.data.picture_modes import eight_bits
+from gala_cuda.data.pictures import augmentation, centre_crop, decode
 
 RAMP = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
 PHOTOGRAPH = Image.fromarray(load_sample_image("china.jpg")[200:224, 200:232])

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gala_cuda.training.arguments import add_flags, given_flags
+from gala_cuda.cli.training_arguments import add_flags, given_flags
 from gala_cuda.training.recipe import PRESETS, BadRecipe, Recipe, as_yaml, resolve
 
 

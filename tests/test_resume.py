@@ -6,7 +6,7 @@ import math
 import pytest
 from PIL import Image
 
-from gala_cuda import cli
+from gala_cuda.cli import main as cli
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COLOURS = {"apple": (200, 40, 40), "grass": (40, 200, 40), "sky": (40, 40, 200)}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from imagesets import equal, read, write_folder, write_shard, write_shards
 
-from gala_cuda import cli
-from gala_cuda.training import shards
-from gala_cuda.training.sampling import Unreachable
+from gala_cuda.cli import main as cli
+from gala_cuda.data import shards
+from gala_cuda.data.errors import Unreachable
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,16 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gala_cuda import GALA, gala_resnet18, resnet18
-from gala_cuda.training import Diverged, Recipe, Run, fit, load
+from gala_cuda.data.load import load
+from gala_cuda.data.sampling import Batches
 from gala_cuda.training.checkpoint import Checkpoints
 from gala_cuda.training.evaluate import evaluate
-from gala_cuda.training.loop import images_per_part
+from gala_cuda.training.loop import Diverged, fit, images_per_part
 from gala_cuda.training.meters import training_flops
 from gala_cuda.training.optimize import mix, optimizer
 from gala_cuda.training.progress import best
-from gala_cuda.training.recipe import resolve
-from gala_cuda.training.sampling import Batches
+from gala_cuda.training.recipe import Recipe, resolve
+from gala_cuda.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from imagesets import BATCH, SIZE, TRAIN, VAL, equal, read, write_folder, write_
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gala_cuda.training import pictures, sampling
-from gala_cuda.training.sampling import TooManyUnreadable
+from gala_cuda.data import pictures, sampling
+from gala_cuda.data.errors import TooManyUnreadable
 
 
 @pytest.fixture(scope="session")

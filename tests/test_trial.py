@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from gala_cuda import cli
-from gala_cuda.training import BadRecipe, Recipe
-from gala_cuda.training.networks import BadNetwork, Network
+from gala_cuda.cli import main as cli
+from gala_cuda.networks.network import BadNetwork, Network
+from gala_cuda.training.recipe import BadRecipe, Recipe
 from gala_cuda.training.trial import check, check_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

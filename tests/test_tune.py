@@ -11,11 +11,11 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.runtime.errors import OutOfResources
 
-from gala_cuda import cli
 from gala_cuda.backends.triton import config as table
 from gala_cuda.backends.triton import forward_plan, launch
 from gala_cuda.backends.triton.config import Config, TableError, Tile
-from gala_cuda.benchmark import search, tiles, timing, tune
+from gala_cuda.bench import search, tiles, timing, tune
+from gala_cuda.cli import main as cli
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SETTINGS = tune.Settings(((32, 2, 2),), (1,), (torch.float32,), ("channels_last",), device=str(DEVICE))

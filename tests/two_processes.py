@@ -11,9 +11,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gala_cuda import GALA
-from gala_cuda.training import Recipe, Run, fit, load
+from gala_cuda.data.load import load
 from gala_cuda.training.distributed import joined, local_rank, restarted, world
-from gala_cuda.training.loop import images_per_part
+from gala_cuda.training.loop import fit, images_per_part
+from gala_cuda.training.recipe import Recipe
+from gala_cuda.training.run import Run
 
 CPU = torch.device("cpu")
 RECIPES = {

@@ -8,8 +8,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gala_cuda.benchmark.peers import BASELINES, OTHERS
-from gala_cuda.benchmark.report import COLOURS, GREYS
+from gala_cuda.bench.peers import BASELINES, OTHERS
+from gala_cuda.bench.report import COLOURS, GREYS
 
 from . import records
 from .floors import PASSES

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gala_cuda.benchmark.timing import Timing, in_turn, rounds_within, summary
+from gala_cuda.bench.timing import Timing, in_turn, rounds_within, summary
 
 Stages = Sequence[Callable[[], object]]
 WARM_UP_CALLS = 3

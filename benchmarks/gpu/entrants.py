@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from gala_cuda.benchmark.correctness import avoid_ties, check
-from gala_cuda.benchmark.peers import BASELINES, OTHERS, Contestant, contestant
+from gala_cuda.bench.correctness import avoid_ties, check
+from gala_cuda.bench.peers import BASELINES, OTHERS, Contestant, contestant
 
 from .attempts import TIMED_OUT
 from .forms import Kind, running

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from gala_cuda import __version__, native
+from gala_cuda import native
 from gala_cuda.diagnostics import describe, version
+from gala_cuda.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")

@@ -1,7 +1,7 @@
 """The Triton kernels that steps need, compiled before anything is measured, by as many processes as there are cores.
 
-What a call needs is found by running its plans on tensors without memory (``benchmarks.compiled_kernels``). Compiled
-kernels are put into Triton's own cache, where the process that measures finds them. None of it touches a GPU.
+What a call needs is found by running its plans on tensors without memory (``tools.kernel_report.compiled_kernels``).
+Compiled kernels are put into Triton's own cache, where the process that measures finds them. None of it touches a GPU.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from gala_cuda.backends.contract import Weights, weight_shapes
 from .forms import TICKETS, Kind
 
 if TYPE_CHECKING:
-    from ..compiled_kernels import Launch
+    from tools.kernel_report.compiled_kernels import Launch
 
 EVERY_CORE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -65,8 +65,7 @@ def collect(uses: Iterable[Use], target: Target) -> "list[Launch]":
 def _launched(use: Use, target: Target) -> "list[Launch]":
     from gala_cuda.backends.triton import config, forward_plan
     from gala_cuda.backends.triton.problem import Problem
-
-    from ..compiled_kernels import WITHOUT_BIASES, launched, run_plans
+    from tools.kernel_report.compiled_kernels import WITHOUT_BIASES, launched, run_plans
 
     x, (_, channels, _, _) = use.kind.x, use.kind.shape
     shapes: tuple = weight_shapes(channels, use.kind.reduced)
@@ -86,7 +85,7 @@ def _launched(use: Use, target: Target) -> "list[Launch]":
 
 def compile_one(launch: "Launch") -> Compiled:
     """Compiles a kernel into Triton's cache, and where Triton needs one, its launcher."""
-    from ..compiled_kernels import build
+    from tools.kernel_report.compiled_kernels import build
 
     start, problem = _cpu_seconds(), None
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gala_cuda.benchmark.timing import Timing, alternate
+from gala_cuda.bench.timing import Timing, alternate
 from gala_cuda.diagnostics import describe
 
 from .environment import ask_driver

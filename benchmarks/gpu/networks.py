@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gala_cuda import GALA, models
-from gala_cuda.benchmark.timing import Timing, alternate
+from gala_cuda.bench.timing import Timing, alternate
 
 from .attempts import TIMED_OUT
 from .forms import FORMS, Kind, running

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gala_cuda.benchmark.peers import BASELINES, OTHERS, Contestant
-from gala_cuda.benchmark.suite import LAYOUTS
-from gala_cuda.benchmark.timing import Timing, alternate, saved_bytes
+from gala_cuda.bench.peers import BASELINES, OTHERS, Contestant
+from gala_cuda.bench.suite import LAYOUTS
+from gala_cuda.bench.timing import Timing, alternate, saved_bytes
 
 from .clock import clock_of, device_times
 from .entrants import enter

@@ -1,23 +1,6 @@
-"""ClickMe (Linsley et al., ICLR 2019): people's maps of where to look, as data, as a loss and as a measure."""
+"""ClickMe's human maps (Linsley et al., ICLR 2019) as a loss to train with and as a score of a network's own maps."""
 
-from importlib import import_module
-from typing import Any
+from .loss import GalaMapLoss, HarmonizationLoss
+from .score import MapRecord, MapScore, human_ceiling
 
-_HOMES = {
-    "ClickMeSample": "sample",
-    "GalaMapLoss": "loss",
-    "HarmonizationLoss": "loss",
-    "clickme_folder": "data",
-    "open_samples": "samples",
-    "MapRecord": "similarity",
-    "MapScore": "similarity",
-    "human_ceiling": "similarity",
-}
-__all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    """The names on first use: some need what ``pip install 'gala-cuda[train]'`` adds."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+__all__ = ["GalaMapLoss", "HarmonizationLoss", "MapRecord", "MapScore", "human_ceiling"]

@@ -8,17 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..clickme.data import ClickMeImages, class_names
-from ..clickme.samples import open_samples
-from ..clickme.transform import centre_crop as clickme_crop
-from ..training.builtin import DIGITS, PREFIX, located
-from ..training.classes import places
-from ..training.data import builtin
-from ..training.folders import CLASSES, files_below
-from ..training.networks import Network
-from ..training.picture_files import is_picture, left_out, read_file
-from ..training.pictures import Pictures, centre_crop
-from ..training.sampling import Images, Unreadable
+from ..data.choices import DIGITS, PREFIX, located
+from ..data.errors import Unreadable
+from ..data.folders import CLASSES, files_below
+from ..data.human_maps.images import ClickMeImages, class_names
+from ..data.human_maps.samples import open_samples
+from ..data.human_maps.transform import centre_crop as clickme_crop
+from ..data.picture_files import is_picture, left_out, read_file
+from ..data.pictures import Pictures, centre_crop
+from ..data.sampling import Images
+from ..data.sources import builtin
+from ..networks.classes import places
+from ..networks.network import Network
 
 UNKNOWN = -1  # the label of an image whose class nobody says
 
@@ -39,7 +40,7 @@ def open_images(
 
     ``place`` is a picture file or a folder of them, where a picture's class is the name of its folder if the network
     has such a class; a ClickMe file, or the ``split`` of a folder of those; or a built-in set, as for
-    :func:`gala_cuda.training.data.load`, of which those held out are taken.
+    :func:`gala_cuda.data.load.load`, of which those held out are taken.
 
     ``tell`` is called with a line about what is taken or left out, where that is in doubt.
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..clickme.similarity import MapRecord, MapScore
+from ..clickme.score import MapRecord, MapScore
+from ..data.sampling import Batches
 from .distributed import add_up
 from .meters import format_loss, hits
-from .sampling import Batches
 
 FEW_CLASSES = 20  # whose confusion is shown
 

@@ -9,15 +9,15 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from ..data.load import Data
+from ..data.sampling import Batch
 from . import distributed
 from .checkpoint import Checkpoint
-from .data import Data
 from .evaluate import evaluate
 from .meters import Forecast, Meter, Waiting, peak_flops, peak_memory
 from .progress import Board, Epoch, bar, bar_text, best, draw_curves, duration, line, print_summary
 from .recipe import BadRecipe, Recipe
 from .run import Folder, Run
-from .sampling import Batch
 from .step import Stepper
 
 LOOK = 10  # steps between looks at the losses, each of which waits for the device

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from ..data.sampling import seed_of
 from ..layer import GALA
 from ..models import SqueezeExcite
 from .distributed import fill
 from .recipe import Recipe
-from .sampling import seed_of
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -9,15 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..clickme.loss import WEIGHTS
-from .builtin import DIGITS, SYNTHETIC, located
+from ..data.choices import AUGMENTS, DIGITS, SYNTHETIC, located
+from ..version import __version__
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PARALLEL = ("ddp", "fsdp")
-AUGMENTS = ("paper", "modern", "randaugment", "none")
 LR_BATCH = 256  # the batch size that lr_256 is for
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
 _MAY_CHANGE = ("workers", "accumulate", "compile", "epochs", "lr_256")  # while a training is interrupted

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 
+from ..data.load import Data
 from . import distributed
 from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
-from .data import Data
 from .progress import Epoch
 from .recipe import BadRecipe, Recipe, as_yaml
 

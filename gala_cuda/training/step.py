@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clickme.similarity import MapRecord, returns_maps
+from ..clickme.score import MapRecord, returns_maps
+from ..data.sampling import Batch
 from . import distributed
 from .evaluate import autocast, on
 from .meters import Meter, training_flops
 from .optimize import Average, mix, optimizer
 from .recipe import BadRecipe, Recipe
-from .sampling import Batch
 from .supervision import Supervision
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..clickme.loss import GalaMapLoss, HarmonizationLoss
-from ..clickme.similarity import returns_maps
+from ..clickme.score import returns_maps
 from ..layer import GALA
 from . import distributed
 from .recipe import BadRecipe, Recipe

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .networks import BadNetwork, Network
+from ..networks.network import BadNetwork, Network
 from .recipe import BadRecipe, Recipe
 
 # What networks raise, theirs and ours, on images that they cannot take.

@@ -1,1 +1,0 @@
-"""What ``benchmarks/clickme_experiment.py`` is made of."""

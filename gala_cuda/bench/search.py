@@ -1,0 +1,205 @@
+"""The search for the tiles of one row of the table.
+
+Kernel by kernel: of the tiles one step from the best so far (``tiles.candidates``), those that compile, keep to the
+registers and agree with float64 are timed within the whole pass that the kernel is part of, in turn with the best so
+far, and replace it where they are faster by more than the spread, until no step helps. Then the form of the forward
+pass: one launch of tickets, over chunks of several sizes, or a launch a stage.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..backends.triton.config import KERNELS, Config
+from .tiles import CHECKED_IMAGES, CHUNKS, PARTS, Example, Pass, Shape, Unfit, attempt, candidates, check, refuse_spills
+from .timing import Timing
+
+Clock = Callable[[dict[str, Callable[[], object]], float, torch.device], dict[str, Timing]]
+Say = Callable[[str, bool], object]  # what is being done; True where it should stay on the screen
+
+
+@dataclass
+class Tuned:
+    """A row of the table before and after, and what was found on the way."""
+
+    where: dict[str, Any]
+    before: Config
+    after: Config
+    gains: dict[str, float] = field(default_factory=dict)  # by kernel, and "form": speed-up of its pass
+    # "forward", "backward": speed-up of the pass by all of it; None where the row before does not run
+    speedup: dict[str, float | None] = field(default_factory=dict)
+    dropped: list[tuple[str, str, str]] = field(default_factory=list)  # kernel, tile, why it was not timed
+
+    @property
+    def name(self) -> str:
+        layout = "channels_last" if self.where["channels_last"] else "nchw"
+        return f"sm_{self.where['arch']}, {self.where['bytes']} bytes, {layout}, R <= {self.where['hidden']}"
+
+
+def tickets_from(faster: dict[int, bool]) -> int | None:
+    """The least of the measured sizes of x, in bytes, from which tickets are faster at every larger one too."""
+    least = None
+    for size in sorted(faster, reverse=True):
+        if not faster[size]:
+            break
+        least = size
+    return least
+
+
+class Search:
+    """The search for one row, on ``problems`` that fall in it; ``run`` fills ``tuned``."""
+
+    def __init__(
+        self,
+        tuned: Tuned,
+        layout: str,
+        problems: list[tuple[Shape, torch.dtype]],
+        seconds: float,
+        device: torch.device,
+        say: Say,
+        time: Clock,
+    ):
+        self.tuned, self.seconds, self.device, self.say, self.time = tuned, seconds, device, say, time
+        self.shapes = [shape for shape, _ in problems]
+        self.examples = [Example(shape, dtype, layout, device) for shape, dtype in problems]
+        images = min(CHECKED_IMAGES, *(shape.images for shape in self.shapes))
+        small = dict.fromkeys((shape._replace(images=images), dtype) for shape, dtype in problems)
+        checked = [Example(shape, dtype, layout, device, full=True) for shape, dtype in small]
+        self.checked = [(example, example.exact()) for example in checked]
+
+    def run(self) -> None:
+        """Raises Unfit where a kernel runs with no tile."""
+        has_tickets = self.tuned.after.tickets is not None
+        for kernel in KERNELS:
+            if kernel != "tickets" or has_tickets:
+                self._climb(kernel)
+        if has_tickets:
+            self._choose_form()
+        for name in ("forward", "backward"):
+            self.tuned.speedup[name] = self._overall(name)
+
+    def _climb(self, kernel: str) -> None:
+        """From the tile in use, step by step, to one that no single step makes faster."""
+        present = getattr(self.tuned.after, kernel)
+        best, gain = self._usable(kernel, self.tuned.after, str(present), present=True), 1.0
+        tried, improved = {present}, True
+        while improved:
+            improved = False
+            for tile in candidates(kernel, getattr(self.tuned.after, kernel), self.shapes):
+                if tile in tried:
+                    continue
+                tried.add(tile)
+                self.say(f"{kernel}: {tile}", False)
+                config = replace(self.tuned.after, **{kernel: tile})  # type: ignore[arg-type]
+                passes = self._usable(kernel, config, str(tile))
+                faster = self._faster(best, passes)
+                if faster is not None:
+                    self.tuned.after, best, improved = config, passes, True
+                    gain *= faster
+        if best is None and kernel != "tickets":  # which are then never taken
+            raise Unfit(f"{self.tuned.name}: {kernel} runs with no tile that was tried; {self.tuned.dropped[-1][2]}")
+        self.tuned.gains[kernel] = gain
+        self.say(f"  {kernel}: {getattr(self.tuned.after, kernel)}, {gain:.3f}x", True)
+
+    def _usable(self, kernel: str, config: Config, name: str, present: bool = False) -> list[Pass] | None:
+        """The passes that ``kernel`` is part of, one an example; None where they are Unfit, which is noted.
+
+        The tile that is ``present`` may spill.
+        """
+        made: list[Pass] = []
+
+        def make() -> None:
+            for example, exact in self.checked:
+                plan = check(example, exact, kernel, config)
+                if not present:
+                    refuse_spills(plan, kernel)
+            for example in self.examples:
+                made.append(Pass(example, config, PARTS[kernel][0]))
+                if not present:
+                    refuse_spills(made[-1].plan, kernel)
+
+        try:
+            attempt(make, self.device)
+        except Unfit as error:
+            self.tuned.dropped.append((kernel, name, str(error)))
+            return None
+        return made
+
+    def _faster(self, before: list[Pass] | None, after: list[Pass] | None) -> float | None:
+        """The speed-up over all examples where it is beyond the spread, else None; 1 where only ``after`` runs."""
+        if after is None or before is None:
+            return None if after is None else 1.0
+        compared = [self._compare(*pair) for pair in zip(before, after, strict=True)]
+        gain, spread = _mean([gain for gain, _ in compared]), max(spread for _, spread in compared)
+        return gain if gain > 1 + spread else None
+
+    def _compare(self, before: Pass, after: Pass) -> tuple[float, float]:
+        """(speed-up, the larger spread) of one example's passes."""
+        timings = self.time({"before": before, "after": after}, self.seconds, self.device)
+        return timings["before"].median / timings["after"].median, max(t.spread for t in timings.values())
+
+    def _choose_form(self) -> None:
+        """Launches or tickets, from which size of x, and the chunks that tickets do best with."""
+        row = replace(self.tuned.after, tickets_from=None)
+        launches = [Pass(example, row, "launches") for example in self.examples]
+        sizes = [example.x.nbytes for example in self.examples]
+        found, best = row, 1.0
+        for chunk in (max(1, int(share * row.chunk_bytes)) for share in CHUNKS):
+            self.say(f"tickets over chunks of {chunk} bytes", False)
+            config = replace(row, chunk_bytes=chunk)
+            passes = self._usable("tickets", config, f"chunks of {chunk} bytes", present=True)
+            if passes is None:
+                continue
+            compared = [self._compare(*pair) for pair in zip(launches, passes, strict=True)]
+            faster = dict.fromkeys(sizes, True)
+            for size, (gain, spread) in zip(sizes, compared, strict=True):
+                faster[size] &= gain > 1 + spread
+            least = tickets_from(faster)
+            if least is None:
+                continue
+            overall = _mean([g if size >= least else 1.0 for size, (g, _) in zip(sizes, compared, strict=True)])
+            if overall > best:
+                found, best = replace(config, tickets_from=least), overall
+        self.tuned.after, self.tuned.gains["form"] = found, best
+        self.say(f"  form: {form(found)}, {best:.3f}x", True)
+
+    def _overall(self, name: str) -> float | None:
+        """The speed-up of whole passes from the row before to the row found; None where the former does not run."""
+        if self.tuned.before == self.tuned.after:
+            return 1.0
+        gains: list[float] = []
+
+        def compare() -> None:
+            for example in self.examples:
+                before, after = (
+                    Pass(example, config, name if name == "backward" else _form_of(config, example))
+                    for config in (self.tuned.before, self.tuned.after)
+                )
+                gains.append(self._compare(before, after)[0])
+
+        try:
+            attempt(compare, self.device)
+        except Unfit as error:
+            self.tuned.dropped.append((name, "the row before", str(error)))
+            return None
+        return _mean(gains)
+
+
+def form(config: Config) -> str:
+    """The form of the forward pass in words."""
+    if config.tickets_from is None:
+        return "launches"
+    return f"tickets from {config.tickets_from} bytes, chunks of {config.chunk_bytes}"
+
+
+def _form_of(config: Config, example: Example) -> str:
+    least = config.tickets_from
+    return "tickets" if least is not None and example.x.nbytes >= least else "launches"
+
+
+def _mean(ratios: list[float]) -> float:
+    """The geometric mean."""
+    return math.prod(ratios) ** (1 / len(ratios))

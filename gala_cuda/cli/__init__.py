@@ -1,0 +1,1 @@
+"""The command ``gala-cuda``, a file for each of its commands."""

@@ -1,0 +1,209 @@
+"""How well a network looks where people look: rank correlation of its maps with theirs, image by image."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layer import GALA
+from ..models.attention_maps import input_gradient
+
+CEILING = 0.65753  # of people among each other, as serre-lab/Harmonization publishes it
+PAIRS = 512  # images whose maps are exchanged in the permutation test
+PERMUTATIONS, RESAMPLES = 9_999, 9_999
+_AT_ONCE = 64  # images, or random draws: memory is bounded
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """How well maps agree with people's over a set of images. Linsley et al. do not spell their score out: it is ours.
+
+    Attributes:
+        of: "attention" or "input gradient": the network's maps.
+        rho: mean over images of Spearman's rank correlation with the human map.
+        low, high: 95 % confidence interval of rho, by bootstrap over images.
+        ceiling: mean correlation that people reach among each other.
+        ratio: rho / ceiling; the paper's column is 100 times that.
+        p: share of random pairings of images and human maps whose rho is as large, the true one counted among them:
+            one-sided. That people look at the middle of every image is no reason for a small p.
+        images: that count. A constant map of the network counts with a correlation of 0.
+        left_out: images whose human map is constant or no number, which orders nothing.
+    """
+
+    of: str
+    rho: float
+    low: float
+    high: float
+    ceiling: float
+    ratio: float
+    p: float
+    images: int
+    left_out: int
+
+    @property
+    def stars(self) -> str:
+        """As in the paper's table: ** for p < 0.01."""
+        return "**" if self.p < 0.01 else ""
+
+
+class MapRecord:
+    """Correlations of a network's maps with people's, added batch by batch.
+
+    A network's map is its attention maps' mean over layers, or with ``saliency`` the norm over colours of the gradient
+    of the true class's logit by the image; resized to the human map.
+
+    Args:
+        saliency: compare input gradients.
+        every: of each such number of images one is kept for the random pairings of :meth:`score`; 0 keeps none.
+    """
+
+    def __init__(self, saliency: bool = False, every: int = 0):
+        self.saliency, self.every, self.left_out = saliency, every, 0
+        self._count = 0
+        self._rho: list[Tensor] = []
+        self._ranks: list[tuple[Tensor, Tensor]] = []  # ours and theirs, standardised: [n, P] float32 each
+
+    def look(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(logits, maps [N, h, w]) of a network in evaluation mode."""
+        if self.saliency:
+            return model(images), [input_gradient(model, images, labels)]
+        logits, maps = model(images, return_maps=True)
+        return logits, list(maps.values())
+
+    def add(self, maps: Sequence[Tensor], heatmap: Tensor, has_map: Tensor) -> None:
+        """``maps`` of layers [N, h, w], ``heatmap`` [N, 1, H, W]; ``has_map`` [N] bool says which images count."""
+        heatmap, has_map = (tensor.to(maps[0].device) for tensor in (heatmap, has_map))
+        chosen = [amap[has_map] for amap in maps]
+        parts = zip(heatmap[has_map].split(_AT_ONCE), *(amap.split(_AT_ONCE) for amap in chosen), strict=True)
+        for human, *ours in parts:
+            self._add(combined(ours, human.shape[2:]).flatten(1), human.flatten(1))
+
+    def _add(self, ours: Tensor, theirs: Tensor) -> None:
+        """[n, P] each."""
+        ours, theirs = standardised_ranks(ours), standardised_ranks(theirs)
+        orders = ~theirs[:, 0].isnan()
+        ours, theirs = ours[orders].nan_to_num(0.0), theirs[orders]
+        self.left_out += int((~orders).sum())
+        self._rho.append((ours * theirs).sum(1).cpu())
+        if self.every:
+            kept = slice(-self._count % self.every, None, self.every)
+            self._ranks.append((ours[kept].float().cpu(), theirs[kept].float().cpu()))
+        self._count += len(ours)
+
+    @property
+    def rho(self) -> Tensor:
+        """[images] float64, on the CPU."""
+        return torch.cat([torch.empty(0, dtype=torch.float64), *self._rho])
+
+    def score(self, ceiling: float = CEILING, seed: int = 0) -> MapScore:
+        """The score of what was added; random draws by ``seed``.
+
+        Raises:
+            ValueError: there are no maps, or ``ceiling`` is out of range.
+        """
+        if not 0 < ceiling <= 1:
+            raise ValueError(f"ceiling is {ceiling}; expected 0 < ceiling <= 1")
+        rho, generator = self.rho, torch.Generator().manual_seed(seed)
+        if not len(rho) or not self._ranks:
+            raise ValueError(f"there are no human maps to compare with; {self.left_out} are constant")
+        ours, theirs = (torch.cat(parts) for parts in zip(*self._ranks, strict=True))
+        low, high = bootstrap_interval(rho, generator)
+        mean = rho.mean().item()
+        p = permutation_p(ours @ theirs.T, generator)
+        of = "input gradient" if self.saliency else "attention"
+        return MapScore(of, mean, low, high, ceiling, mean / ceiling, p, len(rho), self.left_out)
+
+
+def bootstrap_interval(rho: Tensor, generator: torch.Generator) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the mean of as many values drawn from ``rho`` [n] with replacement."""
+    count = len(rho)
+    drawn = (torch.randint(count, (number, count), generator=generator) for number in _numbers(RESAMPLES))
+    means = torch.cat([rho[indices].mean(1) for indices in drawn])
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return low, high
+
+
+def permutation_p(correlations: Tensor, generator: torch.Generator) -> float:
+    """The one-sided p of the mean of the diagonal of [n, n] correlations of every map with every other."""
+    correlations, count = correlations.double(), len(correlations)
+    observed, as_large = correlations.diagonal().mean(), 0
+    for number in _numbers(PERMUTATIONS):
+        orders = torch.rand(number, count, generator=generator).argsort(1)
+        means = correlations[torch.arange(count), orders].mean(1)
+        as_large += int((means >= observed - 1e-12).sum())  # rounding apart
+    return (as_large + 1) / (PERMUTATIONS + 1)
+
+
+def _numbers(draws: int) -> list[int]:
+    """``draws`` in parts."""
+    return [min(_AT_ONCE, draws - done) for done in range(0, draws, _AT_ONCE)]
+
+
+def human_ceiling(participants: Sequence[Tensor], splits: int = 10, seed: int = 0) -> float:
+    """The mean split-half correlation between people: over images, and ``splits`` random halvings of each.
+
+    The correlation is Spearman's between the mean maps of both halves, without a correction for their smaller number.
+
+    Args:
+        participants: for each image the maps [k, H, W] of k people; images of fewer than 2 are passed over.
+
+    Raises:
+        ValueError: no image has two maps that order anything.
+    """
+    generator, found = torch.Generator().manual_seed(seed), []
+    for maps in participants:
+        if len(maps) < 2:
+            continue
+        for _ in range(splits):
+            order = torch.randperm(len(maps), generator=generator)
+            halves = [maps[half].mean(0).flatten()[None] for half in order.tensor_split(2)]
+            found.append(spearman(*halves))
+    rho = torch.cat(found).nanmean().item() if found else float("nan")
+    if rho != rho:
+        raise ValueError("participants has no image with two maps that are not constant")
+    return rho
+
+
+def returns_maps(model: nn.Module) -> bool:
+    """Whether ``model(x, return_maps=True)`` gives attention maps, as our GALA-ResNets do."""
+    takes = "return_maps" in inspect.signature(model.forward).parameters
+    return takes and any(isinstance(module, GALA) for module in model.modules())
+
+
+def combined(maps: Sequence[Tensor] | Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+    """The mean over layers of their maps [N, h, w], resized bilinearly to ``size``: [N, H, W]."""
+    layers = list(maps.values()) if isinstance(maps, Mapping) else maps
+    enlarged = [F.interpolate(amap[:, None], tuple(size), mode="bilinear")[:, 0] for amap in layers]
+    return torch.stack(enlarged).mean(0)
+
+
+def ranks(x: Tensor) -> Tensor:
+    """The rank of each value within its row, from 1, of equal ones the mean: [N, P] float64."""
+    ordered, order = x.sort(dim=1)
+    places = torch.arange(x.shape[1], device=x.device).expand_as(order)
+    differs, edge = ordered[:, 1:] != ordered[:, :-1], order.new_ones(len(x), 1, dtype=torch.bool)
+    first = places.where(torch.cat([edge, differs], 1), 0).cummax(1).values
+    last = places.where(torch.cat([differs, edge], 1), x.shape[1]).flip(1).cummin(1).values.flip(1)
+    return torch.empty_like(x, dtype=torch.float64).scatter_(1, order, (first + last).double() / 2 + 1)
+
+
+def standardised_ranks(x: Tensor) -> Tensor:
+    """The ranks of each row minus their mean, over their L2 norm; NaN where the row is constant or holds a NaN.
+
+    Products of two rows are Spearman's rank correlation. [N, P] float64.
+    """
+    centred = ranks(x) - (x.shape[1] + 1) / 2
+    norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    spoilt = (norm == 0) | x.isnan().any(1, keepdim=True)
+    return torch.where(spoilt, torch.nan, centred / norm)
+
+
+def spearman(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Spearman's rank correlation of each row of [N, P] with that of the other: [N] float64.
+
+    NaN where one of both is constant, which has no order, or holds a NaN.
+    """
+    return (standardised_ranks(ours) * standardised_ranks(theirs)).sum(1)

@@ -1,0 +1,1 @@
+"""ClickMe's human maps: files of every published format, read, checked, converted and transformed."""

@@ -1,0 +1,64 @@
+"""Pictures of any of Pillow's modes as RGB: their contrast is kept, or they are refused."""
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile
+
+from .errors import Unreadable
+
+LARGEST = 65_535  # of a grey picture of more than 8 bits
+DARK = 32  # of 255: a picture with all values below is as good as black
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A decoded picture in RGB.
+
+    - Grey of 16 or 32 bits or floating point is scaled, as :func:`eight_bits` says.
+    - What is transparent shows white: by an alpha channel, a palette's or a single colour.
+    - Colour profiles are not applied. CMYK, YCbCr, LAB, palettes and black-and-white are converted by Pillow.
+
+    Raises Unreadable where hardly any of the picture's contrast would be left, or ValueError for a mode unknown here.
+    """
+    if picture.mode == "F" or picture.mode.startswith("I"):  # I, I;16, I;16B: Pillow would cut at 255
+        return Image.fromarray(eight_bits(np.asarray(picture))).convert("RGB")
+    if picture.mode == "LAB":
+        to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+        return to_rgb.apply(picture)
+    if picture.mode.endswith(("A", "a")) or "transparency" in picture.info:
+        clear, shown = picture.convert("RGBA"), Image.new("RGB", picture.size, "white")
+        shown.paste(clear, (0, 0), clear)
+        return shown
+    return picture.convert("RGB")
+
+
+def eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Whole numbers or floating point of at least 0, of any shape, as uint8.
+
+    A file does not say how many bits its camera had, so the largest value does: white is the first of 255, 511, 1023,
+    ... 65535 that no value exceeds. Of the bits of whole numbers the upper 8 remain: values up to 255 are as they are.
+    If there are fractions, or no value reaches ``DARK``, white may also be 1, 3, 7, ... 127, or a half, a quarter, ...
+
+    Raises Unreadable: a value is negative, above 65535 or not finite.
+    """
+    low, high = grey.min(), grey.max()  # both are NaN where one value is
+    if not 0 <= low <= high <= LARGEST:
+        raise Unreadable(f"a grey picture of values from {low:g} to {high:g}; expected 0 to {LARGEST}")
+    if high < DARK or (grey.dtype.kind == "f" and (grey % 1).any()):
+        white = 2.0 ** np.ceil(np.log2(high + 1)) - 1 if high > 1 else 2.0 ** np.ceil(np.log2(high or 1))
+        return np.rint(grey * (255 / white)).astype(np.uint8)
+    whole = grey.astype(np.int32) if grey.dtype.kind == "f" else grey
+    return (whole >> max(0, int(high).bit_length() - 8)).astype(np.uint8)
+
+
+def is_deep(picture: ImageFile.ImageFile) -> bool:
+    """Whether an opened picture, not loaded yet, has several channels of 16 bits, of which Pillow will keep 8."""
+    return len(picture.getbands()) > 1 and any(";16" in str(tile[3]) for tile in picture.tile)
+
+
+def check_brightness(picture: Image.Image) -> None:
+    """Raises Unreadable where too little is left of a picture that :func:`is_deep`, such as one of a 12-bit camera."""
+    colours = [np.asarray(picture.getchannel(band)).max() for band in picture.getbands() if band != "A"]
+    if max(colours) < DARK:
+        raise Unreadable(
+            f"it has 16 bits a channel and no value above {256 * DARK - 1}: almost nothing is left in the upper 8, "
+            "which are kept; expected values up to 65535"
+        )

@@ -1,0 +1,85 @@
+"""Attention maps and input gradients of any network."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..layer import GALA
+from .blocks import select
+
+PAPER = {"layer3.1": 27, "layer3.3": 33, "layer3.5": 39}  # the blocks of ResNet-50 in the paper's figure, its numbers
+SHOWN = 3  # blocks, where nothing else is asked for
+
+
+def attention_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """(logits [N, K], {block: map [N, H', W']}) of ``images`` [N, C, H, W] by a network in evaluation mode.
+
+    A map is the L2 norm of the block's attention over channels. GALA may sit in any network; without it there are no
+    maps. The model's mode is restored.
+    """
+    maps: dict[str, Tensor] = {}
+    with _evaluating(model), torch.no_grad(), ExitStack() as hooks:
+        for name, layer in _layers(model):
+            hooks.callback(layer.register_forward_pre_hook(_recorder(maps, name)).remove)
+        logits = model(images)
+    return logits, maps
+
+
+def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """[N, H, W]: the L2 norm over channels of the gradient of each label's logit by ``images`` [N, C, H, W].
+
+    ``labels`` [N] int64. In evaluation mode; the model's mode is restored and its parameters' gradients are untouched.
+    """
+    images = images.detach().requires_grad_()
+    with _evaluating(model), torch.enable_grad():
+        chosen = model(images).gather(1, labels[:, None]).sum()  # images are independent in evaluation mode
+        (gradient,) = torch.autograd.grad(chosen, images)
+    return torch.linalg.vector_norm(gradient, dim=1)
+
+
+def chosen_layers(names: Sequence[str], wanted: Sequence[str] = ()) -> list[str]:
+    """Of the blocks ``names`` those that ``wanted`` leads to, such as "layer3" or "layer3.0".
+
+    Without ``wanted`` they are the paper's (its figure shows layers 27, 33 and 39, layer3.1, .3 and .5 of ResNet-50)
+    where the network has all of them, else ``SHOWN`` at even distances up to the last.
+
+    Raises:
+        ValueError: an entry of ``wanted`` leads to no block.
+    """
+    if wanted:
+        return select(names, wanted, "layers")
+    if set(PAPER) <= set(names):
+        return [*PAPER]
+    count = min(SHOWN, len(names))
+    return [names[(i + 1) * len(names) // count - 1] for i in range(count)]
+
+
+def gala_blocks(model: nn.Module) -> list[str]:
+    """The names of the blocks with GALA, in the network's order, as :func:`attention_maps` gives them."""
+    return [name for name, _ in _layers(model)]
+
+
+def _layers(model: nn.Module) -> list[tuple[str, GALA]]:
+    return [
+        (name.removesuffix(".attention"), layer) for name, layer in model.named_modules() if isinstance(layer, GALA)
+    ]
+
+
+def _recorder(maps: dict[str, Tensor], block: str):
+    def record(layer: GALA, inputs: tuple[Tensor, ...]) -> None:
+        _, maps[block] = layer.forward(inputs[0], return_map=True)  # not called: that would run this hook again
+
+    return record
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,113 @@
+"""The compile report over the shipped table, and that it finds what is wrong in a bad one.
+
+What a row of the table decides is compiled for all rows, in bfloat16 and in float32 with every operand, the tickets,
+which take longest, in bfloat16. All kernels are compiled for one row of each architecture, in float16 without the
+operands too. The command line takes everything.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gala_cuda.backends.triton.config import TABLE
+
+ROOT = Path(__file__).resolve().parents[1]
+OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products", "forward_tickets"}
+OF_ALL = {"prepare", "shrink", "expand", "sum_parts", "grad_hidden", "grad_pool", "global_grads", "local_grads"}
+PRODUCTS = {"gather", "grad_x", "local_products", "forward_tickets"}
+GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def report(folder, *arguments):
+    """(what is printed, the exit code, report.json's kernels, report.md) of the command line."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tools.kernel_report.triton_report", "--jobs", "2", "--output", folder, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (folder / "report.json").exists(), done.stderr
+    kernels = json.loads((folder / "report.json").read_text())["kernels"]
+    return done.stdout, done.returncode, kernels, (folder / "report.md").read_text()
+
+
+def check(kernels):
+    """No spills, shared memory within the limit, tensor cores in the products; from the figures themselves."""
+    for kernel in kernels:
+        shared, units = GPUS[kernel["arch"]]
+        spilled = {name: kernel[name] for name in ("stack", "local", "spill_loads", "spill_stores") if kernel[name]}
+        assert not spilled, kernel
+        assert kernel["shared"] <= 1024 * shared, kernel
+        if kernel["kernel"] in PRODUCTS:
+            assert kernel["tensor_cores"].get(units, 0) > 0 if kernel["bits"] == [16] else kernel["tensor_cores"], (
+                kernel
+            )
+
+
+def may_launch(row, name):
+    """A row may have no ticket form."""
+    return name != "forward_tickets" or row["tickets"] is not None
+
+
+@pytest.mark.parametrize(
+    ("variant", "bits", "names"),
+    [("bfloat16-full", 16, OF_ROWS), ("tf32x3-full", 32, OF_ROWS - {"forward_tickets"})],
+    ids=["bfloat16", "float32"],
+)
+def test_kernels_of_all_rows(tmp_path, variant, bits, names):
+    printed, code, kernels, markdown = report(tmp_path, "--kernels", *names, "--variants", variant)
+    assert code == 0, printed
+    check(kernels)
+    rows = [row for row in json.loads(TABLE.read_text())["rows"] if 8 * row["for"]["bytes"] == bits]
+    assert {row["for"]["arch"] for row in rows} == set(GPUS)
+    for name in names:
+        compiled_for = {row for kernel in kernels if kernel["kernel"] == name for row in kernel["rows"]}
+        assert len(compiled_for) == sum(1 for row in rows if may_launch(row, name)), name
+    assert all(f"## sm_{arch} " in markdown for arch in GPUS)
+
+
+def test_all_kernels_of_one_row(tmp_path):
+    variants = ("--variants", "bfloat16-full", "float16-plain")
+    printed, code, kernels, _ = report(tmp_path, "--rows", "*-16-channels_last-256", *variants)
+    assert code == 0, printed
+    check(kernels)
+    where = {"bytes": 2, "channels_last": True, "hidden": 256}
+    for arch in GPUS:
+        (row,) = (row for row in json.loads(TABLE.read_text())["rows"] if row["for"] == {"arch": arch, **where})
+        expected = {name for name in OF_ROWS | OF_ALL if may_launch(row, name)}
+        assert {kernel["kernel"] for kernel in kernels if kernel["arch"] == arch} == expected
+
+
+def test_an_architecture_without_rows_takes_an_older_ones(tmp_path):
+    """120, of 86, with as much shared memory."""
+    arguments = ("--arch", "120", "--rows", "*-16-*-64", "--variants", "bfloat16-plain", "--kernels", "scale", "gather")
+    printed, code, kernels, _ = report(tmp_path, *arguments)
+    assert code == 0, printed
+    assert {row for kernel in kernels for row in kernel["rows"]} == {"120-16-channels_last-64", "120-16-nchw-64"}
+    assert all(kernel["shared"] <= 99 << 10 for kernel in kernels)
+
+
+def test_bad_rows_are_found(tmp_path):
+    shipped = json.loads(TABLE.read_text())["rows"][0]
+    bad = (
+        (80, 512, {"ROWS": 128, "HIDDEN": 512, "DEPTH": 32, "warps": 4, "stages": 1}, "spills"),
+        (86, 64, {"ROWS": 128, "HIDDEN": 64, "DEPTH": 128, "warps": 8, "stages": 4}, "bytes of shared memory"),
+        (90, 128, {"ROWS": 32, "HIDDEN": 64, "DEPTH": 64, "warps": 4, "stages": 2}, "no HGMMA instruction"),
+    )
+    rows = [
+        {**shipped, "for": {"arch": arch, "bytes": 2, "hidden": hidden, "channels_last": True}, "gather": tile}
+        for arch, hidden, tile, _ in bad
+    ]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"rows": rows}))
+    variant = ("--variants", "bfloat16-plain")
+    printed, code, kernels, markdown = report(tmp_path, "--table", table, "--kernels", "gather", *variant)
+    assert code == 1
+    for (arch, *_, fault), kernel in zip(bad, kernels, strict=True):
+        assert kernel["arch"] == arch
+        assert any(fault in found for found in kernel["faults"])
+        assert all(found in printed and found in markdown for found in kernel["faults"])
