@@ -10,7 +10,7 @@ import pytest
 from test_packaging import OF_TORCH, needs_nm, undefined_symbols
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE = ROOT / "tests" / "cpp" / "example"
+EXAMPLE = ROOT / "examples" / "cpp"
 QUICK = ["-DCMAKE_BUILD_TYPE=Debug", "-DGALA_CUDA=OFF"]
 
 
