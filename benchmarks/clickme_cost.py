@@ -47,12 +47,14 @@ def check(model: torch.nn.Module, sample: ClickMeSample, device: torch.device) -
     """The paper's loss of the maps, against its formula."""
     with torch.no_grad():
         _, maps = model(sample.image.to(device), return_maps=True)
-    maps = [amap.cpu() for amap in maps.values()]
+    maps = [attn_map.cpu() for attn_map in maps.values()]
     found = GalaMapLoss()(maps, sample.heatmap, sample.has_map).item()
     expected = 0.0
-    for amap in maps:
-        human = torch.nn.functional.interpolate(sample.heatmap.double(), amap.shape[1:], mode="bicubic", antialias=True)
-        ours, theirs = (m.flatten(1) / m.flatten(1).norm(dim=1, keepdim=True) for m in (amap.double(), human))
+    for attn_map in maps:
+        human = torch.nn.functional.interpolate(
+            sample.heatmap.double(), attn_map.shape[1:], mode="bicubic", antialias=True
+        )
+        ours, theirs = (m.flatten(1) / m.flatten(1).norm(dim=1, keepdim=True) for m in (attn_map.double(), human))
         expected += 6 * (ours - theirs).norm(dim=1).mean().item()
     if abs(found - expected) > 1e-5 * expected:
         sys.exit(f"clickme_cost: the map loss is {found}, by its formula {expected}: nothing is timed")

@@ -17,7 +17,7 @@ if not CUDA:
 
 from gala_cuda import GALA  # noqa: E402
 from gala_cuda.backends import triton  # noqa: E402
-from gala_cuda.backends.contract import BackwardCall  # noqa: E402
+from gala_cuda.backends.interface import BackwardCall  # noqa: E402
 from gala_cuda.backends.triton import launch  # noqa: E402
 
 SHAPE = (2, 64, 14, 14)
@@ -69,8 +69,8 @@ def main() -> None:
     x, grad = (torch.randn(SHAPE, device=device).bfloat16().to(memory_format=torch.channels_last) for _ in range(2))
     leaf = x.clone().requires_grad_()
     w = layer.weights
-    _, _, stats, bits = triton.forward(x, w, None, "tanh", False, True)
-    arguments = BackwardCall(grad, None, x, w, None, stats, bits, "tanh", True, True)
+    _, _, stats, relu_mask = triton.forward(x, w, None, "tanh", False, True)
+    arguments = BackwardCall(grad, None, x, w, None, stats, relu_mask, "tanh", True, True)
     calls = {
         "backend, forward": lambda: triton.forward(x, w, None, "tanh", False, False),
         "backend, backward": lambda: triton.backward(arguments),

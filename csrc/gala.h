@@ -1,7 +1,7 @@
 // The stages of the GALA block, free of torch: shapes, strides and pointers in plain structs.
 //
 // With the names of Linsley et al. (ICLR 2019): C channels, R the reduced width, HW pixels, N images.
-//   gather  x -> p [N, C] pooled mean, s [N, HW] local map, bits: sign pattern of the local hidden layer
+//   gather  x -> p [N, C] pooled mean, s [N, HW] local map, relu_mask: sign pattern of the local hidden layer
 //   gate    p -> z [N, R] -> g [N, C];  alpha = a g,  beta = a + m g
 //   scale   out = x * squash(alpha + beta * s), with a residual relu(out + residual)
 #pragma once
@@ -21,7 +21,7 @@ struct Shape {
   int64_t images, channels, pixels, reduced;
 };
 
-// A tensor [N, C, HW] by strides in elements. Channels or pixels are adjacent: Problem::channel_lanes says which.
+// A tensor [N, C, HW] by strides in elements. Channels or pixels are adjacent: Problem::channels_last says which.
 struct FeatureMap {
   void* data = nullptr;
   int64_t image_stride = 0, channel_stride = 0, pixel_stride = 0;
@@ -57,7 +57,7 @@ struct Problem {
   Shape shape;
   DType dtype;  // of every FeatureMap
   Squash squash;
-  bool channel_lanes;  // channels are adjacent (channels_last), else pixels (NCHW)
+  bool channels_last;  // channels are adjacent (channels_last), else pixels (NCHW)
   Weights weights;
   Parallel parallel;  // of the CPU's stages
 };
@@ -66,14 +66,14 @@ struct Forward {
   FeatureMap x, residual, out;  // residual.data may be null
   void* map;  // [N, HW] L2 norm of the attention over channels, or null
   void* stats;  // [N, HW + C + R]: s, p, z of each image
-  int32_t* bits;  // [N, HW, ceil(R / 32)], or null
+  int32_t* relu_mask;  // [N, HW, ceil(R / 32)], or null
 };
 
 struct Backward {
   FeatureMap x, grad_out, out;  // out.data is null where no residual was added
   const void* map_factor;  // [N, HW] gradient of the map over the map, 0 where that is 0; or null
   const void* stats;  // as Forward wrote them
-  const int32_t* bits;
+  const int32_t* relu_mask;
   FeatureMap grad_x;  // data may be null
   FeatureMap grad_residual;  // with out
   WeightGrads grads;
@@ -93,7 +93,7 @@ GALA_API const char* isa();
 // queued on a stream of the current device; nothing waits, nothing is allocated, so that a CUDA graph can capture it.
 // Two runs on one GPU give the same bits; GPUs of other models may give others. The first launch of a kernel loads it.
 // Errors: std::invalid_argument before anything is launched, for f64, a size outside of 1 to 2^30, 2^31 pixels or more
-// in all, a null or misaligned pointer, and strides that contradict channel_lanes; std::runtime_error with the kernel's
+// in all, a null or misaligned pointer, and strides that contradict channels_last; std::runtime_error with the kernel's
 // name and CUDA's message.
 namespace cuda {
 

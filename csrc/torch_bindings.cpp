@@ -42,7 +42,7 @@ STABLE_TORCH_LIBRARY(gala_native, m) {
         ", Tensor? residual, bool tanh, bool return_map, bool save, bool tf32)"
         " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("backward(Tensor grad_out, Tensor? map_factor, Tensor x, " GALA_WEIGHTS
-        ", Tensor? out, Tensor stats, Tensor bits, bool tanh, bool need_input, bool need_weights, bool tf32)"
+        ", Tensor? out, Tensor stats, Tensor relu_mask, bool tanh, bool need_input, bool need_weights, bool tf32)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("cpu_isa() -> str");
 }

@@ -48,15 +48,15 @@ inline bool same_device(const Tensor& t, const Tensor& x) {
 
 inline int64_t pixel_stride(const Tensor& x) { return x.size(3) == 1 ? x.stride(2) : x.stride(3); }
 
-// Whether the stages run over channels rather than pixels: contract.channel_lanes in Python.
-inline bool channel_lanes(const Tensor& x) { return x.size(1) > 1 ? x.stride(1) == 1 : pixel_stride(x) != 1; }
+// Whether the stages run over channels rather than pixels: interface.is_channels_last in Python.
+inline bool is_channels_last(const Tensor& x) { return x.size(1) > 1 ? x.stride(1) == 1 : pixel_stride(x) != 1; }
 
 inline FeatureMap feature_map(const Tensor& t, const Tensor& x, const char* name) {
   STD_TORCH_CHECK(t.dim() == 4 && same_device(t, x) && t.scalar_type() == x.scalar_type(), name, " does not go with x");
   for (int64_t dim = 0; dim < 4; ++dim) STD_TORCH_CHECK(t.size(dim) == x.size(dim), name, " has not the shape of x");
   const int64_t height = t.size(2), width = t.size(3), stride = pixel_stride(t);
   const bool one_step = height == 1 || width == 1 || t.stride(2) == width * t.stride(3);
-  const bool adjacent = channel_lanes(x) ? t.size(1) == 1 || t.stride(1) == 1 : height * width == 1 || stride == 1;
+  const bool adjacent = is_channels_last(x) ? t.size(1) == 1 || t.stride(1) == 1 : height * width == 1 || stride == 1;
   STD_TORCH_CHECK(one_step && adjacent, name, " cannot be read in place");
   return {t.data_ptr(), t.stride(0), t.stride(1), stride};
 }
@@ -102,7 +102,7 @@ inline Problem problem_of(const Tensor& x, const Parameters& p, bool tanh) {
   return {{x.size(0), c, x.size(2) * x.size(3), r},
           dtype_of(x),
           tanh ? Squash::tanh : Squash::sigmoid,
-          channel_lanes(x),
+          is_channels_last(x),
           weights,
           {}};
 }
@@ -124,16 +124,16 @@ Outputs forward(const Tensor& x, const Tensor& w_shrink, const Tensor& w_expand,
   Tensor out = torch::stable::empty_like(x);
   Tensor map = return_map ? new_tensor(x, {s.images, x.size(2), x.size(3)}, type) : new_tensor(x, {0}, type);
   Tensor stats = new_tensor(x, {s.images, stats_width(s)}, type);
-  Tensor bits =
+  Tensor relu_mask =
       save ? new_tensor(x, {s.images, s.pixels, words(s)}, ScalarType::Int) : new_tensor(x, {0}, ScalarType::Int);
   if (s.images > 0) {
     f.out = feature_map(out, x, "out");
     f.map = return_map ? map.data_ptr() : nullptr;
     f.stats = stats.data_ptr();
-    f.bits = save ? static_cast<int32_t*>(bits.data_ptr()) : nullptr;
+    f.relu_mask = save ? static_cast<int32_t*>(relu_mask.data_ptr()) : nullptr;
     run(problem, f, x, tf32);
   }
-  return {out, map, save ? stats : new_tensor(x, {0}, type), bits};
+  return {out, map, save ? stats : new_tensor(x, {0}, type), relu_mask};
 }
 
 // A gradient like the contiguous tensor `t`, or an empty tensor where it is not wanted.
@@ -150,7 +150,7 @@ template <RunBackward run>
 Gradients backward(const Tensor& grad_out, const Optional& map_factor, const Tensor& x, const Tensor& w_shrink,
                    const Tensor& w_expand, const Tensor& v_shrink, const Tensor& v_collapse, const Tensor& a,
                    const Tensor& m, const Optional& b_w_shrink, const Optional& b_w_expand, const Optional& b_v_shrink,
-                   const Optional& b_v_collapse, const Optional& out, const Tensor& stats, const Tensor& bits,
+                   const Optional& b_v_collapse, const Optional& out, const Tensor& stats, const Tensor& relu_mask,
                    bool tanh, bool need_input, bool need_weights, bool tf32) {
   const Parameters parameters{w_shrink, w_expand,   v_shrink,   v_collapse, a,
                               m,        b_w_shrink, b_w_expand, b_v_shrink, b_v_collapse};
@@ -163,7 +163,8 @@ Gradients backward(const Tensor& grad_out, const Optional& map_factor, const Ten
   if (out) b.out = feature_map(*out, x, "out");
   b.map_factor = map_factor ? vector(*map_factor, x, type, s.images * s.pixels, "map_factor") : nullptr;
   b.stats = vector(stats, x, type, s.images * stats_width(s), "stats");
-  b.bits = static_cast<int32_t*>(vector(bits, x, ScalarType::Int, s.images * s.pixels * words(s), "bits"));
+  b.relu_mask =
+      static_cast<int32_t*>(vector(relu_mask, x, ScalarType::Int, s.images * s.pixels * words(s), "relu_mask"));
   WeightGrads& g = b.grads;
   const bool w = need_weights;
   Tensor grad_x = need_input ? torch::stable::empty_like(x) : new_tensor(x, {0}, x.scalar_type());

@@ -43,8 +43,8 @@ with torch.no_grad():
     accuracy = (model.eval()(images).argmax(1) == labels).float().mean()
 print(f"crops told apart: {accuracy:.1%}")
 _, maps = inspection.attention_maps(model, photographs)
-for name, amap in maps.items():
-    print(f"{name}: map {tuple(amap.shape)}, from {amap.min():.2f} to {amap.max():.2f}")
+for name, attn_map in maps.items():
+    print(f"{name}: map {tuple(attn_map.shape)}, from {attn_map.min():.2f} to {attn_map.max():.2f}")
 path = sys.argv[1] if len(sys.argv) > 1 else "attention.png"
 figure = inspection.overlay(photographs, maps, names, "Where the network attends: dark least, bright most")
 figure.savefig(path, dpi=150)

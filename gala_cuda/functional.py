@@ -9,7 +9,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from . import operator
 from .backends import reference, requested
-from .backends.contract import DTYPES, HALVES, SQUASHES, Weights, autocast_on, weight_shapes
+from .backends.interface import DTYPES, HALVES, SQUASHES, Weights, autocast_on, weight_shapes
 
 _BIASES = Weights._fields[6:]
 
@@ -81,10 +81,10 @@ def gala(
         _check(x, weights, residual, squash)
     name, w = requested(backend), Weights(*weights)
     if name == "reference" or torch.onnx.is_in_onnx_export():
-        out, amap = reference.apply(x, w, residual, squash)
+        out, attn_map = reference.apply(x, w, residual, squash)
     else:
-        out, amap, _, _ = operator.call(x, *w, residual, squash, return_map, False, name)
-    return (out, amap) if return_map else out
+        out, attn_map, _, _ = operator.call(x, *w, residual, squash, return_map, False, name)
+    return (out, attn_map) if return_map else out
 
 
 def stands_for_tensor(x: object) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .backends import NAMES, reference
-from .backends.contract import DTYPES, HALVES, SQUASHES, Weights, weight_shapes
+from .backends.interface import DTYPES, HALVES, SQUASHES, Weights, weight_shapes
 from .functional import check_feature_map, gala, stands_for_tensor
 
 

@@ -15,7 +15,7 @@ from torch.library import Library, register_fake, register_vmap
 
 from . import backends
 from .backends import reference
-from .backends.contract import BackwardCall, Weights, accumulation_dtype, bit_words, stats_width, walkable
+from .backends.interface import BackwardCall, Weights, accumulation_dtype, in_place_or_copy, mask_words, stats_width
 
 _WEIGHTS = (
     "Tensor w_shrink, Tensor w_expand, Tensor v_shrink, Tensor v_collapse, Tensor a, Tensor m, "
@@ -25,11 +25,11 @@ _N_WEIGHTS = len(Weights._fields)
 _lib = Library("gala_cuda", "DEF")
 _lib.define(
     f"gala(Tensor x, {_WEIGHTS}, Tensor? residual, str squash, bool return_map, bool save, str backend)"
-    " -> (Tensor out, Tensor map, Tensor stats, Tensor bits)"
+    " -> (Tensor out, Tensor map, Tensor stats, Tensor relu_mask)"
 )
 _lib.define(
-    f"gala_backward(Tensor grad_out, Tensor? map_factor, Tensor x, {_WEIGHTS}, Tensor? out, Tensor stats, Tensor bits, "
-    "str squash, bool need_input, bool need_weights, str backend)"
+    f"gala_backward(Tensor grad_out, Tensor? map_factor, Tensor x, {_WEIGHTS}, Tensor? out, Tensor stats, "
+    "Tensor relu_mask, str squash, bool need_input, bool need_weights, str backend)"
     f" -> ({', '.join(['Tensor'] * (_N_WEIGHTS + 2))})"
 )
 _gala = torch.ops.gala_cuda.gala.default
@@ -38,27 +38,30 @@ _gala_backward = torch.ops.gala_cuda.gala_backward.default
 
 def _impl(x, *rest):
     w, (residual, squash, return_map, save, backend) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
-    x = walkable(x)
+    x = in_place_or_copy(x)
     if residual is not None:
         _expect("residual", residual, x.dtype)
-        residual = walkable(residual, like=x)
+        residual = in_place_or_copy(residual, like=x)
     return backends.select(x, backend).forward(x, w, residual, squash, return_map, save)
 
 
 def _backward_impl(grad_out, map_factor, x, *rest):
-    w, (out, stats, bits, squash, need_input, need_weights, backend) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
+    w, (out, stats, relu_mask, squash, need_input, need_weights, backend) = (
+        Weights(*rest[:_N_WEIGHTS]),
+        rest[_N_WEIGHTS:],
+    )
     sums = accumulation_dtype(x.dtype)
     _expect("grad_out", grad_out, x.dtype)
     _expect("map_factor", map_factor, sums)
     _expect("out", out, x.dtype)
     _expect("stats", stats, sums)
-    _expect("bits", bits, torch.int32)
-    x = walkable(x)
-    grad_out = walkable(grad_out, like=x)
-    call = BackwardCall(grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights)
-    dx, dw, d_residual = backends.select(x, backend).backward(call)
+    _expect("relu_mask", relu_mask, torch.int32)
+    x = in_place_or_copy(x)
+    grad_out = in_place_or_copy(grad_out, like=x)
+    call = BackwardCall(grad_out, map_factor, x, w, out, stats, relu_mask, squash, need_input, need_weights)
+    grad_x, dw, grad_residual = backends.select(x, backend).backward(call)
     grads = [None] * _N_WEIGHTS if dw is None else map(_as_parameter, dw, w)
-    return tuple(x.new_empty(0) if t is None else t for t in (dx, *grads, d_residual))
+    return tuple(x.new_empty(0) if t is None else t for t in (grad_x, *grads, grad_residual))
 
 
 def _expect(name: str, t: Tensor | None, dtype: torch.dtype) -> None:
@@ -85,7 +88,7 @@ def _fake(x, *rest):
         torch.empty_like(x),
         x.new_empty((n, height, width) if return_map else 0, dtype=dtype),
         x.new_empty((n, stats_width(pixels, c, reduced)) if save else 0, dtype=dtype),
-        x.new_empty((n, pixels, bit_words(reduced)) if save else 0, dtype=torch.int32),
+        x.new_empty((n, pixels, mask_words(reduced)) if save else 0, dtype=torch.int32),
     )
 
 
@@ -100,20 +103,20 @@ class _Gala(torch.autograd.Function):
     def forward(ctx, x, *rest):
         with torch._C._AutoDispatchBelowAutograd():
             residual, squash, return_map, _, backend = rest[_N_WEIGHTS:]
-            out, amap, stats, bits = _gala(x, *rest[:_N_WEIGHTS], residual, squash, return_map, True, backend)
-        saved_out, saved_map = None if residual is None else out, amap if return_map else None
-        ctx.save_for_backward(x, *rest[:_N_WEIGHTS], saved_out, saved_map, stats, bits)
-        ctx.mark_non_differentiable(stats, bits)
+            out, attn_map, stats, relu_mask = _gala(x, *rest[:_N_WEIGHTS], residual, squash, return_map, True, backend)
+        saved_out, saved_map = None if residual is None else out, attn_map if return_map else None
+        ctx.save_for_backward(x, *rest[:_N_WEIGHTS], saved_out, saved_map, stats, relu_mask)
+        ctx.mark_non_differentiable(stats, relu_mask)
         ctx.set_materialize_grads(False)
         ctx.options = squash, backend
-        return out, amap, stats, bits
+        return out, attn_map, stats, relu_mask
 
     @staticmethod
     def backward(ctx, grad_out, grad_map, *_):
-        x, *weights, out, amap, stats, bits = ctx.saved_tensors
+        x, *weights, out, attn_map, stats, relu_mask = ctx.saved_tensors
         squash, backend = ctx.options
         needs = ctx.needs_input_grad
-        if amap is None:
+        if attn_map is None:
             grad_map = None
         if grad_out is None and grad_map is None:
             return (None,) * len(needs)
@@ -122,10 +125,10 @@ class _Gala(torch.autograd.Function):
         if torch.is_grad_enabled():  # a graph of the backward was asked for
             grads = _differentiable_backward(grad_out, grad_map, x, weights, out, squash, needs)
         else:
-            factor = None if grad_map is None else torch.where(amap == 0, 0.0, grad_map / amap)
+            factor = None if grad_map is None else torch.where(attn_map == 0, 0.0, grad_map / attn_map)
             need_weights = any(needs[1 : 1 + _N_WEIGHTS])
             grads = _gala_backward(
-                grad_out, factor, x, *weights, out, stats, bits, squash, needs[0], need_weights, backend
+                grad_out, factor, x, *weights, out, stats, relu_mask, squash, needs[0], need_weights, backend
             )
         grads = (grad if needed else None for grad, needed in zip(grads, needs, strict=False))
         return (*grads, None, None, None, None)
@@ -178,8 +181,13 @@ def _has_tangent(tensors) -> bool:
 
 def _composite(x, *rest):
     w, (residual, squash, return_map, *_) = Weights(*rest[:_N_WEIGHTS]), rest[_N_WEIGHTS:]
-    out, amap = reference.apply(x, w, residual, squash)
-    return out, amap if return_map else amap.new_empty(0), amap.new_empty(0), x.new_empty(0, dtype=torch.int32)
+    out, attn_map = reference.apply(x, w, residual, squash)
+    return (
+        out,
+        attn_map if return_map else attn_map.new_empty(0),
+        attn_map.new_empty(0),
+        x.new_empty(0, dtype=torch.int32),
+    )
 
 
 def _autograd_backward(*args):

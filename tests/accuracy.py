@@ -13,7 +13,7 @@ import torch
 from oracle import LAYOUTS, Case, draw, errors, operator, results, tolerance
 
 from gala_cuda import backends
-from gala_cuda.backends.contract import SQUASHES
+from gala_cuda.backends.interface import SQUASHES
 
 DTYPES = (
     (torch.float32, None),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gala_cuda.backends import reference
-from gala_cuda.backends.contract import Weights, accumulation_dtype, weight_shapes
+from gala_cuda.backends.interface import Weights, accumulation_dtype, weight_shapes
 
 SAFETY = 4
 LAYOUTS = (
@@ -207,8 +207,8 @@ def results(call, problem: Problem) -> dict[str, Tensor]:
         return None if t is None else t.detach().requires_grad_()
 
     x, residual, w = leaf(problem.x), leaf(problem.residual), Weights(*map(leaf, problem.w))
-    out, amap = call(x, w, residual, problem.squash, problem.grad_map is not None)
-    named = {"out": out, "map": amap}
+    out, attn_map = call(x, w, residual, problem.squash, problem.grad_map is not None)
+    named = {"out": out, "map": attn_map}
     directions = {"out": problem.grad_out, "map": problem.grad_map}
     wanted = [name for name in named if directions[name] is not None]
     leaves = {name: t for name, t in {"x": x, "residual": residual, **w._asdict()}.items() if t is not None}

@@ -24,7 +24,7 @@ import torch
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
 from torch import Tensor
 
-from gala_cuda.backends.contract import BackwardCall, Gradients, Weights, bit_words, channel_lanes, stats_width
+from gala_cuda.backends.interface import BackwardCall, Gradients, Weights, is_channels_last, mask_words, stats_width
 
 ROOT = Path(__file__).parents[1]
 CPP, CUDA = ROOT / "tests" / "cpp", ROOT / "csrc" / "cuda"
@@ -181,23 +181,30 @@ class Shim:
         reduced = w.w_shrink.shape[0]
         memory = Memory(kernels(self.instead))
         out = memory.like(x)
-        amap = memory.new(n, height, width) if return_map else torch.empty(0)
+        attn_map = memory.new(n, height, width) if return_map else torch.empty(0)
         stats = memory.new(n, stats_width(height * width, c, reduced))
-        bits = memory.new(n, height * width, bit_words(reduced), dtype=torch.int32) if save else None
+        relu_mask = memory.new(n, height * width, mask_words(reduced), dtype=torch.int32) if save else None
         x, residual = memory.copy(x), memory.copy(residual)
         maps = (FeatureMap.of(t) for t in (x, residual, out))
-        call = Forward(*maps, *(t.data_ptr() if t is not None and t.numel() else None for t in (amap, stats, bits)))
+        call = Forward(
+            *maps, *(t.data_ptr() if t is not None and t.numel() else None for t in (attn_map, stats, relu_mask))
+        )
         self._run("forward", memory, x, w, squash, call)
-        return out, amap, stats if save else torch.empty(0), torch.empty(0, dtype=torch.int32) if bits is None else bits
+        return (
+            out,
+            attn_map,
+            stats if save else torch.empty(0),
+            torch.empty(0, dtype=torch.int32) if relu_mask is None else relu_mask,
+        )
 
     def backward(self, call: BackwardCall) -> Gradients:
-        grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights = call
+        grad_out, map_factor, x, w, out, stats, relu_mask, squash, need_input, need_weights = call
         memory = Memory(kernels(self.instead))
         grad_x = memory.like(x) if need_input else None
         grad_residual = None if out is None else memory.like(x)
         grads = Weights(*(None if t is None or not need_weights else memory.new(*t.shape) for t in w))
         x, grad_out, out, *vectors = map(
-            memory.copy, (x, grad_out, out, None if map_factor is None else map_factor.contiguous(), stats, bits)
+            memory.copy, (x, grad_out, out, None if map_factor is None else map_factor.contiguous(), stats, relu_mask)
         )
         arguments = Backward(
             *map(FeatureMap.of, (x, grad_out, out)),
@@ -216,7 +223,7 @@ class Shim:
             Shape(n, c, height * width, w.w_shrink.shape[0]),
             DTYPES[x.dtype],
             ("tanh", "sigmoid").index(squash),
-            channel_lanes(x),
+            is_channels_last(x),
             WeightPointers.of(weights),
         )
         library.shim_set_device(self.seed, self.l2_bytes, self.shared_limit)

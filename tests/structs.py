@@ -4,7 +4,7 @@ from ctypes import Structure, c_bool, c_int, c_int64, c_void_p
 
 from torch import Tensor
 
-from gala_cuda.backends.contract import Weights, pixel_stride
+from gala_cuda.backends.interface import Weights, pixel_stride
 
 
 class Shape(Structure):
@@ -37,7 +37,7 @@ class Problem(Structure):
         ("shape", Shape),
         ("dtype", c_int),
         ("squash", c_int),
-        ("channel_lanes", c_bool),
+        ("channels_last", c_bool),
         ("weights", WeightPointers),
         ("parallel", Parallel),
     ]
@@ -46,14 +46,14 @@ class Problem(Structure):
 class Forward(Structure):
     _fields_ = [
         *((name, FeatureMap) for name in ("x", "residual", "out")),
-        *((name, c_void_p) for name in ("map", "stats", "bits")),
+        *((name, c_void_p) for name in ("map", "stats", "relu_mask")),
     ]
 
 
 class Backward(Structure):
     _fields_ = [
         *((name, FeatureMap) for name in ("x", "grad_out", "out")),
-        *((name, c_void_p) for name in ("map_factor", "stats", "bits")),
+        *((name, c_void_p) for name in ("map_factor", "stats", "relu_mask")),
         *((name, FeatureMap) for name in ("grad_x", "grad_residual")),
         ("grads", WeightPointers),
     ]

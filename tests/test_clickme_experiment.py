@@ -57,8 +57,8 @@ def test_human_maps_cover_the_deciding_part(scenes):
     maps = blurred(scenes.masks)
     assert maps.shape == scenes.masks.shape
     inside = scenes.masks > 0.5
-    for amap, part in zip(maps, inside, strict=True):
-        assert amap[part].mean() > 5 * amap[~part].mean()
+    for attn_map, part in zip(maps, inside, strict=True):
+        assert attn_map[part].mean() > 5 * attn_map[~part].mean()
     other = maps.roll(1, 0).flatten(1)
     right, wrong = (spearman(scenes.masks.flatten(1), found).mean() for found in (maps.flatten(1), other))
     assert right > 0.35

@@ -33,9 +33,9 @@ def corners_aligned(human, size):
 def by_paper(maps, human):
     """Σ_l ‖R/‖R‖ - A/‖A‖‖ of one image."""
     total = 0.0
-    for amap in maps:
-        r = bicubic(human, amap.shape)
-        total += np.linalg.norm(r / np.linalg.norm(r) - amap / np.linalg.norm(amap))
+    for attn_map in maps:
+        r = bicubic(human, attn_map.shape)
+        total += np.linalg.norm(r / np.linalg.norm(r) - attn_map / np.linalg.norm(attn_map))
     return total
 
 
@@ -44,8 +44,8 @@ def by_released_code(maps, human):
     point[24, 24] = 1
     blurred = signal.convolve2d(human, ndimage.gaussian_filter(point, 28), "same")
     total = 0.0
-    for amap, channels in zip(maps, CHANNELS, strict=True):
-        r, q = corners_aligned(blurred, amap.shape), amap**2 / channels
+    for attn_map, channels in zip(maps, CHANNELS, strict=True):
+        r, q = corners_aligned(blurred, attn_map.shape), attn_map**2 / channels
         total += 0.5 * ((r / np.sqrt(r.sum()) - q / np.sqrt(q.sum())) ** 2).sum()
     return total / len(maps)
 
@@ -66,14 +66,14 @@ def loss_of(mode, **options):
 def test_the_map_loss_is_that_of_its_formula(mode, formula, height, width):
     maps, heatmap = drawn(height=height, width=width)
     has_map = torch.tensor([True, False, True])
-    of_images = [formula([amap[i].numpy() for amap in maps], heatmap[i, 0].numpy()) for i in (0, 2)]
+    of_images = [formula([attn_map[i].numpy() for attn_map in maps], heatmap[i, 0].numpy()) for i in (0, 2)]
     expected = torch.tensor([of_images[0], 0, of_images[1]], dtype=torch.float64)
     loss = loss_of(mode, weight=3.0)
     torch.testing.assert_close(loss.per_image(maps, heatmap, has_map), expected, **CLOSE)
     torch.testing.assert_close(loss(maps, heatmap, has_map), 3 * expected.sum() / 3, **CLOSE)
-    named = {f"layer{i}": amap for i, amap in enumerate(maps)}
+    named = {f"layer{i}": attn_map for i, attn_map in enumerate(maps)}
     assert torch.equal(loss(named, heatmap, has_map), loss(maps, heatmap, has_map))
-    single = loss([amap.float() for amap in maps], heatmap.float(), has_map)
+    single = loss([attn_map.float() for attn_map in maps], heatmap.float(), has_map)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), loss(maps, heatmap, has_map), rtol=1e-5, atol=0)
 
@@ -81,7 +81,7 @@ def test_the_map_loss_is_that_of_its_formula(mode, formula, height, width):
 def test_parts_of_a_batch_add_up():
     maps, heatmap = drawn(4)
     has_map, loss = torch.tensor([True, True, False, True]), loss_of("paper")
-    parts = [loss([amap[i : i + 2] for amap in maps], heatmap[i : i + 2], has_map[i : i + 2]) for i in (0, 2)]
+    parts = [loss([attn_map[i : i + 2] for attn_map in maps], heatmap[i : i + 2], has_map[i : i + 2]) for i in (0, 2)]
     torch.testing.assert_close(sum(parts) / 2, loss(maps, heatmap, has_map))
 
 
@@ -91,7 +91,7 @@ def test_images_without_a_map_have_no_influence_and_no_gradient(mode):
     has_map, loss = torch.tensor([True, False, True]), loss_of(mode)
     heatmap[1] = torch.nan
     maps[0][1], maps[1][1] = torch.inf, 0
-    leaves = [amap.requires_grad_() for amap in maps]
+    leaves = [attn_map.requires_grad_() for attn_map in maps]
     grads = torch.autograd.grad(loss(leaves, heatmap, has_map), leaves)
     for grad in grads:
         assert torch.equal(grad[1], torch.zeros_like(grad[1]))
@@ -125,7 +125,7 @@ def test_gradients_of_the_map_loss(mode):
     rng = torch.Generator().manual_seed(0)
     maps = [torch.rand(2, *size, generator=rng, dtype=torch.float64) + 0.1 for size in ((3, 4), (2, 2), (3, 4))]
     heatmap, has_map = torch.rand(2, 1, 9, 9, generator=rng, dtype=torch.float64), torch.tensor([True, False])
-    leaves = [amap.requires_grad_() for amap in maps]
+    leaves = [attn_map.requires_grad_() for attn_map in maps]
     loss = loss_of(mode, weight=1.0)
     assert torch.autograd.gradcheck(lambda *layers: loss(layers, heatmap, has_map), leaves)
 
@@ -137,10 +137,10 @@ def test_gradients_reach_the_attention_layer(backend, mode):
     layer, loss = GALA(8, backend=backend, dtype=torch.float64), GalaMapLoss(mode, weight=6.0, channels=8)
     x, heatmap = torch.randn(2, 8, 5, 6, dtype=torch.float64), torch.rand(2, 1, 20, 24, dtype=torch.float64)
     has_map = torch.ones(2, dtype=torch.bool)
-    _, amap = layer(x, return_map=True)
-    found = torch.autograd.grad(loss([amap], heatmap, has_map), layer.parameters())
-    _, amap = paper(x, layer.weights, None, "tanh")
-    expected = torch.autograd.grad(loss([amap], heatmap, has_map), layer.parameters())
+    _, attn_map = layer(x, return_map=True)
+    found = torch.autograd.grad(loss([attn_map], heatmap, has_map), layer.parameters())
+    _, attn_map = paper(x, layer.weights, None, "tanh")
+    expected = torch.autograd.grad(loss([attn_map], heatmap, has_map), layer.parameters())
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
@@ -168,7 +168,7 @@ def test_no_tensor_of_the_attention_s_size_is_kept():
     heatmap, has_map = torch.rand(1, 1, 224, 224), torch.ones(1, dtype=torch.bool)
     plain, _, _ = kept(lambda: model(images).logsumexp(1).sum())
     _, maps = model(images, return_maps=True)
-    assert {tuple(amap.shape) for amap in maps.values()} == {(1, 14, 14)}
+    assert {tuple(attn_map.shape) for attn_map in maps.values()} == {(1, 14, 14)}
     assert len(maps) == 6
     _, largest, _ = kept(lambda: GalaMapLoss()(maps, heatmap, has_map))
     assert largest <= 14 * 14

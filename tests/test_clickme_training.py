@@ -41,9 +41,9 @@ class Spots:
         self.labels, self.shape = torch.randint(CLASSES, (count,), generator=rng), (3, SIDE, SIDE)
         places = torch.randint(9, (count,), generator=rng)
         self.maps = torch.zeros(count, 1, SIDE, SIDE)
-        for amap, place in zip(self.maps, places, strict=True):
+        for attn_map, place in zip(self.maps, places, strict=True):
             y, x = 8 * (place // 3), 8 * (place % 3)
-            amap[:, y : y + 8, x : x + 8] = 1
+            attn_map[:, y : y + 8, x : x + 8] = 1
         sign = 2.0 * self.labels[:, None, None, None] - 1
         self.images = torch.randn(count, 3, SIDE, SIDE, generator=rng) + 2 * sign * self.maps
         self.has_map = torch.arange(count) % 5 > 0
@@ -204,9 +204,9 @@ class Small(nn.Module):
         self.conv, self.attention, self.fc = nn.Conv2d(3, 8, 3, 2), GALA(8), nn.Linear(8, CLASSES)
 
     def forward(self, x, return_maps=False):
-        x, amap = self.attention(self.conv(x), return_map=True)
+        x, attn_map = self.attention(self.conv(x), return_map=True)
         logits = self.fc(x.mean((2, 3)))
-        return (logits, {"attention": amap}) if return_maps else logits
+        return (logits, {"attention": attn_map}) if return_maps else logits
 
 
 def test_compiled_step_has_the_same_loss():

@@ -7,7 +7,7 @@ import torch
 from accuracy import measure, random_case
 from oracle import Case, assert_accurate, composite, draw, exact, operator, results, tolerance
 
-from gala_cuda.backends.contract import Weights
+from gala_cuda.backends.interface import Weights
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -165,6 +165,6 @@ def test_offsets_beyond_32_bits(dtype):
 
 def test_without_gradients_nothing_but_out_and_map_is_computed():
     problem = draw(Case((2, 8, 3, 3), 4))
-    out, amap, stats, bits = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, "tanh", False, False, "cpu")
+    out, attn_map, stats, relu_mask = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, "tanh", False, False, "cpu")
     assert out.shape == problem.x.shape
-    assert amap.numel() == stats.numel() == bits.numel() == 0
+    assert attn_map.numel() == stats.numel() == relu_mask.numel() == 0

@@ -6,7 +6,7 @@ from oracle import Case, Problem, composite, draw, errors, exact, laid_out, oper
 from shim import Shim, why_no_compiler
 
 from gala_cuda import backends
-from gala_cuda.backends.contract import Weights
+from gala_cuda.backends.interface import Weights
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
@@ -236,9 +236,9 @@ def test_only_what_is_asked_for(run):
     problem = draw(Case((2, 8, 3, 3), 4, bias=True, residual=True))
     whole = run(problem)
     x, w, residual, squash, grad_out, _ = problem
-    out, amap, stats, bits = torch.ops.gala_cuda.gala(x, *w, residual, squash, False, False, "cuda")
+    out, attn_map, stats, relu_mask = torch.ops.gala_cuda.gala(x, *w, residual, squash, False, False, "cuda")
     assert torch.equal(out, whole["out"])
-    assert amap.numel() == stats.numel() == bits.numel() == 0
+    assert attn_map.numel() == stats.numel() == relu_mask.numel() == 0
     for wanted in (("x",), ("w_shrink", "v_shrink")):
         leaves = {name: t.detach().requires_grad_(name in wanted) for name, t in {"x": x, **w._asdict()}.items()}
         out = operator("cuda")(leaves["x"], w._make(list(leaves.values())[1:]), residual, squash, False)[0]

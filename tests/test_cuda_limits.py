@@ -11,7 +11,7 @@ import torch
 from shim import DTYPES, WORKSPACE_ALIGNMENT, Memory, kernels, why_no_compiler
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
 
-from gala_cuda.backends.contract import Weights, bit_words, channel_lanes, stats_width
+from gala_cuda.backends.interface import Weights, is_channels_last, mask_words, stats_width
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
@@ -39,8 +39,8 @@ class Call:
             x = x.to(memory_format=torch.channels_last)
         self.shape, self.maps = Shape(n, c, pixels, reduced), [self.zeros(x) for _ in range(6)]
         self.w = self.weights()
-        self.problem = Problem(self.shape, DTYPES[BF16], 0, channel_lanes(x), self.w)
-        sizes = [(n, pixels), (n, stats_width(pixels, c, reduced)), (n, pixels, bit_words(reduced))]
+        self.problem = Problem(self.shape, DTYPES[BF16], 0, is_channels_last(x), self.w)
+        sizes = [(n, pixels), (n, stats_width(pixels, c, reduced)), (n, pixels, mask_words(reduced))]
         self.vectors = [self.new(*size).data_ptr() for size in sizes]
 
     def zeros(self, t: torch.Tensor) -> FeatureMap:

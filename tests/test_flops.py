@@ -13,9 +13,9 @@ def counted(backend, bias=False, need_input=True, need_weights=True, residual=Fa
     x = torch.randn(3, 12, 5, 7, requires_grad=need_input)
     shortcut = torch.randn_like(x) if residual else None
     with FlopCounterMode(display=False) as counter:
-        out, amap = layer(x, residual=shortcut, return_map=True)
+        out, attn_map = layer(x, residual=shortcut, return_map=True)
         if backward:
-            (out.sum() + amap.sum()).backward()
+            (out.sum() + attn_map.sum()).backward()
     return counter.get_total_flops()
 
 

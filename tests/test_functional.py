@@ -7,7 +7,7 @@ import torch
 from oracle import LAYOUTS, Case, assert_accurate, composite, draw, flat_inputs, laid_out, results
 
 import gala_cuda
-from gala_cuda.backends.contract import Weights
+from gala_cuda.backends.interface import Weights
 
 
 def function(backend):

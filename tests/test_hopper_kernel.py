@@ -20,7 +20,7 @@ from structs import Problem as NativeProblem
 from torch import Tensor
 
 from gala_cuda.backends import reference
-from gala_cuda.backends.contract import Weights, bit_words, channel_lanes, split_stats, stats_width
+from gala_cuda.backends.interface import Weights, is_channels_last, mask_words, split_stats, stats_width
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
@@ -49,15 +49,17 @@ class Call:
         memory = self.memory
         self.out, self.stats = memory.like(x), memory.new(n, stats_width(height * width, c, reduced))
         self.map = None if grad_map is None else memory.new(n, height, width)
-        self.bits = memory.new(n, height * width, bit_words(reduced), dtype=torch.int32)
+        self.relu_mask = memory.new(n, height * width, mask_words(reduced), dtype=torch.int32)
         weights = Weights(*(memory.copy(None if t is None else t.float().contiguous()) for t in w))
         maps = (FeatureMap.of(t) for t in (memory.copy(x), memory.copy(residual), self.out))
-        self.forward = Forward(*maps, *(None if t is None else t.data_ptr() for t in (self.map, self.stats, self.bits)))
+        self.forward = Forward(
+            *maps, *(None if t is None else t.data_ptr() for t in (self.map, self.stats, self.relu_mask))
+        )
         self.problem = NativeProblem(
             Shape(n, c, height * width, reduced),
             DTYPES[x.dtype],
             ("tanh", "sigmoid").index(squash),
-            channel_lanes(x),
+            is_channels_last(x),
             WeightPointers.of(weights),
         )
 
@@ -77,7 +79,7 @@ class Call:
             raise RuntimeError(error.decode())
         self.memory.check()
         stats = split_stats(self.stats, self.out.shape[1], self.reduced)._asdict()
-        results = {"out": self.out, "map": self.map, "bits": self.bits, **stats}
+        results = {"out": self.out, "map": self.map, "relu_mask": self.relu_mask, **stats}
         return {name: t.clone() for name, t in results.items() if t is not None}
 
 
@@ -86,9 +88,11 @@ def exact(problem: Problem) -> dict[str, Tensor]:
     x, w, residual, squash, _, grad_map = problem
     doubled = Weights(*(None if t is None else t.double() for t in w))
     residual = None if residual is None else residual.double()
-    out, amap, stats, bits = reference.forward(x.double(), doubled, residual, squash, grad_map is not None, True)
+    out, attn_map, stats, relu_mask = reference.forward(
+        x.double(), doubled, residual, squash, grad_map is not None, True
+    )
     saved = split_stats(stats, x.shape[1], w.w_shrink.shape[0])._asdict()
-    return {"out": out, "bits": bits, **({} if grad_map is None else {"map": amap}), **saved}
+    return {"out": out, "relu_mask": relu_mask, **({} if grad_map is None else {"map": attn_map}), **saved}
 
 
 def representable(problem: Problem) -> Problem:
@@ -98,13 +102,13 @@ def representable(problem: Problem) -> Problem:
 
 
 def wrong(got: dict[str, Tensor], problem: Problem, case: Case) -> list[str]:
-    """The names of what is not as accurate as ``tolerance`` wants; bits are right or wrong.
+    """The names of what is not as accurate as ``tolerance`` wants; relu_mask is right or wrong.
 
     The hardware's tanh, which serves bfloat16, errs by 2^-11 besides; a map of it is float32.
     """
     beyond = []
     for name, want in exact(problem).items():
-        if name == "bits":
+        if name == "relu_mask":
             right = torch.equal(got[name], want)
         else:
             limit = tolerance(got[name].dtype, case.dtype, case.terms)
@@ -154,7 +158,7 @@ def test_nan_and_infinity_go_where_the_reference_sends_them(value):
     problem = draw(Case((3, 64, 3, 3), 8, F16, layout="channels_last", **FULL))
     problem.x[1, 2, 1, 1] = value
     got, want = Call(problem, kernel()).run(1), exact(problem)
-    assert torch.equal(got.pop("bits"), want["bits"])
+    assert torch.equal(got.pop("relu_mask"), want["relu_mask"])
     for name in got:
         assert torch.equal(got[name].isnan(), want[name].isnan()), name
         assert torch.equal(got[name].isinf(), want[name].isinf()), name

@@ -30,7 +30,7 @@ def test_attention_maps_in_evaluation_mode():
     images = torch.randn(2, 1, 12, 12)
     logits, maps = attention_maps(model, images)
     assert model.training
-    assert {name: tuple(amap.shape) for name, amap in maps.items()} == {
+    assert {name: tuple(attn_map.shape) for name, attn_map in maps.items()} == {
         "layer2.0": (2, 6, 6),
         "layer2.1": (2, 6, 6),
         "layer3.1": (2, 3, 3),
@@ -119,9 +119,11 @@ def test_inspect_pictures(weights, tmp_path, capsys):
     first = centre_crop(32)(decode((pictures / "china" / "000.png").read_bytes()))
     probability, answer = model(first[None]).softmax(1)[0].max(0)
     assert f"<br>{('china', 'flower')[answer]}, {probability:.0%}" in rows[0][0]
-    amap = attention_maps(model, first[None])[1]["layer3.1"][0]
+    attn_map = attention_maps(model, first[None])[1]["layer3.1"][0]
     shown = torch.from_numpy(np.array(rows[0][1][3])).long()  # places in the palette
-    torch.testing.assert_close(shown, ((amap - amap.min()) / (amap.max() - amap.min()) * 255).round().long())
+    torch.testing.assert_close(
+        shown, ((attn_map - attn_map.min()) / (attn_map.max() - attn_map.min()) * 255).round().long()
+    )
     assert (output / "inspection.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -202,8 +204,8 @@ def test_maps_of_a_converted_network_are_those_of_ours():
     _, expected = ours(images, return_maps=True)
     _, maps = attention_maps(theirs, images)
     assert list(maps) == gala_blocks(theirs) == list(expected)
-    for name, amap in maps.items():
-        torch.testing.assert_close(amap, expected[name].detach())
+    for name, attn_map in maps.items():
+        torch.testing.assert_close(attn_map, expected[name].detach())
 
 
 @pytest.mark.parametrize(

@@ -125,14 +125,14 @@ def test_device_and_dtype():
 def test_forms_of_the_call(backend, squash, bias):
     layer, x = layer_and_input(squash=squash, bias=bias, backend=backend)
     shortcut = torch.randn_like(x)
-    out, amap = layer(x, return_map=True)
+    out, attn_map = layer(x, return_map=True)
     attention = layer.attention(x)
     torch.testing.assert_close(out, x * attention)
-    torch.testing.assert_close(amap, attention.norm(dim=1))
+    torch.testing.assert_close(attn_map, attention.norm(dim=1))
     torch.testing.assert_close(layer(x), out)
     fused, fused_map = layer(x, residual=shortcut, return_map=True)
     torch.testing.assert_close(fused, torch.relu(x * attention + shortcut))
-    torch.testing.assert_close(fused_map, amap)
+    torch.testing.assert_close(fused_map, attn_map)
     torch.testing.assert_close(attention, reference.attention(x, layer.weights, squash))
     direct = gala_cuda.gala(
         x, *layer.weights[:6], biases=layer.weights[6:] if bias else None, squash=squash, backend=backend

@@ -6,7 +6,7 @@ from oracle import Case, Problem, draw, laid_out, operator, results
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gala_cuda import backends
-from gala_cuda.backends.contract import BackwardCall, Weights
+from gala_cuda.backends.interface import BackwardCall, Weights
 
 FLANK = 256  # bytes on either side of each output
 POISON = 0xFF  # NaN in every floating dtype, -1 in int32
@@ -66,12 +66,19 @@ def stages(problem: Problem, backend: str):
     """Both stages of the backend, as the operator calls them: every output that it allocates."""
     module, x, w = backends.BACKENDS[backend], problem.x, problem.w
     with_map = problem.grad_map is not None
-    out, amap, stats, bits = module.forward(x, w, problem.residual, problem.squash, with_map, True)
+    out, attn_map, stats, relu_mask = module.forward(x, w, problem.residual, problem.squash, with_map, True)
     kept = None if problem.residual is None else out
-    call = BackwardCall(problem.grad_out, problem.grad_map, x, w, kept, stats, bits, problem.squash, True, True)
-    dx, dw, d_residual = module.backward(call)
+    call = BackwardCall(problem.grad_out, problem.grad_map, x, w, kept, stats, relu_mask, problem.squash, True, True)
+    grad_x, dw, grad_residual = module.backward(call)
     return {
-        **{"out": out, "map": amap, "stats": stats, "bits": bits, "grad x": dx, "grad residual": d_residual},
+        **{
+            "out": out,
+            "map": attn_map,
+            "stats": stats,
+            "relu_mask": relu_mask,
+            "grad x": grad_x,
+            "grad residual": grad_residual,
+        },
         **dw._asdict(),
     }
 

@@ -7,7 +7,7 @@ import torch
 from oracle import Case, Problem, composite, draw, flat_inputs, laid_out, on_flat_inputs, operator, results
 from torch.autograd import gradcheck, gradgradcheck
 
-from gala_cuda.backends.contract import Weights
+from gala_cuda.backends.interface import Weights
 
 DOUBLE = torch.float64
 TINY = (2, 3, 2, 2)
@@ -59,9 +59,9 @@ def test_loss_of_the_map_alone(backend):
     """grad_out never arrives; with it absent the gradient is that of the map."""
     problem = draw(Case(TINY, 2, DOUBLE, bias=True, residual=True, map=True))
     inputs, expected = flat_inputs(problem), flat_inputs(problem)
-    _, amap = on_flat_inputs(operator(backend), problem)(*inputs)
+    _, attn_map = on_flat_inputs(operator(backend), problem)(*inputs)
     _, want = on_flat_inputs(composite, problem)(*expected)
-    (amap * problem.grad_map).sum().backward()
+    (attn_map * problem.grad_map).sum().backward()
     (want * problem.grad_map).sum().backward()
     for got, ref in zip(inputs[:-1], expected[:-1], strict=True):
         torch.testing.assert_close(got.grad, ref.grad)
@@ -190,16 +190,16 @@ def saved_bytes(call, inputs: list[torch.Tensor]) -> int:
 
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 def test_saved_for_backward(backend, residual):
-    """s, sign bits, p and z, at most 5 % of x at the paper's size; with a residual also out."""
+    """s, ReLU mask, p and z, at most 5 % of x at the paper's size; with a residual also out."""
     n, c, side, reduced = 2, 1024, 14, 256
     problem = draw_large(n, c, side, reduced, residual)
     inputs = flat_inputs(problem)
     x_bytes = inputs[0].nbytes
     extra = saved_bytes(on_flat_inputs(operator(backend), problem), inputs)
     stats = 4 * n * (side**2 + c + reduced)
-    bits = 4 * n * side**2 * (reduced // 32)
-    assert extra == stats + bits + (x_bytes if residual else 0)
-    assert stats + bits <= 0.05 * x_bytes
+    relu_mask = 4 * n * side**2 * (reduced // 32)
+    assert extra == stats + relu_mask + (x_bytes if residual else 0)
+    assert stats + relu_mask <= 0.05 * x_bytes
     assert saved_bytes(on_flat_inputs(composite, problem), inputs) > 2 * x_bytes
 
 
@@ -226,10 +226,10 @@ def test_nothing_is_saved_where_no_gradient_is_wanted(backend, mode):
 def test_auxiliary_outputs_of_save_are_not_differentiable(backend):
     problem = draw(Case(TINY, 2))
     x = problem.x.requires_grad_()
-    out, _, stats, bits = torch.ops.gala_cuda.gala(x, *problem.w, None, "tanh", False, True, backend)
+    out, _, stats, relu_mask = torch.ops.gala_cuda.gala(x, *problem.w, None, "tanh", False, True, backend)
     assert out.requires_grad
     assert not stats.requires_grad
-    assert not bits.requires_grad
+    assert not relu_mask.requires_grad
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -274,21 +274,21 @@ def test_incoming_gradient_of_any_strides(backend, strides, layout, residual):
     assert got["grad x"].stride() == problem.x.stride()
 
 
-@pytest.mark.parametrize("name", ["residual", "grad_out", "map_factor", "out", "stats", "bits"])
+@pytest.mark.parametrize("name", ["residual", "grad_out", "map_factor", "out", "stats", "relu_mask"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_direct_call_with_another_dtype_is_refused(backend, name, dtype):
     """Kernels would read its memory as what it is not."""
     problem = draw(Case((1, 4, 3, 3), 2, dtype, residual=True, map=True))
     op, op_backward = torch.ops.gala_cuda.gala, torch.ops.gala_cuda.gala_backward
-    out, amap, stats, bits = op(problem.x, *problem.w, problem.residual, "tanh", True, True, backend)
+    out, attn_map, stats, relu_mask = op(problem.x, *problem.w, problem.residual, "tanh", True, True, backend)
     given = {
-        "grad_out": problem.grad_out, "map_factor": torch.ones_like(amap), "residual": problem.residual, "out": out,
-        "stats": stats, "bits": bits,
+        "grad_out": problem.grad_out, "map_factor": torch.ones_like(attn_map), "residual": problem.residual, "out": out,
+        "stats": stats, "relu_mask": relu_mask,
     }  # fmt: skip
     right = given[name].dtype
     given[name] = given[name].double()
     forward = functools.partial(op, problem.x, *problem.w, given["residual"], "tanh", True, True, backend)
-    saved = (given["out"], given["stats"], given["bits"], "tanh", True, True, backend)
+    saved = (given["out"], given["stats"], given["relu_mask"], "tanh", True, True, backend)
     backward = functools.partial(op_backward, given["grad_out"], given["map_factor"], problem.x, *problem.w, *saved)
     with pytest.raises(TypeError, match=f"{name} is torch.float64; expected {right}"):
         (forward if name == "residual" else backward)()

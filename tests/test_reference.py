@@ -5,7 +5,7 @@ import torch
 from oracle import Case, assert_accurate, composite, draw, operator, paper, results
 
 from gala_cuda.backends import reference
-from gala_cuda.backends.contract import bit_words, split_stats
+from gala_cuda.backends.interface import mask_words, split_stats
 
 DOUBLE = torch.float64
 SMALL = (2, 6, 3, 5)
@@ -45,26 +45,26 @@ def test_attention_by_hand():
     mixed = torch.tensor([[[[0.6 + 0.09, 0.3]], [[2 * -0.3 + 0.18, -1.2]]]])
     torch.testing.assert_close(reference.attention(x, w, "tanh"), mixed.tanh())
     torch.testing.assert_close(reference.attention(x, w, "sigmoid"), mixed.sigmoid())
-    out, amap = reference.apply(x, w, None, "tanh")
+    out, attn_map = reference.apply(x, w, None, "tanh")
     torch.testing.assert_close(out, x * mixed.tanh())
-    torch.testing.assert_close(amap, mixed.tanh().norm(dim=1))
+    torch.testing.assert_close(attn_map, mixed.tanh().norm(dim=1))
 
 
 @pytest.mark.parametrize("reduced", [1, 31, 32, 33, 70])
-def test_saved_tensors_hold_what_the_contract_says(reduced):
+def test_saved_tensors_hold_what_the_interface_says(reduced):
     problem = draw(Case((2, 5, 2, 3), reduced, DOUBLE, bias=True))
     x, w = problem.x, problem.w
-    _, amap, stats, bits = reference.forward(x, w, None, "tanh", False, True)
+    _, attn_map, stats, relu_mask = reference.forward(x, w, None, "tanh", False, True)
     s, p, z = split_stats(stats, 5, reduced)
     torch.testing.assert_close(p, x.mean((2, 3)))
     torch.testing.assert_close(z, p @ w.w_shrink.T + w.b_w_shrink)
     hidden = torch.einsum("rc,nchw->nhwr", w.v_shrink, x).flatten(1, 2) + w.b_v_shrink  # [N, HW, R]
     torch.testing.assert_close(s, hidden.relu() @ w.v_collapse + w.b_v_collapse)
-    assert bits.shape == (2, 6, bit_words(reduced))
-    assert bits.dtype == torch.int32
-    assert amap.numel() == 0
+    assert relu_mask.shape == (2, 6, mask_words(reduced))
+    assert relu_mask.dtype == torch.int32
+    assert attn_map.numel() == 0
     for r in range(reduced):
-        assert torch.equal(bits[..., r // 32] >> (r % 32) & 1, (hidden[..., r] > 0).int()), f"hidden unit {r}"
+        assert torch.equal(relu_mask[..., r // 32] >> (r % 32) & 1, (hidden[..., r] > 0).int()), f"hidden unit {r}"
 
 
 @pytest.mark.parametrize("form", [composite, operator("reference")], ids=["composite", "stages"])

@@ -157,7 +157,7 @@ def test_maps_are_the_norms_of_the_attention():
             expected = block.attention.attention(seen[name]).norm(dim=1)
             torch.testing.assert_close(maps[name], expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(logits, model(x), rtol=0, atol=0)
-    sum(amap.sum() for amap in maps.values()).backward()
+    sum(attn_map.sum() for attn_map in maps.values()).backward()
     assert model.layer3[1].attention.v_collapse.grad.abs().max() > 0
     assert model.conv1.weight.grad.abs().max() > 0
 

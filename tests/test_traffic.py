@@ -9,7 +9,7 @@ from oracle import Case, draw
 from test_triton import DEVICE
 
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.contract import BackwardCall
+from gala_cuda.backends.interface import BackwardCall
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if DEVICE == "cuda":
@@ -75,9 +75,9 @@ def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter
     monkeypatch.setattr("gala_cuda.backends.triton.problem.lookup", lambda *a: in_chunks(shipped(*a)))
     problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual), kinks=True)
     with config.form(form):
-        out, _, stats, bits = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
+        out, _, stats, relu_mask = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
     launch.forget()
-    tensors = {"x": problem.x, "out": out, "stats": stats, "bits": bits}
+    tensors = {"x": problem.x, "out": out, "stats": stats, "relu_mask": relu_mask}
     if residual:
         tensors["residual"] = problem.residual
     with capsys.disabled():
@@ -85,7 +85,7 @@ def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter
     assert meter.times("loaded", problem.x) <= 2.05
     assert meter.times("stored", out) == 1
     assert meter.times("loaded", out) == meter.times("stored", problem.x) == 0
-    assert meter.times("stored", bits) == meter.times("stored", stats) == 1
+    assert meter.times("stored", relu_mask) == meter.times("stored", stats) == 1
     if residual:
         assert meter.times("loaded", problem.residual) == 1
 
@@ -111,19 +111,24 @@ def in_chunks(found: config.Config) -> config.Config:
 def test_backward_reads_x_and_the_gradient_twice_and_writes_once(layout, residual, meter, capsys):
     problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual), kinks=True)
     x, w, shortcut, squash, grad_out, _ = problem
-    out, _, stats, bits = backend.forward(x, w, shortcut, squash, False, True)
+    out, _, stats, relu_mask = backend.forward(x, w, shortcut, squash, False, True)
     meter.seen = {"loaded": [], "stored": []}
     saved_out = out if residual else None
-    call = BackwardCall(grad_out, None, x, w, saved_out, stats, bits, squash, True, True)
-    dx, _, d_residual = backend.backward(call)
-    tensors = {"x": x, "grad_out": grad_out, "dx": dx, "stats": stats, "bits": bits}
+    call = BackwardCall(grad_out, None, x, w, saved_out, stats, relu_mask, squash, True, True)
+    grad_x, _, grad_residual = backend.backward(call)
+    tensors = {"x": x, "grad_out": grad_out, "grad_x": grad_x, "stats": stats, "relu_mask": relu_mask}
     if residual:
-        tensors |= {"out": out, "d_residual": d_residual}
+        tensors |= {"out": out, "grad_residual": grad_residual}
     with capsys.disabled():
         meter.print(f"backward, {layout}", x, tensors)
     assert meter.times("loaded", x) == 2
-    assert meter.times("stored", dx) == 1
-    assert meter.times("loaded", dx) == 0
+    assert meter.times("stored", grad_x) == 1
+    assert meter.times("loaded", grad_x) == 0
     assert meter.times("loaded", grad_out) == (1 if residual else 2)
     if residual:
-        assert meter.times("loaded", out) == meter.times("stored", d_residual) == meter.times("loaded", d_residual) == 1
+        assert (
+            meter.times("loaded", out)
+            == meter.times("stored", grad_residual)
+            == meter.times("loaded", grad_residual)
+            == 1
+        )

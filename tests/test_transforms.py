@@ -5,7 +5,7 @@ import torch
 from oracle import Case, composite, draw, flat_inputs, on_flat_inputs, operator, results
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
-from gala_cuda.backends.contract import Weights
+from gala_cuda.backends.interface import Weights
 
 DOUBLE = torch.float64
 TINY = (2, 3, 2, 2)
@@ -77,7 +77,7 @@ def test_vmap(backend, x_dim, residual_dim, weights_dim):
         return operator(backend)(x, Weights(*w), residual, "tanh", True)
 
     residual_in = residual_dim if isinstance(residual_dim, int) else None
-    out, amap = torch.func.vmap(function, (x_dim, weights_dim, residual_in))(x, w, residual)
+    out, attn_map = torch.func.vmap(function, (x_dim, weights_dim, residual_in))(x, w, residual)
     for i in range(3):
 
         def pick(t, dim, i=i):
@@ -85,7 +85,7 @@ def test_vmap(backend, x_dim, residual_dim, weights_dim):
 
         want = function(pick(x, x_dim), [pick(t, weights_dim) for t in w], pick(residual, residual_in))
         torch.testing.assert_close(out[i], want[0])
-        torch.testing.assert_close(amap[i], want[1])
+        torch.testing.assert_close(attn_map[i], want[1])
 
 
 def test_vmap_over_images_of_none(backend):

@@ -11,7 +11,7 @@ from torch import Tensor
 from gala_cuda import backends
 from gala_cuda.backends import reference
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.contract import BackwardCall, Weights, bit_words, split_stats, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, Weights, mask_words, split_stats, weight_shapes
 
 pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,26 +123,26 @@ def test_two_runs_are_bitwise_equal(form, table):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_saved_for_backward_is_the_contracts(table):
-    """s, p and z as the reference has them, bits exactly, nothing of x's size."""
+def test_saved_for_backward_is_as_the_interface_says(table):
+    """s, p and z as the reference has them, relu_mask exactly, nothing of x's size."""
     table()
     problem = draw(Case((3, 20, 5, 5), 40, layout="channels_last", bias=True))
     args = (*(None if t is None else t for t in problem.w), None, "tanh", False, True)
     moved = to_device(problem)
-    _, amap, stats, bits = backend.forward(moved.x, moved.w, None, "tanh", False, True)
+    _, attn_map, stats, relu_mask = backend.forward(moved.x, moved.w, None, "tanh", False, True)
     want = torch.ops.gala_cuda.gala(problem.x, *args, "reference")
-    assert amap.numel() == 0
-    assert torch.equal(bits.cpu(), want[3])
+    assert attn_map.numel() == 0
+    assert torch.equal(relu_mask.cpu(), want[3])
     for got, expected in zip(split_stats(stats.cpu(), 20, 40), split_stats(want[2], 20, 40), strict=True):
         torch.testing.assert_close(got, expected)
-    assert bits.shape == (3, 25, bit_words(40))
+    assert relu_mask.shape == (3, 25, mask_words(40))
 
 
 def test_nothing_is_kept_without_save(table):
     table()
     problem = to_device(draw(Case((2, 8, 3, 3), 2)))
-    _, amap, stats, bits = backend.forward(problem.x, problem.w, None, "tanh", False, False)
-    assert amap.numel() == stats.numel() == bits.numel() == 0
+    _, attn_map, stats, relu_mask = backend.forward(problem.x, problem.w, None, "tanh", False, False)
+    assert attn_map.numel() == stats.numel() == relu_mask.numel() == 0
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy's, of the interpreter
@@ -169,10 +169,10 @@ def test_hidden_units_that_a_block_has_too_many_do_not_spread_infinity(layout, t
     problem.w.v_shrink.abs_()
     problem.w.v_collapse.abs_()
     moved = to_device(problem)
-    _, _, stats, bits = backend.forward(moved.x, moved.w, None, "tanh", False, True)
+    _, _, stats, relu_mask = backend.forward(moved.x, moved.w, None, "tanh", False, True)
     assert stats[0, 4] == torch.inf
     _, _, _, want = reference.forward(problem.x, problem.w, None, "tanh", False, True)
-    assert torch.equal(bits.cpu(), want)
+    assert torch.equal(relu_mask.cpu(), want)
 
 
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
@@ -320,17 +320,17 @@ def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):
     """As vmap hands them over, slice by slice."""
     table()
     problem = to_device(draw(Case((1, 6, 3, 3), 2)))
-    _, _, stats, bits = backend.forward(problem.x, problem.w, None, "tanh", False, True)
+    _, _, stats, relu_mask = backend.forward(problem.x, problem.w, None, "tanh", False, True)
     several = torch.cat([stats, stats])  # of 17 numbers each: the second row is off a 16-byte boundary
     launch.forget()
 
     def backward(stats):
-        call = BackwardCall(problem.grad_out, None, problem.x, problem.w, None, stats, bits, "tanh", True, True)
+        call = BackwardCall(problem.grad_out, None, problem.x, problem.w, None, stats, relu_mask, "tanh", True, True)
         return backend.backward(call)
 
-    (dx, dw, _), (dx_of_slice, dw_of_slice, _) = backward(stats), backward(several[1:])
+    (grad_x, dw, _), (grad_x_of_slice, dw_of_slice, _) = backward(stats), backward(several[1:])
     assert len(launch._plans) == 2
-    assert torch.equal(dx, dx_of_slice)
+    assert torch.equal(grad_x, grad_x_of_slice)
     assert all(torch.equal(a, b) for a, b in zip(dw[:6], dw_of_slice[:6], strict=True))
 
 

@@ -12,7 +12,7 @@ import torch
 from test_triton import DEVICE, table  # noqa: F401
 
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.contract import BackwardCall, Weights, bit_words, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, Weights, mask_words, weight_shapes
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if DEVICE == "cuda":
@@ -125,9 +125,9 @@ def call(sizes: tuple[int, ...], layout: torch.memory_format, options: bool) -> 
     x = torch.empty(n, c, height, width, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
     w = Weights(*(torch.empty(shape, device="meta") for shape in weight_shapes(c, r)[: 10 if options else 6]))
     stats = torch.empty(n, height * width + c + r, device="meta")
-    bits = torch.empty(n, height * width, bit_words(r), dtype=torch.int32, device="meta")
-    amap = torch.empty(n, height, width, device="meta") if options else None
-    return BackwardCall(x, amap, x, w, x if options else None, stats, bits, "tanh", True, True)
+    relu_mask = torch.empty(n, height * width, mask_words(r), dtype=torch.int32, device="meta")
+    attn_map = torch.empty(n, height, width, device="meta") if options else None
+    return BackwardCall(x, attn_map, x, w, x if options else None, stats, relu_mask, "tanh", True, True)
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "nchw"])

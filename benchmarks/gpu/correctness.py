@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gala_cuda.backends import NAMES, reference
-from gala_cuda.backends.contract import Weights
+from gala_cuda.backends.interface import Weights
 
 from .environment import ROOT
 from .forms import DTYPES, FORMS, GPU_BACKENDS, Kind, running
@@ -30,10 +30,10 @@ import oracle
 LAYOUTS = {"channels_last": "channels_last", "nchw": "contiguous"}
 # squash, bias, residual, map: any three of them in all combinations
 OPTIONS = tuple(
-    ("sigmoid" if bias ^ residual ^ amap else "tanh", bool(bias), bool(residual), bool(amap))
+    ("sigmoid" if bias ^ residual ^ attn_map else "tanh", bool(bias), bool(residual), bool(attn_map))
     for bias in (0, 1)
     for residual in (0, 1)
-    for amap in (0, 1)
+    for attn_map in (0, 1)
 )
 TIE = 1e-5  # of the largest hidden unit
 DRAWS = 50
@@ -106,9 +106,9 @@ def _check(context: Context, number: int, backend: str, dtype: str, layout: str)
 def _cases(context: Context, dtype: torch.dtype, layout: str) -> Iterator[oracle.Case]:
     """The same options in every step, so that steps share kernels. Half of the 16-bit problems have wide weights."""
     for i, (shape, reduced) in enumerate(context.sizes.problems):
-        squash, bias, residual, amap = OPTIONS[i % len(OPTIONS)]
-        wide = torch.float32 if dtype.itemsize == 2 and residual == amap else None
-        yield oracle.Case(shape, reduced, dtype, wide, LAYOUTS[layout], squash, bias, residual, amap)
+        squash, bias, residual, attn_map = OPTIONS[i % len(OPTIONS)]
+        wide = torch.float32 if dtype.itemsize == 2 and residual == attn_map else None
+        yield oracle.Case(shape, reduced, dtype, wide, LAYOUTS[layout], squash, bias, residual, attn_map)
 
 
 def tolerance(backend: str, result: torch.dtype, case: oracle.Case) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gala_cuda import backends
-from gala_cuda.backends.contract import channel_lanes
+from gala_cuda.backends.interface import is_channels_last
 
 TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
 CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster
@@ -69,7 +69,7 @@ def _no_tickets(kind: Kind, device: torch.device) -> str | None:
     from gala_cuda.backends.triton import config
 
     x, arch = kind.x, config.architecture(device)
-    row = config.choose(config.read(config.in_use()).rows, arch, x.element_size(), channel_lanes(x), kind.reduced)
+    row = config.choose(config.read(config.in_use()).rows, arch, x.element_size(), is_channels_last(x), kind.reduced)
     where = f"{_name(kind.dtype)} {kind.layout}, R = {kind.reduced}, architecture {arch}"
     return None if row.tickets else f"no ticket form in the table for {where}"
 
@@ -79,7 +79,7 @@ def _no_cluster(kind: Kind, device: torch.device) -> str | None:
         return f"no cluster form: {device} is not of compute capability 9.0"
     _, channels, height, width = kind.shape
     x = kind.x
-    if kind.dtype.itemsize != 2 or not channel_lanes(x) or channels % 64 or kind.reduced > 256 or height * width < 4:
+    if kind.dtype.itemsize != 2 or not is_channels_last(x) or channels % 64 or kind.reduced > 256 or height * width < 4:
         return (
             "no cluster form: it takes bfloat16 or float16, channels_last, C a multiple of 64, R of at most 256 and at "
             "least 4 pixels"

@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from gala_cuda.backends.contract import Weights, weight_shapes
+from gala_cuda.backends.interface import Weights, weight_shapes
 
 from .forms import TICKETS, Kind
 

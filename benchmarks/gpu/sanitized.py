@@ -47,8 +47,8 @@ def _both(kind: Kind, backend: str, device: str) -> None:
         torch.randn(kind.shape, device=device).to(kind.dtype, memory_format=memory_format).requires_grad_()
         for _ in range(2)
     )
-    out, amap = layer(x, residual=residual, return_map=True)
-    torch.autograd.backward([out, amap], [torch.ones_like(out), torch.ones_like(amap)])
+    out, attn_map = layer(x, residual=residual, return_map=True)
+    torch.autograd.backward([out, attn_map], [torch.ones_like(out), torch.ones_like(attn_map)])
 
 
 if __name__ == "__main__":

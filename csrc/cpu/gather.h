@@ -1,4 +1,4 @@
-// gather: x -> pooled mean p, local map s, sign bits; and its backward, which adds the local path's part to dx.
+// gather: x -> pooled mean p, local map s, ReLU mask; and its backward, which adds the local path's part to grad_x.
 #pragma once
 
 #include "gemm.h"
@@ -42,8 +42,8 @@ inline Vec<A> where_bits(uint32_t bits, A value) {
 template <class T, class A = Acc<T>>
 void pack_block(const Problem& problem, const FeatureMap& x, const Block& block, A* panels) {
   for (int64_t i = 0; i < block.images; ++i)
-    pack(at<const T>(x, block.image + i, 0, block.pixel), problem.channel_lanes ? x.pixel_stride : 1,
-         problem.channel_lanes ? 1 : x.channel_stride, block.pixels, 0, problem.shape.channels, panels, block.rows(),
+    pack(at<const T>(x, block.image + i, 0, block.pixel), problem.channels_last ? x.pixel_stride : 1,
+         problem.channels_last ? 1 : x.channel_stride, block.pixels, 0, problem.shape.channels, panels, block.rows(),
          i * block.pixels);
 }
 
@@ -66,7 +66,7 @@ void sum_rows(const A* panels, int64_t rows, int64_t cols, int64_t first, int64_
 
 // From the hidden layer of one pixel, h [R] before bias and ReLU: its sign pattern, and the local map's value.
 template <class A>
-A collapse(const A* h, const A* bias, const A* v_collapse, int64_t reduced, int32_t* bits) {
+A collapse(const A* h, const A* bias, const A* v_collapse, int64_t reduced, int32_t* relu_mask) {
   constexpr int64_t L = kLanes<A>;
   Vec<A> sum = {};
   for (int64_t word = 0; word < reduced; word += kWord) {
@@ -78,8 +78,8 @@ A collapse(const A* h, const A* bias, const A* v_collapse, int64_t reduced, int3
       sum += relu<A>(hidden) * load(v_collapse + r, count);
       pattern |= lane_bits<A>(~(hidden <= A(0))) << (r - word);
     }
-    if (bits)
-      bits[word / kWord] =
+    if (relu_mask)
+      relu_mask[word / kWord] =
           static_cast<int32_t>(reduced - word < kWord ? pattern & ((1u << (reduced - word)) - 1) : pattern);
   }
   return sum_lanes<A>(sum);
@@ -105,7 +105,7 @@ void pack_and_add(const T* from, int64_t channels, A* panels, int64_t rows, int6
   }
 }
 
-// With channel lanes: packs a block, strip by strip of a register tile's rows, sums its pixels into pool_sums and
+// With channels_last: packs a block, strip by strip of a register tile's rows, sums its pixels into pool_sums and
 // multiplies the first columns of the hidden layer, fetching the next strip from memory meanwhile. Returns how many
 // columns are done.
 template <class T, class A = Acc<T>>
@@ -145,7 +145,7 @@ struct GatherTask {
   }
 };
 
-// One block: its part of the pooled sum into pool_sums [images of the block, C], its s and bits.
+// One block: its part of the pooled sum into pool_sums [images of the block, C], its s and relu_mask.
 template <class T, class A = Acc<T>>
 void gather_block(const Problem& problem, const Forward& f, const Block& block, const A* v_panels, A* pool_sums,
                   int64_t pool_stride) {
@@ -154,7 +154,7 @@ void gather_block(const Problem& problem, const Forward& f, const Block& block, 
   GatherTask<A> task{rows, s.channels, s.reduced};
   allocate<A>(Scratch::task, task);
   int64_t done = 0;
-  if (problem.channel_lanes) {
+  if (problem.channels_last) {
     done = gather_strips<T>(problem, f.x, block, v_panels, task.x, task.hidden, pool_sums, pool_stride);
   } else {
     pack_block<T>(problem, f.x, block, task.x);
@@ -167,10 +167,10 @@ void gather_block(const Problem& problem, const Forward& f, const Block& block, 
     const Stats<A> stats(f.stats, s, block.image + i);
     for (int64_t pixel = 0; pixel < block.pixels; ++pixel) {
       const int64_t at_pixel = block.pixel + pixel;
-      int32_t* bits = f.bits ? f.bits + ((block.image + i) * s.pixels + at_pixel) * words : nullptr;
+      int32_t* relu_mask = f.relu_mask ? f.relu_mask + ((block.image + i) * s.pixels + at_pixel) * words : nullptr;
       stats.s[at_pixel] =
           shift + collapse(task.hidden + (i * block.pixels + pixel) * s.reduced, as<A>(problem.weights.b_v_shrink),
-                           as<A>(problem.weights.v_collapse), s.reduced, bits);
+                           as<A>(problem.weights.v_collapse), s.reduced, relu_mask);
     }
   }
 }
@@ -179,7 +179,7 @@ template <class A>
 struct GatherBackwardTask {
   int64_t rows, channels, reduced;
   A *x = nullptr, *ds_bits = nullptr,
-    *local = nullptr;  // panels [rows, C] and [rows, R]; the local path's part of dx [rows, C]
+    *local = nullptr;  // panels [rows, C] and [rows, R]; the local path's part of grad_x [rows, C]
   void place(Arrays<A>& arrays) {
     x = arrays.take(panels_size(rows, channels));
     ds_bits = arrays.take(panels_size(rows, reduced));
@@ -189,16 +189,16 @@ struct GatherBackwardTask {
 
 // Row `row` of panels [rows, R]: ds where the hidden unit was on, else 0.
 template <class A>
-void unpack_bits(A ds, const int32_t* bits, int64_t reduced, A* panels, int64_t rows, int64_t row) {
+void unpack_mask(A ds, const int32_t* relu_mask, int64_t reduced, A* panels, int64_t rows, int64_t row) {
   constexpr int64_t L = kLanes<A>;
   for (int64_t r = 0; r < reduced; r += L) {
-    const uint32_t pattern = static_cast<uint32_t>(bits[r / kWord]) >> (r % kWord);
+    const uint32_t pattern = static_cast<uint32_t>(relu_mask[r / kWord]) >> (r % kWord);
     store(panels + r / kPanel * kPanel * rows + row * kPanel + r % kPanel, where_bits<A>(pattern, ds));
   }
 }
 
-// One image's part of a block: dx += dp / HW + the local path's part. Storage narrower than the accumulation type holds
-// no d A yet: it is computed anew, since rounding it twice would show.
+// One image's part of a block: grad_x += dp / HW + the local path's part. Storage narrower than the accumulation type
+// holds no d A yet: it is computed anew, since rounding it twice would show.
 template <class T, Squash squash, class A = Acc<T>>
 void finish_grad_x(const Problem& problem, const Backward& b, int64_t image, int64_t pixel, int64_t pixels,
                    const Gates<A>& gates, const A* s, const A* dp, const A* local) {
@@ -210,7 +210,7 @@ void finish_grad_x(const Problem& problem, const Backward& b, int64_t image, int
     if constexpr (sizeof(T) == sizeof(A)) store(to, load(to, count) + rest, count);
     else store(to, load(d, count) * apply<squash, A>(alpha + beta * si) + rest, count);
   };
-  if (problem.channel_lanes) {
+  if (problem.channels_last) {
     for (int64_t i = 0; i < pixels; ++i) {
       T* to = at<T>(b.grad_x, image, 0, pixel + i);
       const T* d = at<T>(grad, image, 0, pixel + i);
@@ -248,7 +248,7 @@ void gather_backward_block(const Problem& problem, const Backward& b, const Bloc
   for (int64_t i = 0, row = 0; i < block.images; ++i)
     for (int64_t pixel = 0; pixel < block.pixels; ++pixel, ++row) {
       const int64_t from = (block.image + i) * s.pixels + block.pixel + pixel;
-      unpack_bits(ds[from], b.bits + from * words, s.reduced, task.ds_bits, rows, row);
+      unpack_mask(ds[from], b.relu_mask + from * words, s.reduced, task.ds_bits, rows, row);
     }
   if (t) {
     pack_block<T>(problem, b.x, block, task.x);

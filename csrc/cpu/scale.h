@@ -1,6 +1,6 @@
 // scale: out = x * squash(alpha + beta * s), with a residual relu(out + residual), and the map; and its backward.
 //
-// Both layouts walk memory in order: with channel lanes the vectors run along the channels of a pixel, with pixel lanes
+// Both layouts walk memory in order: with channels_last the vectors run along the channels of a pixel, with pixel lanes
 // along the pixels of a channel.
 #pragma once
 
@@ -30,7 +30,7 @@ void scale_forward(const Problem& problem, const Forward& f, int64_t image, int6
   constexpr int64_t L = kLanes<A>;
   const int64_t channels = problem.shape.channels;
   const bool add = f.residual.data != nullptr;
-  if (problem.channel_lanes) {
+  if (problem.channels_last) {
     for (int64_t i = 0; i < pixels; ++i) {
       const T* x = at<T>(f.x, image, 0, pixel + i);
       const T* residual = add ? at<T>(f.residual, image, 0, pixel + i) : nullptr;
@@ -63,7 +63,7 @@ void scale_forward(const Problem& problem, const Forward& f, int64_t image, int6
   for (int64_t i = 0; map && i < pixels; ++i) map[i] = __builtin_sqrt(map[i]);
 }
 
-// The pointers of a vector's operands in the backward pass, and its results: e, and d A where dx is wanted.
+// The pointers of a vector's operands in the backward pass, and its results: e, and d A where grad_x is wanted.
 template <class T>
 struct ScalePointers {
   const T *x, *grad_out, *out;  // out is null without a residual
@@ -97,7 +97,7 @@ void scale_backward(const Problem& problem, const Backward& b, int64_t image, in
                     const Gates<A>& gates, const A* s, const A* map_factor, A* d_alpha, A* d_beta, A* ds) {
   constexpr int64_t L = kLanes<A>;
   const int64_t channels = problem.shape.channels;
-  if (problem.channel_lanes) {
+  if (problem.channels_last) {
     for (int64_t i = 0; i < pixels; ++i) {
       const ScalePointers<T> p(b, image, 0, pixel + i);
       const Vec<A> si = splat<A>(s[i]), factor = splat<A>(map_factor ? map_factor[i] : A(0));

@@ -160,7 +160,7 @@ void scale_backward_chunk(const Problem& problem, const Backward& b, const Block
   }
 }
 
-// dx of the images [first, end), and their part of the local weights' gradient.
+// grad_x of the images [first, end), and their part of the local weights' gradient.
 template <class T, Squash squash, class A = Acc<T>>
 void gather_backward_chunk(const Problem& problem, const Backward& b, const Blocks& blocks, int64_t first, int64_t end,
                            const BackwardMemory<A>& memory) {

@@ -17,7 +17,7 @@ struct GatherParams {
   const float *b_v_shrink, *v_collapse;  // [R], the bias may be null
   float* s_parts;  // [hidden tiles, rows]
   float* pool_parts;  // [row tiles, segments, C]
-  uint32_t* bits;  // [rows, words], or null
+  uint32_t* relu_mask;  // [rows, words], or null
   int64_t rows;
   int reduced, words, steps, hidden_tiles, segments, stages;
   bool precise;
@@ -31,26 +31,26 @@ struct Segment {
 
 // Sums the pixels of an image over a tile of x, each channel of the step: to [C] from the step's first channel on. The
 // warps share the step's channels.
-template <class T, bool channel_lanes, int rows>
+template <class T, bool channels_last, int rows>
 GALA_DEVICE void pool(const char* tile, const Segment& segment, int channels_left, float* to) {
   constexpr int n = kVector<T>;
-  constexpr int kLineBytes = channel_lanes ? kStepBytes : rows * static_cast<int>(sizeof(T));
-  const int across = lane() / n;  // without channel lanes: which vectors of pixels
+  constexpr int kLineBytes = channels_last ? kStepBytes : rows * static_cast<int>(sizeof(T));
+  const int across = lane() / n;  // without channels_last: which vectors of pixels
   float sums[n] = {};
   GALA_UNROLL
   for (int i = 0; i < rows / 32; ++i) {
-    const int line = channel_lanes ? lane() + 32 * i : warp() * n + lane() % n;
-    const int vector = channel_lanes ? warp() : across + 32 / n * i;
+    const int line = channels_last ? lane() + 32 * i : warp() * n + lane() % n;
+    const int vector = channels_last ? warp() : across + 32 / n * i;
     const char* at = tile_at<kLineBytes>(tile, line, vector * kVectorBytes);
     float values[n];
     unpack<T>(load_shared(reinterpret_cast<const Packed<T, n>*>(at)), values);
     GALA_UNROLL
     for (int j = 0; j < n; ++j)
-      if (segment.has(channel_lanes ? line : vector * n + j)) sums[channel_lanes ? j : 0] += values[j];
+      if (segment.has(channels_last ? line : vector * n + j)) sums[channels_last ? j : 0] += values[j];
   }
   int channel = warp() * n;
   bool leader;
-  if constexpr (channel_lanes) {
+  if constexpr (channels_last) {
     sums[0] = sum_over_lanes(sums);
     channel += lane() * n / 32;
     leader = lane() % (32 / n) == 0;
@@ -103,17 +103,17 @@ GALA_DEVICE void collapse(const GatherParams& p, const float (&hidden)[row_tiles
       uint32_t& bits = words[j / 2][j % 2][word];
       for (int mask = 1; mask < 4; mask *= 2) bits |= shuffle_xor(bits, mask);
       const int of_row = first_hidden / 32 + word;
-      if (p.bits && lane() % 4 == word && at < rows_left && of_row < p.words)
-        store_global(p.bits + (first_row + at) * p.words + of_row, bits);
+      if (p.relu_mask && lane() % 4 == word && at < rows_left && of_row < p.words)
+        store_global(p.relu_mask + (first_row + at) * p.words + of_row, bits);
     }
   }
 }
 
-template <class T, bool channel_lanes, int rows, int hidden>
+template <class T, bool channels_last, int rows, int hidden>
 GALA_KERNEL(kTileThreads, hidden >= 256 ? 1 : 2)
 gather_kernel(GatherParams p) {
   using Mine = Warps<rows, hidden>;
-  constexpr int kLines = channel_lanes ? rows : kDepth<T>, kLineBytes = rows * kStepBytes / kLines;
+  constexpr int kLines = channels_last ? rows : kDepth<T>, kLineBytes = rows * kStepBytes / kLines;
   constexpr int kXBytes = rows * kStepBytes, kStage = kXBytes + hidden * kStepBytes;
   char* shared = shared_memory<char>();
   const int64_t tile = block_x() / p.hidden_tiles, first_row = tile * rows;
@@ -127,7 +127,7 @@ gather_kernel(GatherParams p) {
   const auto load = [&](int step, int stage) {
     if (step >= p.steps) return;
     char* to = shared + stage * kStage;
-    load_tile<T, channel_lanes, kLines, kLineBytes>(to, p.x, {first, rows_left, step * kDepth<T>});
+    load_tile<T, channels_last, kLines, kLineBytes>(to, p.x, {first, rows_left, step * kDepth<T>});
     load_packed<hidden>(to + kXBytes, p.packed, p.packed_row_bytes, first_hidden, p.reduced, step);
   };
   const auto compute = [&](int step, int stage) {
@@ -137,7 +137,7 @@ gather_kernel(GatherParams p) {
       Fragment<T, 4> left[Mine::kRowTiles];
       GALA_UNROLL
       for (int i = 0; i < Mine::kRowTiles; ++i)
-        left[i] = left_operand<T, channel_lanes, kLineBytes>(x, Mine::row() + 16 * i, k);
+        left[i] = left_operand<T, channels_last, kLineBytes>(x, Mine::row() + 16 * i, k);
       GALA_UNROLL
       for (int j = 0; j < Mine::kColTiles; j += 2) {
         Fragment<T, 2> right[2];
@@ -151,7 +151,7 @@ gather_kernel(GatherParams p) {
     for (int i = 0; i < segments; ++i) {
       const int64_t begin = i == 0 ? 0 : int64_t{i} * pixels - first.pixel, end = int64_t{i + 1} * pixels - first.pixel;
       const Segment segment{static_cast<int>(begin), end < rows_left ? static_cast<int>(end) : rows_left};
-      pool<T, channel_lanes, rows>(x, segment, p.x.channels - channel,
+      pool<T, channels_last, rows>(x, segment, p.x.channels - channel,
                                    p.pool_parts + (tile * p.segments + i) * p.x.channels + channel);
     }
   };
@@ -221,13 +221,13 @@ struct GatherTile {
 };
 
 template <class T>
-void launch_gather(const GatherTile& tile, bool channel_lanes, const GatherParams& p, const Execution& execution) {
+void launch_gather(const GatherTile& tile, bool channels_last, const GatherParams& p, const Execution& execution) {
   const auto run = [&](void (*kernel)(GatherParams)) {
     launch("gather_kernel", kernel, {tile.row_tiles * tile.hidden_tiles}, kTileThreads, p.stages * tile.stage_bytes(),
            execution.stream, p);
   };
   const auto by_lanes = [&]<int rows, int hidden>() {
-    channel_lanes ? run(gather_kernel<T, true, rows, hidden>) : run(gather_kernel<T, false, rows, hidden>);
+    channels_last ? run(gather_kernel<T, true, rows, hidden>) : run(gather_kernel<T, false, rows, hidden>);
   };
   if (tile.hidden == 256) by_lanes.template operator()<128, 256>();
   else if (tile.rows == 128) by_lanes.template operator()<128, 64>();
@@ -254,8 +254,8 @@ void gather(const Problem& problem, const Forward& f, Images images, const void*
   p.v_collapse = static_cast<const float*>(w.v_collapse);
   p.s_parts = static_cast<float*>(execution.workspace);
   p.pool_parts = p.s_parts + tile.s_floats(s, images);
-  p.words = static_cast<int>(bit_words(s));
-  if (f.bits) p.bits = reinterpret_cast<uint32_t*>(f.bits) + images.first * s.pixels * p.words;
+  p.words = static_cast<int>(mask_words(s));
+  if (f.relu_mask) p.relu_mask = reinterpret_cast<uint32_t*>(f.relu_mask) + images.first * s.pixels * p.words;
   p.rows = images.count * s.pixels;
   p.reduced = static_cast<int>(s.reduced);
   p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
@@ -264,9 +264,9 @@ void gather(const Problem& problem, const Forward& f, Images images, const void*
   p.stages = stages_that_fit(tile.stage_bytes(), 0, tile.hidden == 256 ? 1 : 2, 4);
   p.precise = !execution.tf32;
   switch (problem.dtype) {
-    case DType::f32: launch_gather<float>(tile, problem.channel_lanes, p, execution); break;
-    case DType::bf16: launch_gather<bf16>(tile, problem.channel_lanes, p, execution); break;
-    case DType::f16: launch_gather<f16>(tile, problem.channel_lanes, p, execution); break;
+    case DType::f32: launch_gather<float>(tile, problem.channels_last, p, execution); break;
+    case DType::bf16: launch_gather<bf16>(tile, problem.channels_last, p, execution); break;
+    case DType::f16: launch_gather<f16>(tile, problem.channels_last, p, execution); break;
     case DType::f64: return;  // refused before
   }
   FinishParams finish{};

@@ -1,5 +1,5 @@
-// gather's backward, the gradient of x: dx = d A + dp / HW + ds (bits . (v_collapse v_shrink)), with the attention A
-// computed anew. The bits become the operand of the product in registers.
+// gather's backward, the gradient of x: grad_x = d A + dp / HW + ds (relu_mask . (v_collapse v_shrink)), with the
+// attention A computed anew. The bits become the operand of the product in registers.
 
 #include <primitives.cuh>
 
@@ -20,31 +20,31 @@ struct GradXParams {
   MapView d, grad_x;
   const char* packed;  // v_collapse times v_shrink, [C, depth]
   int64_t packed_row_bytes;
-  const uint32_t* bits;  // [rows, words], as all below from the chunk's first image on
+  const uint32_t* relu_mask;  // [rows, words], as all below from the chunk's first image on
   const float *s, *ds, *gates, *dp;  // s by images of stats_width; [rows]; [images, 2, C]; [images, C]
   int64_t stats_width, rows;
   int words, steps, channel_tiles, stages;
   bool precise, tanh;
 };
 
-// How the warps share a tile: with channel lanes rows are pixels and columns channels, else the other way round, so
+// How the warps share a tile: with channels_last rows are pixels and columns channels, else the other way round, so
 // that neighbouring columns are neighbours in memory; either way a warp holds 32 pixels and 64 channels.
-template <bool channel_lanes>
+template <bool channels_last>
 struct GradWarps {
-  static constexpr int kCols = channel_lanes ? 2 : 4;
-  static constexpr int kRowTiles = channel_lanes ? 2 : 4, kColTiles = channel_lanes ? 8 : 4;
+  static constexpr int kCols = channels_last ? 2 : 4;
+  static constexpr int kRowTiles = channels_last ? 2 : 4, kColTiles = channels_last ? 8 : 4;
   GALA_DEVICE static int row() { return warp() / kCols * kRowTiles * 16; }
   GALA_DEVICE static int col() { return warp() % kCols * kColTiles * 8; }
 };
 
-template <class T, bool channel_lanes, int rows, int cols>
+template <class T, bool channels_last, int rows, int cols>
 GALA_DEVICE void multiply_bits(float (&sums)[rows][cols][4], const char* weights, const uint32_t* words, bool precise) {
-  using Mine = GradWarps<channel_lanes>;
+  using Mine = GradWarps<channels_last>;
   using Bits = std::conditional_t<std::is_same_v<T, float>, Exact, T>;
   // unrolled it takes more registers than two blocks have
   GALA_ROLL
   for (int k = 0; k < kInstructions; ++k) {
-    if constexpr (channel_lanes) {
+    if constexpr (channels_last) {
       Fragment<Bits, 4> left[rows];
       GALA_UNROLL
       for (int i = 0; i < 2 * rows; ++i) {
@@ -75,19 +75,19 @@ GALA_DEVICE void multiply_bits(float (&sums)[rows][cols][4], const char* weights
 
 // From the products to the gradient, in place of d in its tile. A thread holds the elements of its rows and columns
 // in pairs of neighbours.
-template <class T, bool channel_lanes, int rows, int cols>
+template <class T, bool channels_last, int rows, int cols>
 GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][cols][4], const TilePlace& place,
                                char* d_tile, const float* s, const float* ds) {
-  using Mine = GradWarps<channel_lanes>;
+  using Mine = GradWarps<channels_last>;
   constexpr int kLineBytes = kGradTile * static_cast<int>(sizeof(T));
-  constexpr int kPixels = channel_lanes ? 2 * rows : 2 * cols, kOuter = channel_lanes ? cols : 2 * rows;
+  constexpr int kPixels = channels_last ? 2 * rows : 2 * cols, kOuter = channels_last ? cols : 2 * rows;
   const auto row = [](int i) { return Mine::row() + 8 * i + lane() / 4; };
   const auto col = [](int j) { return Mine::col() + 8 * j + lane() % 4 * 2; };
   float pixel_s[kPixels], pixel_ds[kPixels];
   uint32_t image[kPixels];  // from the tile's first one on
   GALA_UNROLL
   for (int i = 0; i < kPixels; ++i) {
-    const int pixel = channel_lanes ? row(i) : col(i / 2) + i % 2;
+    const int pixel = channels_last ? row(i) : col(i / 2) + i % 2;
     pixel_s[i] = load_shared(s + pixel);
     pixel_ds[i] = load_shared(ds + pixel);
     image[i] = p.d.pixels.divide(place.first.pixel + (pixel < place.rows ? pixel : place.rows - 1));
@@ -99,18 +99,18 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
     uint32_t loaded = ~0u;
     GALA_UNROLL
     for (int inner = 0; inner < 2 * rows * cols / kOuter; ++inner) {
-      const int i = channel_lanes ? inner : outer, j = channel_lanes ? outer : inner;
+      const int i = channels_last ? inner : outer, j = channels_last ? outer : inner;
       char* at = tile_at<kLineBytes>(d_tile, row(i), col(j) * static_cast<int>(sizeof(T)));
       float value[2];
       unpack<T>(load_shared(reinterpret_cast<const Packed<T, 2>*>(at)), value);
       GALA_UNROLL
       for (int e = 0; e < 2; ++e) {
-        const int pixel = channel_lanes ? i : 2 * j + e, channel = channel_lanes ? e : 0;
+        const int pixel = channels_last ? i : 2 * j + e, channel = channels_last ? e : 0;
         if (image[pixel] != loaded) {
           loaded = image[pixel];
           GALA_UNROLL
-          for (int k = 0; k < (channel_lanes ? 2 : 1); ++k) {
-            const int c = place.channel + (channel_lanes ? col(j) + k : row(i));
+          for (int k = 0; k < (channels_last ? 2 : 1); ++k) {
+            const int c = place.channel + (channels_last ? col(j) + k : row(i));
             if (c >= p.d.channels) continue;
             const int64_t of_image = int64_t{place.first.image + loaded} * p.d.channels;
             alpha[k] = load_global(p.gates + 2 * of_image + c);
@@ -132,10 +132,10 @@ constexpr int kGradStage = kGradTile * (kStepBytes + kStepWords<T> * 4);
 template <class T>
 constexpr int kGradFixed = kGradTile * (kGradTile * static_cast<int>(sizeof(T)) + 2 * 4);
 
-template <class T, bool channel_lanes>
+template <class T, bool channels_last>
 GALA_KERNEL(kTileThreads, 2)
 grad_x_kernel(GradXParams p) {
-  using Mine = GradWarps<channel_lanes>;
+  using Mine = GradWarps<channels_last>;
   constexpr int kLineBytes = kGradTile * static_cast<int>(sizeof(T)), kWeightBytes = kGradTile * kStepBytes;
   char* shared = shared_memory<char>();
   char* d_tile = shared + p.stages * kGradStage<T>;
@@ -153,13 +153,13 @@ grad_x_kernel(GradXParams p) {
     char* to = shared + stage * kGradStage<T>;
     load_packed<kGradTile>(to, p.packed, p.packed_row_bytes, place.channel, p.d.channels, step);
     if (half < kStepWords<T>)
-      copy_async<4>(to + kWeightBytes + thread_index() * 4, p.bits + int64_t{first_row + pixel} * p.words + word,
+      copy_async<4>(to + kWeightBytes + thread_index() * 4, p.relu_mask + int64_t{first_row + pixel} * p.words + word,
                     pixel < rows_left && word < p.words);
   };
   const auto load_once = [&] {
     const int pixel = thread_index() % kGradTile;
     const bool inside = pixel < rows_left;
-    load_tile<T, channel_lanes, kGradTile, kLineBytes>(d_tile, p.d, place);
+    load_tile<T, channels_last, kGradTile, kLineBytes>(d_tile, p.d, place);
     const Spot spot = place.first.after(pixel, p.d.pixels);
     if (thread_index() < kGradTile) copy_async<4>(s + pixel, p.s + spot.image * p.stats_width + spot.pixel, inside);
     else copy_async<4>(ds + pixel, p.ds + first_row + pixel, inside);
@@ -167,12 +167,12 @@ grad_x_kernel(GradXParams p) {
   const auto compute = [&](int, int stage) {
     const char* weights = shared + stage * kGradStage<T>;
     const uint32_t* words = reinterpret_cast<const uint32_t*>(weights + kWeightBytes);
-    multiply_bits<T, channel_lanes>(sums, weights, words, p.precise);
+    multiply_bits<T, channels_last>(sums, weights, words, p.precise);
   };
   pipeline(p.steps, p.stages, load, load_once, compute);
-  finish_grad_x<T, channel_lanes>(p, sums, place, d_tile, s, ds);
+  finish_grad_x<T, channels_last>(p, sums, place, d_tile, s, ds);
   block_barrier();
-  store_tile<T, channel_lanes, kGradTile, kLineBytes>(d_tile, p.grad_x, place);
+  store_tile<T, channels_last, kGradTile, kLineBytes>(d_tile, p.grad_x, place);
 }
 
 namespace {
@@ -180,7 +180,7 @@ namespace {
 template <class T>
 void launch_grad_x(const Problem& problem, GradXParams p, const Execution& execution) {
   p.stages = stages_that_fit(kGradStage<T>, kGradFixed<T>, 2, p.steps < 2 ? 2 : 3);
-  launch("grad_x_kernel", problem.channel_lanes ? grad_x_kernel<T, true> : grad_x_kernel<T, false>,
+  launch("grad_x_kernel", problem.channels_last ? grad_x_kernel<T, true> : grad_x_kernel<T, false>,
          {ceil_div(p.rows, kGradTile) * p.channel_tiles}, kTileThreads, p.stages * kGradStage<T> + kGradFixed<T>,
          execution.stream, p);
 }
@@ -197,8 +197,8 @@ void grad_x(const Problem& problem, const Backward& b, Images images, const void
   p.grad_x = map_view(problem, b.grad_x, images);
   p.packed = static_cast<const char*>(packed_local);
   p.packed_row_bytes = packed_row_bytes(problem, s.reduced);
-  p.words = static_cast<int>(bit_words(s));
-  p.bits = reinterpret_cast<const uint32_t*>(b.bits) + images.first * s.pixels * p.words;
+  p.words = static_cast<int>(mask_words(s));
+  p.relu_mask = reinterpret_cast<const uint32_t*>(b.relu_mask) + images.first * s.pixels * p.words;
   p.stats_width = stats_width(s);
   p.s = static_cast<const float*>(b.stats) + images.first * p.stats_width;
   p.ds = ds + images.first * s.pixels;

@@ -34,11 +34,11 @@ void check_map(const Problem& problem, const char* name, const FeatureMap& map) 
   const int bytes = problem.dtype == DType::f32 ? 4 : 2;
   if (reinterpret_cast<uintptr_t>(map.data) % bytes != 0)
     refuse(label + ".data is not aligned to its elements of " + std::to_string(bytes) + " bytes");
-  const bool channels = problem.channel_lanes;
+  const bool channels = problem.channels_last;
   const int64_t stride = channels ? map.channel_stride : map.pixel_stride;
   if (stride != 1 && (channels ? problem.shape.channels : problem.shape.pixels) > 1)
     refuse(label + (channels ? ".channel_stride" : ".pixel_stride") + " is " + std::to_string(stride) +
-           ", expected 1: problem.channel_lanes says which are adjacent");
+           ", expected 1: problem.channels_last says which are adjacent");
 }
 
 void check_problem(const Problem& problem) {
@@ -80,7 +80,7 @@ void check_backward(const Problem& problem, const Backward& b) {
   }
   if (b.grad_x.data) check_map(problem, "grad_x", b.grad_x);
   check_pointer("stats", b.stats);
-  check_pointer("bits", b.bits);
+  check_pointer("relu_mask", b.relu_mask);
   const WeightGrads& g = b.grads;
   if (!g.w_shrink) return;
   check_pointer("grads.w_expand", g.w_expand);

@@ -1,5 +1,6 @@
-// gather's backward, the gradients of the local path's weights. All come from T = (ds . bits)^T x [R, C], a product
-// over all pixels, and from the sums of ds where a hidden unit was on. The operand ds . bits is made in registers.
+// gather's backward, the gradients of the local path's weights. All come from T = (ds . relu_mask)^T x [R, C], a
+// product over all pixels, and from the sums of ds where a hidden unit was on. The operand ds . bits is made in
+// registers.
 
 #include <primitives.cuh>
 
@@ -15,7 +16,7 @@ constexpr int kChannelTile = 128;
 
 struct ProductParams {
   MapView x;
-  const uint32_t* bits;  // [rows, words]
+  const uint32_t* relu_mask;  // [rows, words]
   const float* ds;  // [rows]
   float* t_parts;  // [splits, R, t_stride]
   int64_t rows, t_stride;
@@ -41,12 +42,12 @@ GALA_DEVICE int word_key(int word) {
 template <class T, int hidden>
 constexpr int kProductStage = kChannelTile * kStepBytes + kDepth<T> * (hidden / 32 + 1) * 4;
 
-template <class T, bool channel_lanes, int hidden>
+template <class T, bool channels_last, int hidden>
 GALA_KERNEL(kTileThreads, hidden == 256 ? 1 : 2)
 local_products_kernel(ProductParams p) {
   using Mine = ProductWarps<hidden>;
   constexpr int kDeep = kDepth<T>, kWords = hidden / 32;
-  constexpr int kLines = channel_lanes ? kDeep : kChannelTile, kXBytes = kChannelTile * kStepBytes;
+  constexpr int kLines = channels_last ? kDeep : kChannelTile, kXBytes = kChannelTile * kStepBytes;
   constexpr int kLineBytes = kXBytes / kLines;
   char* shared = shared_memory<char>();
   const int tile = block_x() / p.hidden_tiles;
@@ -62,12 +63,12 @@ local_products_kernel(ProductParams p) {
     const int64_t row = int64_t{begin + step} * kDeep;
     const int rows_left = static_cast<int>(p.rows - row < kDeep ? p.rows - row : kDeep);
     char* to = shared + stage * kProductStage<T, hidden>;
-    load_tile<T, channel_lanes, kLines, kLineBytes>(to, p.x, {spot, rows_left, first_channel});
+    load_tile<T, channels_last, kLines, kLineBytes>(to, p.x, {spot, rows_left, first_channel});
     uint32_t* words = reinterpret_cast<uint32_t*>(to + kXBytes);
     for (int i = thread_index(); i < kDeep * kWords; i += kTileThreads) {
       const int pixel = i / kWords, word = first_hidden / 32 + i % kWords;
       copy_async<4>(words + i % kWords * kDeep + (pixel ^ word_key<hidden>(i % kWords)),
-                    p.bits + (row + pixel) * p.words + word, pixel < rows_left && word < p.words);
+                    p.relu_mask + (row + pixel) * p.words + word, pixel < rows_left && word < p.words);
     }
     const int pixel = thread_index();
     if (pixel < kDeep) copy_async<4>(words + kDeep * kWords + pixel, p.ds + row + pixel, pixel < rows_left);
@@ -87,7 +88,7 @@ local_products_kernel(ProductParams p) {
       GALA_UNROLL
       for (int j = 0; j < Mine::kColTiles; j += 2) {
         Fragment<T, 2> right[2];
-        right_operands<T, !channel_lanes, kLineBytes>(right, x, Mine::col() + 8 * j, k);
+        right_operands<T, !channels_last, kLineBytes>(right, x, Mine::col() + 8 * j, k);
         GALA_UNROLL
         for (int i = 0; i < Mine::kRowTiles; ++i) {
           multiply<T, 2, 1>(sums, i / 2 * 2, j + i % 2, left + i / 2 * 2, right + i % 2, p.precise);
@@ -119,7 +120,7 @@ local_products_kernel(ProductParams p) {
 }
 
 struct CountParams {
-  const uint32_t* bits;  // [rows, words]
+  const uint32_t* relu_mask;  // [rows, words]
   const float* ds;  // [rows]
   float* parts;  // [splits, 32 words + 1]
   int64_t rows;
@@ -135,7 +136,7 @@ GALA_KERNEL(kTileThreads, 2) local_counts_kernel(CountParams p) {
   for (int64_t group = split * kTileWarps + warp(); group < groups; group += int64_t{p.splits} * kTileWarps) {
     const int64_t row = group * 32 + lane();
     const bool inside = row < p.rows;
-    const uint32_t bits = inside ? load_global(p.bits + row * p.words + word) : 0;
+    const uint32_t bits = inside ? load_global(p.relu_mask + row * p.words + word) : 0;
     const float ds = inside ? load_global(p.ds + row) : 0.0f;
     all += ds;
     GALA_UNROLL
@@ -219,20 +220,20 @@ struct ProductTiles {
     if (splits < 1) splits = 1;
     t_stride = ceil_div(s.channels, 2) * 2;
     count_splits = rows < 64 * 4096 ? static_cast<int>(ceil_div(rows, 4096)) : 64;
-    count_width = static_cast<int>(bit_words(s)) * 32 + 1;
+    count_width = static_cast<int>(mask_words(s)) * 32 + 1;
   }
   int64_t t_floats(const Shape& s) const { return splits * s.reduced * t_stride; }
 };
 
 template <class T>
 void launch_products(const Problem& problem, int hidden, ProductParams p, const Execution& execution) {
-  const auto run = [&]<bool channel_lanes, int hidden>() {
+  const auto run = [&]<bool channels_last, int hidden>() {
     p.stages = stages_that_fit(kProductStage<T, hidden>, 0, hidden == 256 ? 1 : 2, 4);
-    launch("local_products_kernel", local_products_kernel<T, channel_lanes, hidden>,
+    launch("local_products_kernel", local_products_kernel<T, channels_last, hidden>,
            {int64_t{p.splits} * p.channel_tiles * p.hidden_tiles}, kTileThreads, p.stages * kProductStage<T, hidden>,
            execution.stream, p);
   };
-  if (problem.channel_lanes) hidden == 256 ? run.template operator()<true, 256>() : run.template operator()<true, 64>();
+  if (problem.channels_last) hidden == 256 ? run.template operator()<true, 256>() : run.template operator()<true, 64>();
   else hidden == 256 ? run.template operator()<false, 256>() : run.template operator()<false, 64>();
 }
 
@@ -249,13 +250,13 @@ void local_grads(const Problem& problem, const Backward& b, const float* ds, con
   const ProductTiles tiles(problem);
   ProductParams p{};
   p.x = map_view(problem, b.x, {0, s.images});
-  p.bits = reinterpret_cast<const uint32_t*>(b.bits);
+  p.relu_mask = reinterpret_cast<const uint32_t*>(b.relu_mask);
   p.ds = ds;
   p.t_parts = static_cast<float*>(execution.workspace);
   p.rows = tiles.rows;
   p.t_stride = tiles.t_stride;
   p.reduced = static_cast<int>(s.reduced);
-  p.words = static_cast<int>(bit_words(s));
+  p.words = static_cast<int>(mask_words(s));
   p.steps = static_cast<int>(tiles.steps);
   p.splits = static_cast<int>(tiles.splits);
   p.hidden_tiles = static_cast<int>(tiles.hidden_tiles);
@@ -282,7 +283,7 @@ void local_grads(const Problem& problem, const Backward& b, const float* ds, con
   grads.reduced = p.reduced;
   grads.splits = p.splits;
   if (w.b_v_shrink || grads.d_b_v_collapse) {
-    const CountParams counts{p.bits, ds, p.t_parts + tiles.t_floats(s), p.rows, p.words, tiles.count_splits};
+    const CountParams counts{p.relu_mask, ds, p.t_parts + tiles.t_floats(s), p.rows, p.words, tiles.count_splits};
     launch("local_counts_kernel", local_counts_kernel, {tiles.count_splits * int64_t{p.words}}, kTileThreads,
            kTileWarps * 33 * 4, execution.stream, counts);
     grads.count_parts = counts.parts;

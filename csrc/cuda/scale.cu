@@ -37,7 +37,7 @@ GALA_DEVICE Packed<T, width> scaled(const Packed<T, width>& x, const float (&att
   return pack<T>(value);
 }
 
-// The sum over the lanes' squares with channel lanes; else they are added to those of the rows before.
+// The sum over the lanes' squares with channels_last; else they are added to those of the rows before.
 template <int width, bool channels>
 GALA_DEVICE float add_squares(const float (&attention)[width], float (&squares)[width]) {
   float sum = 0.0f;
@@ -104,7 +104,7 @@ int width_of(const Problem& problem, const Forward& f) {
 int64_t scale_scratch(const Problem& problem, const Forward& f, Images images) {
   if (!f.map) return 0;
   const Sweep sweep = sweep_of(problem, width_of(problem, f), images);
-  return (problem.channel_lanes ? sweep.tiles : sweep.shares) * images.count * problem.shape.pixels * 4;
+  return (problem.channels_last ? sweep.tiles : sweep.shares) * images.count * problem.shape.pixels * 4;
 }
 
 void scale(const Problem& problem, const Forward& f, Images images, const float* gates, const Execution& execution) {
@@ -126,7 +126,7 @@ void scale(const Problem& problem, const Forward& f, Images images, const float*
            f.map && !channels ? kSweepShared<width> : 0, execution.stream, p);
   });
   if (!f.map) return;
-  const int64_t rows = images.count * s.pixels, parts = problem.channel_lanes ? p.sweep.tiles : p.sweep.shares;
+  const int64_t rows = images.count * s.pixels, parts = problem.channels_last ? p.sweep.tiles : p.sweep.shares;
   sum_parts({p.map_parts, static_cast<float*>(f.map) + images.first * s.pixels, rows, parts, true}, {}, execution);
 }
 

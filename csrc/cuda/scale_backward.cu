@@ -19,8 +19,8 @@ struct ScaleBackwardParams {
   const float* stats;
   int64_t stats_width;
   const float* map_factor;  // [images, HW], or null
-  float* d_gates;  // [shares with channel lanes, else tiles; images, 2, C]
-  float* ds;  // [tiles with channel lanes, else shares; images, HW]
+  float* d_gates;  // [shares with channels_last, else tiles; images, 2, C]
+  float* ds;  // [tiles with channels_last, else shares; images, HW]
   bool tanh;
 };
 
@@ -66,7 +66,7 @@ GALA_DEVICE void add_row(const Gates<width, channels>& gates, const Row<T, width
   }
 }
 
-// Of `rows` rows from `row` on: ds with channel lanes, else d alpha and d beta.
+// Of `rows` rows from `row` on: ds with channels_last, else d alpha and d beta.
 template <int rows, bool channels>
 GALA_DEVICE void store_row_sums(const float (&sums)[2 * rows], const Sweep& sweep, const Place& here, int row,
                                 float* to) {
@@ -144,8 +144,8 @@ int width_of(const Problem& problem, const Backward& b) {
 struct Parts {
   int64_t gates_count, ds_count, gates_rows, ds_rows;
   Parts(const Problem& problem, const Sweep& sweep)
-      : gates_count(problem.channel_lanes ? sweep.shares : sweep.tiles),
-        ds_count(problem.channel_lanes ? sweep.tiles : sweep.shares), gates_rows(sweep.images * 2 * sweep.channels),
+      : gates_count(problem.channels_last ? sweep.shares : sweep.tiles),
+        ds_count(problem.channels_last ? sweep.tiles : sweep.shares), gates_rows(sweep.images * 2 * sweep.channels),
         ds_rows(sweep.images * sweep.pixels) {}
   int64_t gates_floats() const { return gates_count > 1 ? gates_count * gates_rows : 0; }
   int64_t ds_floats() const { return ds_count > 1 ? ds_count * ds_rows : 0; }

@@ -19,7 +19,7 @@ struct Images {
 // Of one image's row of statistics: s, p, z.
 inline int64_t stats_width(const Shape& s) { return s.pixels + s.channels + s.reduced; }
 
-inline int64_t bit_words(const Shape& s) { return (s.reduced + 31) / 32; }
+inline int64_t mask_words(const Shape& s) { return (s.reduced + 31) / 32; }
 
 // The weights as the tensor cores read them, in x's dtype, padded with zeros to whole tiles.
 int64_t packed_shrink_bytes(const Problem&);  // v_shrink

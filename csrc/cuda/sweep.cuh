@@ -1,5 +1,5 @@
 // How scale and its backward walk over an image. A thread holds some neighbouring elements along the lanes (channels
-// with channel lanes, else pixels) and sweeps over rows, of the other dimension. The sum of squash's argument is the
+// with channels_last, else pixels) and sweeps over rows, of the other dimension. The sum of squash's argument is the
 // same in both: alpha + beta s, of which one factor belongs to the lanes and the other to the row.
 #pragma once
 
@@ -15,7 +15,7 @@ constexpr int kSweepThreads = 128;
 
 struct Sweep {
   int channels, pixels, lanes, rows;
-  int abreast;  // threads side by side on a row: 32, or with channel lanes a smaller power of two
+  int abreast;  // threads side by side on a row: 32, or with channels_last a smaller power of two
   int tiles, shares, span;  // blocks along the lanes and along the rows, rows of a block
   int64_t images;
 };
@@ -151,13 +151,13 @@ inline Plane plane(const Problem& problem, const FeatureMap& map, Images images)
   if (!map.data) return {};
   const int64_t offset = images.first * map.image_stride * element_bytes(problem);
   return {static_cast<char*>(map.data) + offset, map.image_stride,
-          problem.channel_lanes ? map.pixel_stride : map.channel_stride};
+          problem.channels_last ? map.pixel_stride : map.channel_stride};
 }
 
 // Whether vectors of `width` elements are aligned in a map and end where it ends.
 inline bool aligned(const Problem& problem, const FeatureMap& map, int width) {
   const Shape& s = problem.shape;
-  const bool channels = problem.channel_lanes;
+  const bool channels = problem.channels_last;
   const int64_t lanes = channels ? s.channels : s.pixels, rows = channels ? s.pixels : s.channels;
   const int64_t row_stride = channels ? map.pixel_stride : map.channel_stride;
   return reinterpret_cast<uintptr_t>(map.data) % (width * element_bytes(problem)) == 0 && lanes % width == 0 &&
@@ -169,11 +169,11 @@ template <class Maps>
 int sweep_width(const Problem& problem, const Maps& maps) {
   const int widest = static_cast<int>(16 / element_bytes(problem));
   for (const int width : {widest, 4}) {
-    if (problem.channel_lanes && width < widest) break;
+    if (problem.channels_last && width < widest) break;
     bool fits = true;
     for (const FeatureMap& map : maps) fits = fits && aligned(problem, map, width);
     const int64_t vectors = problem.shape.pixels / width;
-    if (fits && (problem.channel_lanes || ceil_div(vectors, 32) * 16 <= vectors)) return width;
+    if (fits && (problem.channels_last || ceil_div(vectors, 32) * 16 <= vectors)) return width;
   }
   return 1;
 }
@@ -181,10 +181,10 @@ int sweep_width(const Problem& problem, const Maps& maps) {
 // Blocks enough for every GPU, by the shape of the whole batch alone, as what is summed in which order depends on them.
 inline Sweep sweep_of(const Problem& problem, int width, Images images) {
   const Shape& s = problem.shape;
-  const int64_t lanes = problem.channel_lanes ? s.channels : s.pixels;
-  const int64_t rows = problem.channel_lanes ? s.pixels : s.channels;
+  const int64_t lanes = problem.channels_last ? s.channels : s.pixels;
+  const int64_t rows = problem.channels_last ? s.pixels : s.channels;
   int64_t abreast = 32;
-  while (problem.channel_lanes && abreast > 1 && abreast / 2 * width >= lanes) abreast /= 2;
+  while (problem.channels_last && abreast > 1 && abreast / 2 * width >= lanes) abreast /= 2;
   const int64_t tiles = ceil_div(lanes, abreast * width);
   const int64_t at_once = kSweepThreads / abreast * rows_in_flight(width, element_bytes(problem));
   const int64_t wanted = ceil_div(2048, tiles * s.images), most = ceil_div(rows, at_once);
@@ -206,7 +206,7 @@ inline int64_t blocks(const Sweep& sweep) { return int64_t{sweep.tiles} * sweep.
 template <class Launch>
 void with_sweep(const Problem& problem, int width, const Launch& launch) {
   const auto of_type = [&]<class T, int widest>() {
-    if (problem.channel_lanes)
+    if (problem.channels_last)
       width == 1 ? launch.template operator()<T, 1, true>() : launch.template operator()<T, widest, true>();
     else if (width == 1) launch.template operator()<T, 1, false>();
     else if (width == 4) launch.template operator()<T, 4, false>();

@@ -1,6 +1,6 @@
 // Tiles of feature maps and of packed weights in shared memory, and the pipeline that fills them.
 //
-// A tile is lines of neighbouring elements: with channel lanes a line is a pixel's channels, else a channel's pixels.
+// A tile is lines of neighbouring elements: with channels_last a line is a pixel's channels, else a channel's pixels.
 // The pixels of a chunk's images are counted through, so that a tile of them may span several images.
 #pragma once
 
@@ -78,12 +78,12 @@ struct Source {
   bool inside;
 };
 
-template <class T, bool channel_lanes>
+template <class T, bool channels_last>
 GALA_DEVICE Source source(const MapView& map, const TilePlace& place, int line, int byte) {
   const int element = byte / static_cast<int>(sizeof(T));
-  const uint32_t row = channel_lanes ? line : element, channel = place.channel + (channel_lanes ? element : line);
+  const uint32_t row = channels_last ? line : element, channel = place.channel + (channels_last ? element : line);
   const Spot spot = Spot{0, place.first.pixel}.after(row, map.pixels);
-  const int64_t along_lines = channel_lanes ? spot.pixel : channel, along_line = channel_lanes ? channel : spot.pixel;
+  const int64_t along_lines = channels_last ? spot.pixel : channel, along_line = channels_last ? channel : spot.pixel;
   const char* image = map.data + place.first.image * map.image_stride;
   return {image + spot.image * map.image_stride + along_lines * map.line_stride +
               along_line * static_cast<int64_t>(sizeof(T)),
@@ -104,7 +104,7 @@ struct Deal {
   GALA_DEVICE static unsigned index(int i) { return static_cast<unsigned>(thread_index() + i * kTileThreads); }
 };
 
-template <class T, bool channel_lanes, int lines, int line_bytes, int bytes>
+template <class T, bool channels_last, int lines, int line_bytes, int bytes>
 GALA_DEVICE void load_vectors(char* tile, const MapView& map, const TilePlace& place) {
   using Dealt = Deal<lines, line_bytes, bytes>;
   GALA_ROLL
@@ -112,14 +112,14 @@ GALA_DEVICE void load_vectors(char* tile, const MapView& map, const TilePlace& p
     if constexpr (bytes >= 4) {
       GALA_UNROLL
       for (int i = first; i < first + Dealt::kAtOnce; ++i) {
-        const Source at = source<T, channel_lanes>(map, place, Dealt::line(i), Dealt::byte(i));
+        const Source at = source<T, channels_last>(map, place, Dealt::line(i), Dealt::byte(i));
         copy_async<bytes>(tile_at<line_bytes>(tile, Dealt::line(i), Dealt::byte(i)), at.from, at.inside);
       }
     } else if constexpr (bytes == sizeof(T)) {  // narrower than the hardware copies
       T values[Dealt::kAtOnce] = {};
       GALA_UNROLL
       for (int i = 0; i < Dealt::kAtOnce; ++i) {
-        const Source at = source<T, channel_lanes>(map, place, Dealt::line(first + i), Dealt::byte(first + i));
+        const Source at = source<T, channels_last>(map, place, Dealt::line(first + i), Dealt::byte(first + i));
         if (at.inside) values[i] = load_global(reinterpret_cast<const T*>(at.from));
       }
       GALA_UNROLL
@@ -132,17 +132,17 @@ GALA_DEVICE void load_vectors(char* tile, const MapView& map, const TilePlace& p
 }
 
 // Queues the copy of a tile into shared memory, zeros where the map has no elements.
-template <class T, bool channel_lanes, int lines, int line_bytes>
+template <class T, bool channels_last, int lines, int line_bytes>
 GALA_DEVICE void load_tile(char* tile, const MapView& map, const TilePlace& place) {
   switch (map.width) {
-    case 16: return load_vectors<T, channel_lanes, lines, line_bytes, 16>(tile, map, place);
-    case 8: return load_vectors<T, channel_lanes, lines, line_bytes, 8>(tile, map, place);
-    case 4: return load_vectors<T, channel_lanes, lines, line_bytes, 4>(tile, map, place);
-    case 2: return load_vectors<T, channel_lanes, lines, line_bytes, 2>(tile, map, place);
+    case 16: return load_vectors<T, channels_last, lines, line_bytes, 16>(tile, map, place);
+    case 8: return load_vectors<T, channels_last, lines, line_bytes, 8>(tile, map, place);
+    case 4: return load_vectors<T, channels_last, lines, line_bytes, 4>(tile, map, place);
+    case 2: return load_vectors<T, channels_last, lines, line_bytes, 2>(tile, map, place);
   }
 }
 
-template <class T, bool channel_lanes, int lines, int line_bytes, int bytes>
+template <class T, bool channels_last, int lines, int line_bytes, int bytes>
 GALA_DEVICE void store_vectors(const char* tile, const MapView& map, const TilePlace& place) {
   using Dealt = Deal<lines, line_bytes, bytes>;
   using V = Vec<uint16_t, bytes / 2>;
@@ -150,7 +150,7 @@ GALA_DEVICE void store_vectors(const char* tile, const MapView& map, const TileP
   for (int first = 0; first < Dealt::kEach; first += Dealt::kAtOnce) {
     GALA_UNROLL
     for (int i = first; i < first + Dealt::kAtOnce; ++i) {
-      const Source at = source<T, channel_lanes>(map, place, Dealt::line(i), Dealt::byte(i));
+      const Source at = source<T, channels_last>(map, place, Dealt::line(i), Dealt::byte(i));
       const char* from = tile_at<line_bytes>(tile, Dealt::line(i), Dealt::byte(i));
       if (at.inside)
         store_global(reinterpret_cast<V*>(const_cast<char*>(at.from)), load_shared(reinterpret_cast<const V*>(from)));
@@ -159,13 +159,13 @@ GALA_DEVICE void store_vectors(const char* tile, const MapView& map, const TileP
 }
 
 // Writes a tile out, what of it the map has.
-template <class T, bool channel_lanes, int lines, int line_bytes>
+template <class T, bool channels_last, int lines, int line_bytes>
 GALA_DEVICE void store_tile(const char* tile, const MapView& map, const TilePlace& place) {
   switch (map.width) {
-    case 16: return store_vectors<T, channel_lanes, lines, line_bytes, 16>(tile, map, place);
-    case 8: return store_vectors<T, channel_lanes, lines, line_bytes, 8>(tile, map, place);
-    case 4: return store_vectors<T, channel_lanes, lines, line_bytes, 4>(tile, map, place);
-    case 2: return store_vectors<T, channel_lanes, lines, line_bytes, 2>(tile, map, place);
+    case 16: return store_vectors<T, channels_last, lines, line_bytes, 16>(tile, map, place);
+    case 8: return store_vectors<T, channels_last, lines, line_bytes, 8>(tile, map, place);
+    case 4: return store_vectors<T, channels_last, lines, line_bytes, 4>(tile, map, place);
+    case 2: return store_vectors<T, channels_last, lines, line_bytes, 2>(tile, map, place);
   }
 }
 
@@ -219,8 +219,8 @@ inline int64_t packed_row_bytes(const Problem& problem, int64_t depth) {
 inline MapView map_view(const Problem& problem, const FeatureMap& map, Images images) {
   const Shape& s = problem.shape;
   const int64_t size = element_size(problem), image_stride = map.image_stride * size;
-  const int64_t line_stride = (problem.channel_lanes ? map.pixel_stride : map.channel_stride) * size;
-  const int64_t length = problem.channel_lanes ? s.channels : s.pixels, lines = s.channels * s.pixels / length;
+  const int64_t line_stride = (problem.channels_last ? map.pixel_stride : map.channel_stride) * size;
+  const int64_t length = problem.channels_last ? s.channels : s.pixels, lines = s.channels * s.pixels / length;
   char* data = static_cast<char*>(map.data) + images.first * image_stride;
   int64_t width = kVectorBytes;
   while (reinterpret_cast<uintptr_t>(data) % width != 0 || length * size % width != 0 ||

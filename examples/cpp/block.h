@@ -11,7 +11,7 @@
 
 constexpr gala::Shape shape{2, 5, 6, 3};  // images, channels, pixels, reduced width
 constexpr int64_t stats_size = shape.images * (shape.pixels + shape.channels + shape.reduced);
-constexpr int64_t bits_size = shape.images * shape.pixels * ((shape.reduced + 31) / 32);
+constexpr int64_t relu_mask_size = shape.images * shape.pixels * ((shape.reduced + 31) / 32);
 
 using Tensor = std::vector<double>;
 

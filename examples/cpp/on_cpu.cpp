@@ -21,18 +21,18 @@ int main() {
   problem.shape = shape;
   problem.dtype = gala::DType::f64;
   problem.squash = gala::Squash::tanh;
-  problem.channel_lanes = false;
+  problem.channels_last = false;
   problem.weights = {block.w_shrink.data(),   block.w_expand.data(), block.v_shrink.data(),
                      block.v_collapse.data(), block.a.data(),        block.m.data()};  // and no biases
   problem.parallel = {one_after_another, 1};
 
   Tensor out(block.x.size()), stats(stats_size);
-  std::vector<int32_t> bits(bits_size);
+  std::vector<int32_t> relu_mask(relu_mask_size);
   gala::Forward forward{};
   forward.x = map_of(block.x);
   forward.out = map_of(out);
   forward.stats = stats.data();
-  forward.bits = bits.data();
+  forward.relu_mask = relu_mask.data();
   gala::cpu::forward(problem, forward);
 
   Block grads = block;  // every element is written
@@ -40,7 +40,7 @@ int main() {
   backward.x = forward.x;
   backward.grad_out = map_of(grad_out);
   backward.stats = forward.stats;
-  backward.bits = forward.bits;
+  backward.relu_mask = forward.relu_mask;
   backward.grad_x = map_of(grads.x);
   backward.grads = {grads.w_shrink.data(),   grads.w_expand.data(), grads.v_shrink.data(),
                     grads.v_collapse.data(), grads.a.data(),        grads.m.data()};

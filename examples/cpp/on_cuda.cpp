@@ -65,19 +65,19 @@ int main() {
   problem.shape = shape;
   problem.dtype = gala::DType::f32;
   problem.squash = gala::Squash::tanh;
-  problem.channel_lanes = false;
+  problem.channels_last = false;
   problem.weights = {inputs[1].data(), inputs[2].data(), inputs[3].data(),
                      inputs[4].data(), inputs[5].data(), inputs[6].data()};
 
   cudaStream_t stream;
   check(cudaStreamCreate(&stream));
   const Array<float> out(block.x.size()), stats(stats_size), grad_out(direction);
-  const Array<int32_t> bits(bits_size);
+  const Array<int32_t> relu_mask(relu_mask_size);
   gala::Forward forward{};
   forward.x = map_of(inputs[0]);
   forward.out = map_of(out);
   forward.stats = stats.data();
-  forward.bits = bits.data();
+  forward.relu_mask = relu_mask.data();
   const Array<char> workspace(gala::cuda::forward_workspace(problem, forward));
   gala::cuda::forward(problem, forward, {stream, workspace.data(), false});
 
@@ -85,7 +85,7 @@ int main() {
   backward.x = forward.x;
   backward.grad_out = map_of(grad_out);
   backward.stats = forward.stats;
-  backward.bits = forward.bits;
+  backward.relu_mask = forward.relu_mask;
   backward.grad_x = map_of(grads[0]);
   backward.grads = {grads[1].data(), grads[2].data(), grads[3].data(),
                     grads[4].data(), grads[5].data(), grads[6].data()};

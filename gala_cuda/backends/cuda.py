@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import native
 from . import compiled, reference
-from .contract import BackwardCall, Gradients, Weights
+from .interface import BackwardCall, Gradients, Weights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
@@ -37,7 +37,7 @@ def why_not(x: Tensor) -> str | None:
 def forward(
     x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
     if not x.numel():
         return reference.forward(x, w, residual, squash, return_map, save)
     return compiled.forward(x, w, residual, squash, return_map, save, _tf32())

@@ -8,7 +8,7 @@ Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2
 
 ``attention`` and ``apply`` are differentiable to any order, export and decompose, and are the oracle of the tests.
 ``forward`` and ``backward`` are the same maths cut into the stages of the fused kernels (gather, gate, scale), with the
-closed-form gradient and its saved set (s, sign bits, p, z), so that each kernel has a readable twin. Conditions are
+closed-form gradient and its saved set (s, ReLU mask, p, z), so that each kernel has a readable twin. Conditions are
 written as ``<= 0`` because autograd's ReLU lets the gradient of a NaN through.
 """
 
@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contract import (
+from .interface import (
     BITS_PER_WORD,
     BackwardCall,
     Gradients,
     Weights,
     accumulation_dtype,
     autocast_on,
-    bit_words,
+    mask_words,
     split_stats,
 )
 
@@ -57,7 +57,7 @@ def apply(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> tuple[
 def forward(
     x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
     u, w = _accumulate(x, w)
     p = u.mean((2, 3))
     z, g = _gate(p, w)
@@ -68,21 +68,21 @@ def forward(
         out.copy_(u * attended)
     else:
         out.copy_(torch.relu(u * attended + residual))
-    amap = _norm(attended) if return_map else u.new_empty(0)
+    attn_map = _norm(attended) if return_map else u.new_empty(0)
     stats = torch.cat([s.flatten(1), p, z], dim=1) if save else u.new_empty(0)
-    bits = _pack_bits(~(h <= 0)) if save else x.new_empty(0, dtype=torch.int32)
-    return out, amap, stats, bits
+    relu_mask = _pack_mask(~(h <= 0)) if save else x.new_empty(0, dtype=torch.int32)
+    return out, attn_map, stats, relu_mask
 
 
 def backward(call: BackwardCall) -> Gradients:
     """(d x, d weights, d residual) from the saved tensors."""
-    grad_out, map_factor, x, w, out, stats, bits, squash, need_input, need_weights = call
+    grad_out, map_factor, x, w, out, stats, relu_mask, squash, need_input, need_weights = call
     u, v = _accumulate(x, w)
     n, c = x.shape[:2]
     pixels = x.shape[2] * x.shape[3]
     s, p, z = split_stats(stats, c, v.w_shrink.shape[0])
     g = F.linear(torch.relu(z), v.w_expand, v.b_w_expand)
-    hidden_on = _unpack_bits(bits, v.w_shrink.shape[0])  # [N, HW, R]
+    hidden_on = _unpack_mask(relu_mask, v.w_shrink.shape[0])  # [N, HW, R]
 
     grad = grad_out.to(u.dtype)
     if out is not None:
@@ -101,11 +101,11 @@ def backward(call: BackwardCall) -> Gradients:
     dz = torch.where(z <= 0, 0.0, dg @ v.w_expand)
     dsb = torch.where(hidden_on, ds[..., None], 0.0)  # [N, HW, R]
 
-    dx = dw = None
+    grad_x = dw = None
     if need_input:
         shrink = v.v_collapse[:, None] * v.v_shrink
         d_rows = grad_rows * attended + (dz @ v.w_shrink)[:, None] / pixels + dsb @ shrink
-        dx = torch.empty_like(x).copy_(d_rows.transpose(1, 2).reshape(x.shape))
+        grad_x = torch.empty_like(x).copy_(d_rows.transpose(1, 2).reshape(x.shape))
     if need_weights:
         local = _local_weight_grads(v, rows, ds, dsb)
         dw = Weights(
@@ -117,8 +117,8 @@ def backward(call: BackwardCall) -> Gradients:
             b_w_expand=None if v.b_w_expand is None else dg.sum(0),
             **local,
         )
-    d_residual = None if out is None else torch.empty_like(x).copy_(grad)
-    return dx, dw, d_residual
+    grad_residual = None if out is None else torch.empty_like(x).copy_(grad)
+    return grad_x, dw, grad_residual
 
 
 def _local_weight_grads(v: Weights, rows: Tensor, ds: Tensor, dsb: Tensor) -> dict[str, Tensor]:
@@ -165,16 +165,16 @@ def _squash(g: Tensor, s: Tensor, w: Weights, squash: str) -> Tensor:
     return _SQUASH[squash](a * (g + s) + m * (g * s))
 
 
-def _pack_bits(on: Tensor) -> Tensor:
+def _pack_mask(on: Tensor) -> Tensor:
     """[N, R, H, W] of booleans to [N, HW, words] of int32, bit r % 32 of word r // 32 for hidden unit r."""
     reduced = on.shape[1]
-    rows = F.pad(on.flatten(2).transpose(1, 2), (0, bit_words(reduced) * BITS_PER_WORD - reduced))
+    rows = F.pad(on.flatten(2).transpose(1, 2), (0, mask_words(reduced) * BITS_PER_WORD - reduced))
     powers = 2 ** torch.arange(BITS_PER_WORD, device=on.device, dtype=torch.int64)
     words = (rows.unflatten(2, (-1, BITS_PER_WORD)) * powers).sum(3)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
 
 
-def _unpack_bits(bits: Tensor, reduced: int) -> Tensor:
+def _unpack_mask(relu_mask: Tensor, reduced: int) -> Tensor:
     """The inverse: [N, HW, words] of int32 to [N, HW, R] of booleans."""
-    shifts = torch.arange(BITS_PER_WORD, device=bits.device, dtype=torch.int32)
-    return ((bits[..., None] >> shifts) & 1).flatten(2)[..., :reduced].bool()
+    shifts = torch.arange(BITS_PER_WORD, device=relu_mask.device, dtype=torch.int32)
+    return ((relu_mask[..., None] >> shifts) & 1).flatten(2)[..., :reduced].bool()

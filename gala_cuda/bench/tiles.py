@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from ..backends import reference
-from ..backends.contract import BackwardCall, Weights, weight_shapes
+from ..backends.interface import BackwardCall, Weights, weight_shapes
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config, Tile
 from ..backends.triton.forward_plan import Forward, TicketForward
@@ -154,18 +154,18 @@ class Example:
         return form(problem, self.w, residual, self.full, True)
 
     def forward(self, plan: Forward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(out, map or empty, stats, bits)."""
+        """(out, map or empty, stats, relu_mask)."""
         n, _, height, width, _ = self.shape
         out = torch.empty_like(self.x)
-        amap = self.x.new_empty((n, height, width) if self.full else 0, dtype=torch.float32)
-        return out, amap, *plan.run(self.x, self.w, self.residual, out, amap)
+        attn_map = self.x.new_empty((n, height, width) if self.full else 0, dtype=torch.float32)
+        return out, attn_map, *plan.run(self.x, self.w, self.residual, out, attn_map)
 
     def backward(
-        self, plan: Backward, out: Tensor | None, amap: Tensor, stats: Tensor, bits: Tensor
+        self, plan: Backward, out: Tensor | None, attn_map: Tensor, stats: Tensor, relu_mask: Tensor
     ) -> dict[str, Tensor]:
         """The gradients by name, from what ``forward`` returned; ``out`` with ``full`` only."""
-        factor = None if self.grad_map is None else torch.where(amap == 0, 0.0, self.grad_map / amap)
-        call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, bits, "tanh", True, True)
+        factor = None if self.grad_map is None else torch.where(attn_map == 0, 0.0, self.grad_map / attn_map)
+        call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, relu_mask, "tanh", True, True)
         return _named(*plan.run(call))
 
     def exact(self) -> dict[str, Tensor]:
@@ -173,16 +173,16 @@ class Example:
         assert self.residual is not None
         assert self.grad_map is not None
         x, w = self.x.double(), self._doubled()
-        out, amap, stats, bits = reference.forward(x, w, self.residual.double(), "tanh", True, True)
-        factor = torch.where(amap == 0, 0.0, self.grad_map / amap)
-        call = BackwardCall(self.grad.double(), factor, x, w, out, stats, bits, "tanh", True, True)
+        out, attn_map, stats, relu_mask = reference.forward(x, w, self.residual.double(), "tanh", True, True)
+        factor = torch.where(attn_map == 0, 0.0, self.grad_map / attn_map)
+        call = BackwardCall(self.grad.double(), factor, x, w, out, stats, relu_mask, "tanh", True, True)
         grads = reference.backward(call)
-        return {"out": out, "map": amap, **_named(*grads)}
+        return {"out": out, "map": attn_map, **_named(*grads)}
 
 
-def _named(dx: Tensor | None, dw: Weights | None, d_residual: Tensor | None) -> dict[str, Tensor]:
+def _named(grad_x: Tensor | None, dw: Weights | None, grad_residual: Tensor | None) -> dict[str, Tensor]:
     assert dw is not None
-    named = {"d x": dx, **{f"d {name}": t for name, t in dw._asdict().items()}, "d residual": d_residual}
+    named = {"d x": grad_x, **{f"d {name}": t for name, t in dw._asdict().items()}, "d residual": grad_residual}
     return {name: t for name, t in named.items() if t is not None}
 
 

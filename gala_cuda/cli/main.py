@@ -15,7 +15,7 @@ from types import ModuleType
 import torch
 
 from ..backends import triton
-from ..backends.contract import DTYPES
+from ..backends.interface import DTYPES
 from ..diagnostics import doctor
 from ..text import printable
 from ..version import __version__

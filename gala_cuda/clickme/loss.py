@@ -79,16 +79,18 @@ class GalaMapLoss(nn.Module):
             human = self._blurred(human)
         resized: dict[torch.Size, Tensor] = {}
         distances = []
-        for layer, amap in enumerate(layers):
-            size = amap.shape[1:]
+        for layer, attn_map in enumerate(layers):
+            size = attn_map.shape[1:]
             if size not in resized:
                 resized[size] = self._resized(human, size)
-            amap = torch.where(has_map[:, None, None], amap, 1.0).to(torch.promote_types(amap.dtype, torch.float32))
-            target = resized[size].to(amap.dtype)
+            attn_map = torch.where(has_map[:, None, None], attn_map, 1.0).to(
+                torch.promote_types(attn_map.dtype, torch.float32)
+            )
+            target = resized[size].to(attn_map.dtype)
             if self.mode == "paper":
-                distances.append(torch.linalg.vector_norm(_unit(target) - _unit(amap), dim=(1, 2)))
+                distances.append(torch.linalg.vector_norm(_unit(target) - _unit(attn_map), dim=(1, 2)))
             else:
-                difference = _over_root(target) - _over_root(amap.square() / channels[layer])
+                difference = _over_root(target) - _over_root(attn_map.square() / channels[layer])
                 distances.append(0.5 * difference.square().sum((1, 2)))
         summed = torch.stack(distances).sum(0) if self.mode == "paper" else torch.stack(distances).mean(0)
         return torch.where(has_map, summed, 0.0)
@@ -201,9 +203,9 @@ def _check(maps: list[Tensor], heatmap: Tensor, has_map: Tensor) -> None:
     if not maps:
         raise ValueError("maps is empty; expected at least one [N, H, W]")
     images = len(maps[0]) if maps[0].dim() else 0
-    for amap in maps:
-        if amap.dim() != 3 or len(amap) != images or not amap.is_floating_point():
-            raise ValueError(f"maps has {_described(amap)}; expected floating-point [N, H, W], N as of the first")
+    for attn_map in maps:
+        if attn_map.dim() != 3 or len(attn_map) != images or not attn_map.is_floating_point():
+            raise ValueError(f"maps has {_described(attn_map)}; expected floating-point [N, H, W], N as of the first")
     if heatmap.dim() != 4 or heatmap.shape[:2] != (images, 1) or not heatmap.is_floating_point():
         raise ValueError(f"heatmap is {_described(heatmap)}; expected floating-point [{images}, 1, H', W']")
     if has_map.shape != (images,) or has_map.dtype != torch.bool:

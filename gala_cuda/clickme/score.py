@@ -76,8 +76,8 @@ class MapRecord:
     def add(self, maps: Sequence[Tensor], heatmap: Tensor, has_map: Tensor) -> None:
         """``maps`` of layers [N, h, w], ``heatmap`` [N, 1, H, W]; ``has_map`` [N] bool says which images count."""
         heatmap, has_map = (tensor.to(maps[0].device) for tensor in (heatmap, has_map))
-        chosen = [amap[has_map] for amap in maps]
-        parts = zip(heatmap[has_map].split(_AT_ONCE), *(amap.split(_AT_ONCE) for amap in chosen), strict=True)
+        chosen = [attn_map[has_map] for attn_map in maps]
+        parts = zip(heatmap[has_map].split(_AT_ONCE), *(attn_map.split(_AT_ONCE) for attn_map in chosen), strict=True)
         for human, *ours in parts:
             self._add(combined(ours, human.shape[2:]).flatten(1), human.flatten(1))
 
@@ -176,7 +176,7 @@ def returns_maps(model: nn.Module) -> bool:
 def combined(maps: Sequence[Tensor] | Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
     """The mean over layers of their maps [N, h, w], resized bilinearly to ``size``: [N, H, W]."""
     layers = list(maps.values()) if isinstance(maps, Mapping) else maps
-    enlarged = [F.interpolate(amap[:, None], tuple(size), mode="bilinear")[:, 0] for amap in layers]
+    enlarged = [F.interpolate(attn_map[:, None], tuple(size), mode="bilinear")[:, 0] for attn_map in layers]
     return torch.stack(enlarged).mean(0)
 
 

@@ -58,15 +58,15 @@ def row(image: Tensor, maps: Mapping[str, Tensor], title: str) -> str:
     pixels = (unit(image[None])[0].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
     picture = _address(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
     cells = [f'<td><div role="img" aria-label="{", ".join(lines)}"></div></td>']
-    for name, amap in maps.items():
-        inner = f'<div><img alt="{escape(name)}" src="{_address(_coloured(amap))}"></div>'
-        cells.append(f"<td>{'' if amap.isnan().all() else inner}</td>")
+    for name, attn_map in maps.items():
+        inner = f'<div><img alt="{escape(name)}" src="{_address(_coloured(attn_map))}"></div>'
+        cells.append(f"<td>{'' if attn_map.isnan().all() else inner}</td>")
     heading = "<br>".join(lines)
     return f'<tr style="--picture: url({picture})"><th scope="row">{heading}</th>{"".join(cells)}</tr>\n'
 
 
-def _coloured(amap: Tensor) -> Image.Image:
-    levels = (unit(amap[None])[0].nan_to_num().cpu().numpy() * 255).round().astype(np.uint8)
+def _coloured(attn_map: Tensor) -> Image.Image:
+    levels = (unit(attn_map[None])[0].nan_to_num().cpu().numpy() * 255).round().astype(np.uint8)
     picture = Image.fromarray(levels)
     picture.putpalette(_PALETTE.tobytes())
     return picture

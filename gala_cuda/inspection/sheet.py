@@ -38,8 +38,8 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
             axes.imshow(picture.cpu().numpy(), cmap="gray", interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-    for column, amap in zip(grid.T[1:], maps.values(), strict=True):
-        for axes, one in zip(column, _enlarge(amap, (height, width)), strict=True):
+    for column, attn_map in zip(grid.T[1:], maps.values(), strict=True):
+        for axes, one in zip(column, _enlarge(attn_map, (height, width)), strict=True):
             if one.isnan().all():
                 axes.images[0].remove()
                 continue
@@ -89,9 +89,9 @@ def _validate(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str])
         raise ValueError(f"images has shape {tuple(images.shape)}; expected [N, 1 or 3, H, W] with N of at least 1")
     if len(titles) != len(images):
         raise ValueError(f"titles has {len(titles)} entries; expected one for each of {len(images)} images")
-    for name, amap in maps.items():
-        if amap.dim() != 3 or len(amap) != len(images):
-            raise ValueError(f"maps[{name!r}] has shape {tuple(amap.shape)}; expected [{len(images)}, H', W']")
+    for name, attn_map in maps.items():
+        if attn_map.dim() != 3 or len(attn_map) != len(images):
+            raise ValueError(f"maps[{name!r}] has shape {tuple(attn_map.shape)}; expected [{len(images)}, H', W']")
 
 
 def unit(t: Tensor) -> Tensor:
@@ -102,5 +102,5 @@ def unit(t: Tensor) -> Tensor:
     return (t - low) / torch.where(high > low, high - low, 1.0)
 
 
-def _enlarge(amap: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(unit(amap)[:, None], size, mode="bilinear")[:, 0]
+def _enlarge(attn_map: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(unit(attn_map)[:, None], size, mode="bilinear")[:, 0]

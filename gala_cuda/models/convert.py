@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..backends.contract import DTYPES
+from ..backends.interface import DTYPES
 from ..layer import GALA
 from .blocks import last_layers, select
 from .narrow import guard

@@ -126,7 +126,7 @@ class ResNet(nn.Module):
             stage = self.get_submodule(stage_name)
             if return_maps:
                 x, found = stage(x, return_maps=True)
-                maps.update({f"{stage_name}.{name}": amap for name, amap in found.items()})
+                maps.update({f"{stage_name}.{name}": attn_map for name, attn_map in found.items()})
             else:
                 x = stage(x)
         logits = self.fc(x.mean((2, 3)))

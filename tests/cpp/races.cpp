@@ -48,15 +48,15 @@ void* values(int64_t count, DType dtype) {
 
 FeatureMap feature_map(const Problem& p, void* data) {
   const auto [n, c, pixels, r] = p.shape;
-  if (p.channel_lanes) return {data, c * pixels, 1, c};
+  if (p.channels_last) return {data, c * pixels, 1, c};
   return {data, c * pixels, pixels, 1};
 }
 
-void run(const Shape& shape, DType dtype, bool channel_lanes) {
+void run(const Shape& shape, DType dtype, bool channels_last) {
   const auto [n, c, pixels, r] = shape;
   const int64_t elements = n * c * pixels, element = dtype == DType::f32 ? 4 : 2, stats = n * (pixels + c + r);
   auto weight = [](int64_t count) { return values(count, DType::f32); };
-  Problem p{shape, dtype, Squash::tanh, channel_lanes, {}, {}};
+  Problem p{shape, dtype, Squash::tanh, channels_last, {}, {}};
   p.weights = {weight(r * c), weight(c * r), weight(r * c), weight(r), weight(c),
                weight(c),     weight(r),     weight(c),     weight(r), weight(1)};
   auto map = [&](void* data) { return feature_map(p, data); };
@@ -68,10 +68,10 @@ void run(const Shape& shape, DType dtype, bool channel_lanes) {
             buffer(stats * 4),
             nullptr};
   f.map = buffer(n * pixels * 4);
-  f.bits = static_cast<int32_t*>(buffer(n * pixels * ((r + 31) / 32) * 4));
+  f.relu_mask = static_cast<int32_t*>(buffer(n * pixels * ((r + 31) / 32) * 4));
   cuda::forward(p, f, {nullptr, buffer(cuda::forward_workspace(p, f)), false});
 
-  Backward b{f.x, map(values(elements, dtype)), f.out, weight(n * pixels), f.stats, f.bits, {}, {}, {}};
+  Backward b{f.x, map(values(elements, dtype)), f.out, weight(n * pixels), f.stats, f.relu_mask, {}, {}, {}};
   b.grad_x = map(buffer(elements * element));
   b.grad_residual = map(buffer(elements * element));
   auto grad = [](int64_t count) { return buffer(count * 4); };

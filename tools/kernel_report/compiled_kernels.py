@@ -23,7 +23,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 
-from gala_cuda.backends.contract import BackwardCall, Weights, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, Weights, weight_shapes
 from gala_cuda.backends.triton import backward_plan, forward_plan
 from gala_cuda.backends.triton.config import Config, newest, read
 from gala_cuda.backends.triton.launch import Layout
@@ -226,14 +226,14 @@ def run_plans(
 ) -> None:
     """Every form of the forward pass and, with ``save``, the backward pass; the incoming gradient is laid out as x."""
     layout, with_residual = Layout.of(x, problem.channels_last), residual is not None
-    amap = torch.empty(x.shape[0], *x.shape[2:], device=x.device) if with_map else None
+    attn_map = torch.empty(x.shape[0], *x.shape[2:], device=x.device) if with_map else None
     for form in forms:
         plan = form(problem, w, layout if with_residual else None, with_map, save)
-        stats, bits = plan.run(x, w, residual, torch.empty_like(x), amap)
+        stats, relu_mask = plan.run(x, w, residual, torch.empty_like(x), attn_map)
     if save:
         backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, with_residual), with_map)
         out = torch.empty_like(x) if with_residual else None
-        backward.run(BackwardCall(torch.empty_like(x), amap, x, w, out, stats, bits, "tanh", True, True))
+        backward.run(BackwardCall(torch.empty_like(x), attn_map, x, w, out, stats, relu_mask, "tanh", True, True))
 
 
 def build(launch: Launch) -> CompiledKernel:

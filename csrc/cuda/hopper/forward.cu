@@ -197,7 +197,7 @@ const char* why_not_in_cluster(const Problem& problem, const Forward& f) {
                                                                w.m, f.x.data, f.out.data, f.stats})
     if (!needed) return "x, the output, the statistics or a weight is null";
   if (problem.dtype != DType::bf16 && problem.dtype != DType::f16) return "x is neither bfloat16 nor float16";
-  if (!problem.channel_lanes) return "x is not channels_last";
+  if (!problem.channels_last) return "x is not channels_last";
   if (s.channels < 1 || s.channels % kTileChannels != 0) return "the number of channels is not a multiple of 64";
   if (s.reduced < 1 || s.reduced > 256) return "the reduced width is not between 1 and 256";
   if (!aligned(problem, f.x, 8) || !aligned(problem, f.out, 8) || (f.residual.data && !aligned(problem, f.residual, 8)))
@@ -228,7 +228,7 @@ void forward_in_cluster(const Problem& problem, const Forward& f, const Executio
   p.weights = problem.weights;
   p.stats = static_cast<float*>(f.stats);
   p.map = static_cast<float*>(f.map);
-  p.bits = reinterpret_cast<uint32_t*>(f.bits);
+  p.relu_mask = reinterpret_cast<uint32_t*>(f.relu_mask);
   p.channels = static_cast<int>(s.channels);
   p.pixels = static_cast<int>(s.pixels);
   p.reduced = static_cast<int>(s.reduced);

@@ -35,7 +35,7 @@ struct ImageParams {
   const char* packed;  // [C / kTileChannels, hidden, kLineBytes]
   Weights weights;
   float *stats, *map;  // map may be null
-  uint32_t* bits;  // or null
+  uint32_t* relu_mask;  // or null
   int channels, pixels, reduced, cluster;
   int stages, passes;  // of the ring of weights; of the weights over the pixels
   bool tanh;

@@ -84,8 +84,8 @@ GALA_DEVICE void collapse(const ImageParams& p, const Block& block, const float 
     GALA_UNROLL for (int i = 0; i < kWords; ++i) {
       for (int mask = 1; mask < 4; mask *= 2) words[j][i] |= shuffle_xor(words[j][i], mask);
       const int word = first / 32 + i;
-      if (p.bits && lane() % 4 == i && at < block.rows.size() && word < all_words)
-        store_global(p.bits + (block.image * p.pixels + block.rows.begin + at) * all_words + word, words[j][i]);
+      if (p.relu_mask && lane() % 4 == i && at < block.rows.size() && word < all_words)
+        store_global(p.relu_mask + (block.image * p.pixels + block.rows.begin + at) * all_words + word, words[j][i]);
     }
   }
 }

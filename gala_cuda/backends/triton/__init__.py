@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..contract import BackwardCall, Gradients, Weights
+from ..interface import BackwardCall, Gradients, Weights
 from . import assembler
 from .config import MOST
 
@@ -51,7 +51,7 @@ def interpreted() -> bool:
 def forward(
     x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
     if not x.numel():
         return reference.forward(x, w, residual, squash, return_map, save)
     with _on_device_of(x):

@@ -1,10 +1,10 @@
-"""The backward pass, from the saved statistics and sign bits."""
+"""The backward pass, from the saved statistics and ReLU mask."""
 
 from typing import NamedTuple
 
 import torch
 
-from ..contract import BackwardCall, Gradients, Weights
+from ..interface import BackwardCall, Gradients, Weights
 from . import gate_backward, gather_backward, scale
 from .forward_plan import expand_step, prepare_step, sum_step
 from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
@@ -27,7 +27,7 @@ PRODUCTS, MOST_SPLITS = 2, 32  # programs of local_products for each multiproces
 
 
 class Strides(NamedTuple):
-    """Of the feature maps that the backward pass reads beside x; out and d_residual with a residual only."""
+    """Of the feature maps that the backward pass reads beside x; out and grad_residual with a residual only."""
 
     grad_out: Layout
     out: Layout
@@ -102,45 +102,45 @@ class Backward:
         return Step(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
 
     def run(self, call: BackwardCall) -> Gradients:
-        grad_out, map_factor, x, w, out, stats, bits, _, need_input, need_weights = call
+        grad_out, map_factor, x, w, out, stats, relu_mask, _, need_input, need_weights = call
         arrays = self.workspace.allocate(x.device)
         g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = arrays
-        d_residual = None if out is None else torch.empty_like(x)
+        grad_residual = None if out is None else torch.empty_like(x)
         self.expand(None, w.w_expand, None, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
-        self.scale(grad_out, x, out, d_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds_parts)
+        self.scale(grad_out, x, out, grad_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds_parts)
         self.sum_ds(ds_parts, ds)
         self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)
         self.grad_pool(dz_parts, w.w_shrink, stats, dz, dp)
-        dx = dw = None
+        grad_x = dw = None
         if need_input:
             shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
             self.prepare(w.v_shrink, w.v_collapse, shrink)
-            dx = torch.empty_like(x)
-            direct = grad_out if d_residual is None else d_residual
-            self.grad_x(direct, dx, shrink, stats, bits, ds, alpha, beta, dp)
+            grad_x = torch.empty_like(x)
+            direct = grad_out if grad_residual is None else grad_residual
+            self.grad_x(direct, grad_x, shrink, stats, relu_mask, ds, alpha, beta, dp)
         if need_weights:
             dw = Weights._make(None if t is None else torch.empty_like(t) for t in w)
             self.global_grads(
                 alpha_parts, beta_parts, g, dg, dz, stats,
                 dw.w_shrink, dw.w_expand, dw.a, dw.m, dw.b_w_shrink, dw.b_w_expand,
             )  # fmt: skip
-            self.local_products(x, bits, ds, t, counts, ds_sums)
+            self.local_products(x, relu_mask, ds, t, counts, ds_sums)
             self.local_grads(
                 t, counts, ds_sums, w.v_shrink, w.v_collapse, w.b_v_shrink,
                 dw.v_shrink, dw.v_collapse, dw.b_v_shrink, dw.b_v_collapse,
             )  # fmt: skip
-        return dx, dw, d_residual
+        return grad_x, dw, grad_residual
 
 
 def run(call: BackwardCall, precision: str) -> Gradients:
     """(d x, d weights, d residual), as ``reference.backward``."""
     if call.map_factor is not None:
         call = call._replace(map_factor=call.map_factor.contiguous())
-    grad_out, map_factor, x, w, out, stats, bits, squash, _, _ = call
+    grad_out, map_factor, x, w, out, stats, relu_mask, squash, _, _ = call
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
         grad_out.stride(), None if out is None else out.stride(), map_factor is not None, squash, precision,
-        alignment(grad_out, map_factor, x, out, stats, bits, *w),
+        alignment(grad_out, map_factor, x, out, stats, relu_mask, *w),
     )  # fmt: skip
 
     def make() -> Backward:

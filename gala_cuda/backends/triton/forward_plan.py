@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..contract import Weights, bit_words
+from ..interface import Weights, mask_words
 from . import gate, gather, scale, tickets
 from .config import Config, Tile, forced_form
 from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
@@ -51,7 +51,7 @@ class Forward:
 
     def __init__(self, p: Problem, w: Weights, residual: Layout | None, return_map: bool, save: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
-        self.stats, self.bits = (n, p.width), (n, hw, bit_words(r)) if save else (0,)
+        self.stats, self.relu_mask = (n, p.width), (n, hw, mask_words(r)) if save else (0,)
         self.constants = p.constants | {"SAVE": save, "RESIDUAL": residual is not None, "MAP": return_map}
         self.strides = (*p.x, *(residual or p.x), *p.out)
         self.workspace = Workspace()
@@ -82,23 +82,23 @@ class Forward:
         return s.c_blocks
 
     def run(
-        self, x: Tensor, w: Weights, residual: Tensor | None, out: Tensor, amap: Tensor | None
+        self, x: Tensor, w: Weights, residual: Tensor | None, out: Tensor, attn_map: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Fills out and amap; returns (stats, bits)."""
+        """Fills out and attn_map; returns (stats, relu_mask)."""
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
-        bits = torch.empty(self.bits, dtype=torch.int32, device=x.device)
+        relu_mask = torch.empty(self.relu_mask, dtype=torch.int32, device=x.device)
         pool, z_parts, alpha, beta, map_parts = self.workspace.allocate(x.device)
         if self.prepare is not None:
             v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
             self.prepare(w.v_shrink, None, v_shrink)
             w = w._replace(v_shrink=v_shrink)
-        self._stages(x, w, residual, out, stats, bits, pool, z_parts, alpha, beta, map_parts)
+        self._stages(x, w, residual, out, stats, relu_mask, pool, z_parts, alpha, beta, map_parts)
         if self.finish_map is not None:
-            self.finish_map(map_parts, amap)
-        return stats, bits
+            self.finish_map(map_parts, attn_map)
+        return stats, relu_mask
 
-    def _stages(self, x, w, residual, out, stats, bits, pool, z_parts, alpha, beta, map_parts) -> None:
-        self.gather(x, w.v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, bits, pool)
+    def _stages(self, x, w, residual, out, stats, relu_mask, pool, z_parts, alpha, beta, map_parts) -> None:
+        self.gather(x, w.v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, relu_mask, pool)
         self.shrink(pool, w.w_shrink, stats, z_parts)
         self.expand(z_parts, w.w_expand, w.b_w_shrink, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
         self.scale(x, residual, out, stats, alpha, beta, map_parts)
@@ -139,12 +139,12 @@ class TicketForward(Forward):
         )  # fmt: skip
         return s.c_blocks
 
-    def _stages(self, x, w, residual, out, stats, bits, pool, z_parts, alpha, beta, map_parts) -> None:
+    def _stages(self, x, w, residual, out, stats, relu_mask, pool, z_parts, alpha, beta, map_parts) -> None:
         tickets.keep_for_graph(self.schedule)
         self.all(
             self.schedule, tickets.counters(self.chunks, x.device), x, w.v_shrink, residual, out, w.w_shrink,
-            w.w_expand, w.v_collapse, w.a, w.m, w.b_w_shrink, w.b_w_expand, w.b_v_shrink, w.b_v_collapse, stats, bits,
-            pool, z_parts, alpha, beta, map_parts,
+            w.w_expand, w.v_collapse, w.a, w.m, w.b_w_shrink, w.b_w_expand, w.b_v_shrink, w.b_v_collapse, stats,
+            relu_mask, pool, z_parts, alpha, beta, map_parts,
         )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def expand_step(p: Problem, splits: int, saved: bool) -> Step:
 def run(
     x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool, precision: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, bits or empty), as laid out in ``contract``."""
+    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
         None if residual is None else residual.stride(), squash, return_map, save, precision,
@@ -192,9 +192,9 @@ def run(
 
     made = plan(key, make)
     out = torch.empty_like(x)
-    amap = torch.empty((x.shape[0], *x.shape[2:]) if return_map else 0, dtype=torch.float32, device=x.device)
-    stats, bits = made.run(x, w, residual, out, amap)
-    return out, amap, stats if save else stats.new_empty(0), bits
+    attn_map = torch.empty((x.shape[0], *x.shape[2:]) if return_map else 0, dtype=torch.float32, device=x.device)
+    stats, relu_mask = made.run(x, w, residual, out, attn_map)
+    return out, attn_map, stats if save else stats.new_empty(0), relu_mask
 
 
 def _takes_tickets(config: Config, x: Tensor) -> bool:

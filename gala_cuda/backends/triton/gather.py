@@ -1,4 +1,4 @@
-"""gather: x -> local map s, sign bits, and what each tile adds to the pooled sum; x is read once.
+"""gather: x -> local map s, ReLU mask, and what each tile adds to the pooled sum; x is read once.
 
 The matrix product takes its operands in x's dtype and adds in float32.
 """
@@ -18,7 +18,7 @@ def gather_tile(
     v_collapse,  # [R]
     b_v_collapse,  # [1], read with BIAS only
     stats,  # [N, width], s first
-    bits,  # [N, HW, words], written with SAVE only
+    relu_mask,  # [N, HW, words], written with SAVE only
     pool,  # [tiles, SEGMENTS, C]
     images,
     pixels,
@@ -74,7 +74,7 @@ def gather_tile(
             pattern = tl.sum(tl.reshape(on, [ROWS, HIDDEN // WORD, WORD]) << lane[None, None, :], 2)
             word = start // WORD + tl.arange(0, HIDDEN // WORD)
             row = image.to(tl.int64) * pixels + pixel
-            to = bits + (row * words)[:, None] + word[None, :]
+            to = relu_mask + (row * words)[:, None] + word[None, :]
             tl.store(to, pattern, mask=inside[:, None] & (word < words)[None, :])
     if BIAS:
         s += tl.load(b_v_collapse).to(tl.float32)
@@ -89,7 +89,7 @@ def gather(
     v_collapse,
     b_v_collapse,
     stats,
-    bits,
+    relu_mask,
     pool,
     images,
     pixels,
@@ -110,7 +110,7 @@ def gather(
 ):
     """One program a tile of rows."""
     gather_tile(
-        tl.program_id(0), x, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats, bits, pool, images, pixels,
+        tl.program_id(0), x, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats, relu_mask, pool, images, pixels,
         channels, reduced, width, x_image, x_step, CHANNELS_LAST, FLAT, SEGMENTS, BIAS, SAVE, PRECISION, ROWS, DEPTH,
         HIDDEN,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""gather's backward: the gradient of x, and T = (ds . bits)^T x, of which the local weights' gradients are made.
+"""gather's backward: the gradient of x, and T = (ds . relu_mask)^T x, of which the local weights' gradients are made.
 
 The matrix products take their operands in x's dtype and add in float32.
 """
@@ -10,10 +10,10 @@ from .numerics import WORD, dot, narrow, of_images, spots, squash, tile_rows
 
 
 @triton.jit
-def on_bits(bits, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl.constexpr):
+def on_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl.constexpr):
     """The hidden units from ``start`` on that were on in each row: [ROWS, HIDDEN] of 0 and 1."""
     word = start // WORD + tl.arange(0, HIDDEN // WORD)
-    at = bits + (row * words)[:, None] + word[None, :]
+    at = relu_mask + (row * words)[:, None] + word[None, :]
     pattern = tl.load(at, mask=inside[:, None] & (word < words)[None, :], other=0)
     return tl.reshape((pattern[:, :, None] >> tl.arange(0, WORD)[None, None, :]) & 1, [ROWS, HIDDEN])
 
@@ -24,7 +24,7 @@ def grad_x(
     grad,  # of x
     shrink,  # v_collapse times the rows of v_shrink, [R, C] in x's dtype
     stats,
-    bits,
+    relu_mask,
     ds,  # [N HW]
     alpha,
     beta,
@@ -47,7 +47,7 @@ def grad_x(
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """d x = d A + dp / HW + ds (bits . shrink); one program a tile of rows and channels."""
+    """d x = d A + dp / HW + ds (relu_mask . shrink); one program a tile of rows and channels."""
     blocks = tl.cdiv(channels, CHANNELS)
     tile = tl.program_id(0) // blocks
     c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
@@ -57,7 +57,7 @@ def grad_x(
     acc = tl.zeros([ROWS, CHANNELS], tl.float32)
     for k in range(0, reduced, DEPTH):
         r = k + tl.arange(0, DEPTH)
-        on = narrow(on_bits(bits, row, inside, k, words, ROWS, DEPTH).to(tl.float32), shrink.dtype.element_ty)
+        on = narrow(on_mask(relu_mask, row, inside, k, words, ROWS, DEPTH).to(tl.float32), shrink.dtype.element_ty)
         v = tl.load(
             shrink + r.to(tl.int64)[:, None] * channels + c[None, :],
             mask=(r < reduced)[:, None] & (c < channels)[None, :],
@@ -82,7 +82,7 @@ def grad_x(
 @triton.jit(do_not_specialize=["images", "tiles", "splits"])
 def local_products(
     x,
-    bits,
+    relu_mask,
     ds,  # [N HW]
     t,  # [splits, R, C]
     counts,  # [splits, R] sum of ds where a unit was on; with BIAS only
@@ -103,7 +103,7 @@ def local_products(
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """T = (ds . bits)^T x; one program a block of T and a share of the tiles of rows."""
+    """T = (ds . relu_mask)^T x; one program a block of T and a share of the tiles of rows."""
     c_blocks = tl.cdiv(channels, CHANNELS)
     r_blocks = tl.cdiv(reduced, HIDDEN)
     c_block = tl.program_id(0) % c_blocks
@@ -121,7 +121,7 @@ def local_products(
         image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
         row = image.to(tl.int64) * pixels + pixel
         row_ds = tl.load(ds + row, mask=inside, other=0.0)
-        on = on_bits(bits, row, inside, r_block * HIDDEN, words, ROWS, HIDDEN)
+        on = on_mask(relu_mask, row, inside, r_block * HIDDEN, words, ROWS, HIDDEN)
         weighted = tl.where(on != 0, row_ds[:, None], 0.0)
         start = (image.to(tl.int64) * x_image)[:, None] if FLAT else first.to(tl.int64) * x_image
         at = spots(start, pixel, c, x_step, CHANNELS_LAST)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..contract import pixel_stride
+from ..interface import pixel_stride
 from .config import Tile
 
 ALIGNMENT = 16  # bytes: what 128-bit accesses need, and what Triton specialises on

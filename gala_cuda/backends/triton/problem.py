@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..contract import Weights, channel_lanes
+from ..interface import Weights, is_channels_last
 from .config import MOST, Config, Tile, lookup, multiprocessors
 from .launch import Layout, cdiv, fit
 
@@ -41,7 +41,7 @@ class Problem:
         n, c, height, width = x.shape
         if (reduced := w.w_shrink.shape[0]) > MOST:
             raise ValueError(f"w_shrink has {reduced} hidden units, expected at most {MOST} for the Triton kernels")
-        channels_last = channel_lanes(x)
+        channels_last = is_channels_last(x)
         like = torch.empty_like(x, device="meta")
         return cls(
             n,

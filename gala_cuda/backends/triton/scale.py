@@ -92,8 +92,8 @@ def sum_parts(parts, out, rows, count, ROOT: tl.constexpr, ROWS: tl.constexpr):
 def scale_backward(
     grad_out,
     x,
-    out,  # with RESIDUAL, as d_residual
-    d_residual,
+    out,  # with RESIDUAL, as grad_residual
+    grad_residual,
     stats,
     map_factor,  # [N HW], with MAP: dMap / map
     alpha,
@@ -144,7 +144,7 @@ def scale_backward(
             at = spots(image * out_image, pixel, c, out_step, CHANNELS_LAST)
             d = tl.where(tl.load(out + at, mask=mask, other=0.0).to(tl.float32) <= 0, 0.0, d)
             at = spots(image * d_image, pixel, c, d_step, CHANNELS_LAST)
-            tl.store(d_residual + at, narrow(d, d_residual.dtype.element_ty), mask=mask)
+            tl.store(grad_residual + at, narrow(d, grad_residual.dtype.element_ty), mask=mask)
         rows = tl.load(x + spots(image * x_image, pixel, c, x_step, CHANNELS_LAST), mask=mask, other=0.0)
         e = d * rows.to(tl.float32)
         if MAP:

@@ -101,7 +101,7 @@ def forward_tickets(
     b_v_shrink,
     b_v_collapse,
     stats,
-    bits,
+    relu_mask,
     pool,  # [chunks, tiles of a chunk, SEGMENTS, C]
     z_parts,  # [chunks, SPLITS, images of a chunk, R]
     alpha,
@@ -162,9 +162,9 @@ def forward_tickets(
         z_here = z_parts + chunk * tl.cast(z_chunk, tl.int64)
         pool_here = pool + chunk * tl.cast(pool_chunk, tl.int64)
         if stage == _GATHER:
-            bits_here = bits + first * pixels * tl.cdiv(reduced, WORD)
+            relu_mask_here = relu_mask + first * pixels * tl.cdiv(reduced, WORD)
             gather_tile(
-                tile, x + first * x_image, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats_here, bits_here,
+                tile, x + first * x_image, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats_here, relu_mask_here,
                 pool_here, here, pixels, channels, reduced, width, x_image, x_step, CHANNELS_LAST, FLAT, SEGMENTS,
                 BIAS, SAVE, PRECISION, ROWS, DEPTH, HIDDEN,
             )  # fmt: skip

@@ -41,7 +41,7 @@ class BackwardCall(NamedTuple):
     w: Weights
     out: Tensor | None  # where a residual was added
     stats: Tensor
-    bits: Tensor
+    relu_mask: Tensor
     squash: str
     need_input: bool
     need_weights: bool
@@ -67,7 +67,7 @@ def split_stats(stats: Tensor, channels: int, reduced: int) -> Stats:
     return Stats(*stats.split([stats.shape[1] - channels - reduced, channels, reduced], dim=1))
 
 
-def bit_words(reduced: int) -> int:
+def mask_words(reduced: int) -> int:
     """How many 32-bit words hold one pixel's sign pattern of the local hidden layer."""
     return -(-reduced // BITS_PER_WORD)
 
@@ -92,12 +92,12 @@ def pixel_stride(x: Tensor) -> int | None:
     return x.stride(3) if x.stride(2) == width * x.stride(3) else None
 
 
-def channel_lanes(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
     """Whether kernels vectorise x [N, C, H, W] over channels (channels_last) rather than over pixels (NCHW)."""
     return x.stride(1) == 1 if x.shape[1] > 1 else pixel_stride(x) != 1
 
 
-def walkable(x: Tensor, like: Tensor | None = None) -> Tensor:
+def in_place_or_copy(x: Tensor, like: Tensor | None = None) -> Tensor:
     """x [N, C, H, W] itself where the kernels read it in place, else one dense copy.
 
     Read in place are NCHW-contiguous and channels_last tensors and slices of either along N or C: one stride steps
@@ -116,4 +116,4 @@ def _in_place(x: Tensor, like: Tensor | None) -> bool:
     adjacent_pixels = stride == 1 or x.shape[2] * x.shape[3] == 1
     if like is None:
         return adjacent_channels or adjacent_pixels
-    return adjacent_channels if channel_lanes(like) else adjacent_pixels
+    return adjacent_channels if is_channels_last(like) else adjacent_pixels
