@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from gala_cuda import gala_resnet18, inspection
+from gala_cuda import gala_resnet18
+from gala_cuda.inspection.sheet import overlay
 
 CROP, STEPS = 32, 40
 
@@ -41,11 +42,11 @@ for _ in range(STEPS):
 images, labels = crops(photographs, 256)
 with torch.no_grad():
     accuracy = (model.eval()(images).argmax(1) == labels).float().mean()
+    _, maps = model(photographs, return_maps=True)
 print(f"crops told apart: {accuracy:.1%}")
-_, maps = inspection.attention_maps(model, photographs)
 for name, attn_map in maps.items():
     print(f"{name}: map {tuple(attn_map.shape)}, from {attn_map.min():.2f} to {attn_map.max():.2f}")
 path = sys.argv[1] if len(sys.argv) > 1 else "attention.png"
-figure = inspection.overlay(photographs, maps, names, "Where the network attends: dark least, bright most")
+figure = overlay(photographs, maps, names, "Where the network attends: dark least, bright most")
 figure.savefig(path, dpi=150)
 print("wrote", path)
