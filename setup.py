@@ -39,7 +39,7 @@ PASSED_ON = ("GALA_CUDA", "GALA_CUDA_ARCHITECTURES")  # environment variables th
 PATH = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])  # a venv need not be activated
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """What a native build would need."""
 
 
@@ -48,14 +48,14 @@ def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[st
         if choice() == "0":
             return []
         check_toolchain()
-    except Missing:
+    except MissingError:
         return []
     requirements = ["ninja", "pybind11>=2.13"]
     if cmake() is None:
         requirements.append(f"cmake>={dotted(CMAKE)}")
     try:
         torch_folder()
-    except Missing:
+    except MissingError:
         requirements.append(f"torch>={dotted(TORCH)}")
     return requirements
 
@@ -77,7 +77,7 @@ def why_not_native() -> str | None:
     try:
         check_toolchain()
         torch_folder()
-    except Missing as missing:
+    except MissingError as missing:
         if choice() == "1":
             raise SystemExit(f"gala-cuda: GALA_NATIVE=1 asks for the compiled extension, but {missing}") from missing
         return str(missing)
@@ -85,25 +85,25 @@ def why_not_native() -> str | None:
 
 
 def check_toolchain() -> None:
-    """Raise Missing unless there are a C++ compiler and Python's headers."""
+    """Raise MissingError unless there are a C++ compiler and Python's headers."""
     if sys.platform == "win32":
-        raise Missing("it does not build on Windows")
+        raise MissingError("it does not build on Windows")
     named = shlex.split(os.environ.get("CXX", ""))[:1]
     if not any(map(shutil.which, named or ("c++", "g++", "clang++"))):
-        raise Missing(f"the C++ compiler CXX={named[0]} was not found" if named else "no C++ compiler was found")
+        raise MissingError(f"the C++ compiler CXX={named[0]} was not found" if named else "no C++ compiler was found")
     include = Path(sysconfig.get_path("include"))
     if not (include / "Python.h").exists():
-        raise Missing(f"Python.h was not found in {include} (Debian's package python3-dev)")
+        raise MissingError(f"Python.h was not found in {include} (Debian's package python3-dev)")
 
 
 def torch_folder() -> Path:
-    """The folder of a torch whose headers serve, in this environment or the one behind build isolation; or Missing."""
+    """The folder of a torch whose headers serve, here or behind build isolation. Raise MissingError without one."""
     paths = [*sys.path, *site.getsitepackages(), site.getusersitepackages()]
     found = next(iter(importlib.metadata.distributions(name="torch", path=paths)), None)
     if found is None:
-        raise Missing(f"torch >= {dotted(TORCH)}, whose headers it needs, is not installed here")
+        raise MissingError(f"torch >= {dotted(TORCH)}, whose headers it needs, is not installed here")
     if tuple(map(int, found.version.split(".")[:2])) < TORCH:
-        raise Missing(f"torch {found.version} is installed here, and it needs headers of torch >= {dotted(TORCH)}")
+        raise MissingError(f"torch {found.version} is installed here, and it needs headers of torch >= {dotted(TORCH)}")
     return Path(str(found.locate_file("torch")))
 
 

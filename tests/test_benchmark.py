@@ -95,7 +95,9 @@ def test_a_run_is_reported_whole(tmp_path, dtype, layout, contestants):
 def test_a_wrong_contestant_is_refused_before_any_timing(monkeypatch, call, message):
     monkeypatch.setattr(suite, "contestant", tampered(call))
     monkeypatch.setattr(suite, "alternate", lambda *_: pytest.fail("a wrong contestant was timed"))
-    with pytest.raises(benchmark.WrongResult, match=rf"reference is wrong, nothing was timed: {message}.*float64 by"):
+    with pytest.raises(
+        benchmark.WrongResultError, match=rf"reference is wrong, nothing was timed: {message}.*float64 by"
+    ):
         benchmark.run(TINY)
 
 
@@ -111,7 +113,7 @@ def test_a_wrong_contestant_is_refused_before_any_timing(monkeypatch, call, mess
     ],
 )
 def test_settings_that_cannot_run_are_refused(change, message):
-    with pytest.raises(benchmark.Refused, match=message):
+    with pytest.raises(benchmark.BenchmarkError, match=message):
         benchmark.run(dataclasses.replace(TINY, **change))
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 import gala_cuda
-from gala_cuda.bench import Settings, WrongResult, suite, timing
+from gala_cuda.bench import Settings, WrongResultError, suite, timing
 from gala_cuda.cli import demo
 from gala_cuda.cli import main as cli
 from gala_cuda.training.recipe import Recipe
@@ -50,7 +50,7 @@ def test_bench(tmp_path, capsys):
 
 def test_bench_fails_on_a_wrong_contestant(monkeypatch, tmp_path, capsys):
     def wrong(*_):
-        raise WrongResult("cpu is wrong, nothing was timed")
+        raise WrongResultError("cpu is wrong, nothing was timed")
 
     monkeypatch.setattr(suite, "check", wrong)
     assert cli.main([*TINY_BENCH, "--output", str(tmp_path)]) == 1

@@ -14,7 +14,7 @@ import pytest
 import torch
 import webdataset
 
-from gala_cuda.data.errors import TooManyUnreadable, Unreadable
+from gala_cuda.data.errors import TooManyUnreadableError, UnreadableError
 from gala_cuda.data.human_maps import record
 from gala_cuda.data.human_maps.images import clickme_folder
 from gala_cuda.data.human_maps.samples import open_samples
@@ -111,7 +111,7 @@ def outcomes(file):
     for i in range(len(samples)):
         try:
             image, label, heatmap, has_map = samples.read(i)
-        except Unreadable as error:
+        except UnreadableError as error:
             found.append(f"{samples.name(i)}: {error}")
             continue
         assert (image.dtype, image.shape[0], heatmap.dtype) == (torch.uint8, 3, torch.float32)
@@ -178,7 +178,7 @@ def test_what_follows_a_broken_record_is_read_where_it_can_be(tmp_path):
     assert samples.labels.tolist() == [0, 0, 0, -1]
     samples.read(2)
     for number, message in ((1, "the record's checksum is not that of its data"), (3, "the rest of the file is lost")):
-        with pytest.raises(Unreadable, match=message):
+        with pytest.raises(UnreadableError, match=message):
             samples.read(number)
         assert samples.name(number) == f"train.tfrecord#{number}"
 
@@ -192,5 +192,5 @@ def test_broken_records_are_counted_and_skipped_in_training(tmp_path, one_thread
     assert batches.skipped == [("train/0003.npz", "no readable NPZ file: File is not a zip file")]
     for number in range(50):
         (folder / "train" / f"{number:04}.npz").write_bytes(b"")
-    with pytest.raises(TooManyUnreadable, match=r"train/00\d\d.npz \(no readable NPZ file"):
+    with pytest.raises(TooManyUnreadableError, match=r"train/00\d\d.npz \(no readable NPZ file"):
         list(Batches(clickme_folder(folder, 14)[0], 8, 0, train=True).epoch())

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from gala_cuda.data.clickme_sample import ClickMeSample
-from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.errors import UnreadableError
 from gala_cuda.data.human_maps import index, transform
 from gala_cuda.data.human_maps.images import clickme_folder
 from gala_cuda.data.human_maps.samples import open_samples
@@ -234,5 +234,5 @@ def test_a_label_outside_the_classes_is_unreadable(tmp_path):
     train, _, classes = clickme_folder(tmp_path, 14)
     assert classes == ("cat", "dog")
     train.read(1, 0)
-    with pytest.raises(Unreadable, match="the label is 2; expected 0 to 1"):
+    with pytest.raises(UnreadableError, match="the label is 2; expected 0 to 1"):
         train.read(2, 0)

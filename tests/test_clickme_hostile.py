@@ -14,7 +14,7 @@ import pytest
 import torch
 from clickme_files import archived, framed, packed
 
-from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.errors import UnreadableError
 from gala_cuda.data.human_maps.samples import open_samples
 
 PATIENCE = 60.0  # seconds of the CPU for one, a thousand times what it takes
@@ -102,7 +102,7 @@ def test_hostile_files_are_named_and_execute_nothing(tmp_path, name, content, me
     file.write_bytes(content(witness))
     start = time.process_time()
     samples = open_samples(file)
-    with pytest.raises(Unreadable, match=message):
+    with pytest.raises(UnreadableError, match=message):
         samples.read(0)
     assert time.process_time() - start < PATIENCE
     assert samples.name(0) == name

@@ -23,7 +23,7 @@ from gala_cuda.training.distributed import joined, world
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.loop import fit, images_per_part
 from gala_cuda.training.meters import Meter
-from gala_cuda.training.recipe import BadRecipe, Recipe
+from gala_cuda.training.recipe import Recipe, RecipeError
 from gala_cuda.training.run import Run
 from gala_cuda.training.step import Stepper
 
@@ -269,7 +269,7 @@ def test_two_processes_equal_one(tmp_path):
 def test_what_does_not_go_together_is_refused_before_training(tmp_path, make, options, message, folder):
     model = network(make)
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(BadRecipe, match=message):
+    with pytest.raises(RecipeError, match=message):
         trained(tmp_path / "run", replace(RECIPE, clickme=folder, **options), model)
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     assert (tmp_path / "run").exists() == (folder is None)

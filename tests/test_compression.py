@@ -12,7 +12,7 @@ from imagesets import write_shard
 
 from gala_cuda.data import shards
 from gala_cuda.data.compression import compression
-from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.errors import UnreadableError
 from gala_cuda.data.human_maps.samples import open_samples
 
 PACKED = {"gzip": gzip.compress, "zlib": zlib.compress, "bzip2": bz2.compress, "xz": lzma.compress}
@@ -73,7 +73,7 @@ def test_an_archive_whose_keys_lie_apart_is_told(tmp_path):
     samples = open_samples(tmp_path, "train")
     reasons = []
     for i in range(len(samples)):
-        with pytest.raises(Unreadable) as raised:
+        with pytest.raises(UnreadableError) as raised:
             samples.read(i)
         reasons.append(str(raised.value))
     advice = "; expected all members of a key side by side, as in an archive of sorted names (tar --sort=name)"

@@ -13,9 +13,9 @@ from torch import nn
 from gala_cuda import GALA
 from gala_cuda.cli import main as cli
 from gala_cuda.data.load import load
-from gala_cuda.networks.network import BadNetwork, BadWeights, Network, load_weights, read_weights, rebuilt, start
+from gala_cuda.networks.network import Network, NetworkError, WeightsError, load_weights, read_weights, rebuilt, start
 from gala_cuda.training.evaluate import evaluate
-from gala_cuda.training.export import ExportFailed, export_onnx
+from gala_cuda.training.export import ExportError, export_onnx
 from gala_cuda.training.recipe import Recipe
 from gala_cuda.training.start import network_of
 
@@ -122,22 +122,22 @@ def test_refusals_name_what_is_wrong(tmp_path):
         (described("resnet34"), "another network: layer1.2.conv1.weight is missing"),
         (described("resnet18", channels=1), r"conv1.weight is \[64, 3, 7, 7\], expected \[64, 1, 7, 7\]"),
     ):
-        with pytest.raises(BadWeights, match=message):
+        with pytest.raises(WeightsError, match=message):
             start(network, str(tmp_path / "w.pth"))
-    with pytest.raises(BadWeights, match=r"fc.bias is \[2\], expected"):
+    with pytest.raises(WeightsError, match=r"fc.bias is \[2\], expected"):
         load_weights(original, torchvision.models.resnet18(num_classes=2).state_dict())
     for content, message in ((b"", "cannot be read"), (b"text" * 9, "cannot be read")):
         for name in ("x.safetensors", "x.pth"):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(BadWeights, match=message):
+            with pytest.raises(WeightsError, match=message):
                 read_weights(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(BadWeights, match="holds no state dict"):
+    with pytest.raises(WeightsError, match="holds no state dict"):
         read_weights(tmp_path / "list.pth")
     for name in ("timm/resnet19", "torchvision/resnet19", "keras/resnet50", "resnet19"):
-        with pytest.raises(BadNetwork, match=f"there is no '{name}'"):
+        with pytest.raises(NetworkError, match=f"there is no '{name}'"):
             described(name).build()
-    with pytest.raises(BadNetwork, match="resnet18 has not"):
+    with pytest.raises(NetworkError, match="resnet18 has not"):
         described("resnet18", keep_output=True).build()
 
 
@@ -203,7 +203,7 @@ def test_an_export_that_differs_is_refused_and_removed(tmp_path):
             self.calls += 1
             return self.fc(x.flatten(1)) + self.calls
 
-    with pytest.raises(ExportFailed, match="gives other logits than the network"):
+    with pytest.raises(ExportError, match="gives other logits than the network"):
         export_onnx(Unsteady(), 3, 2, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 

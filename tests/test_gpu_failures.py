@@ -12,7 +12,7 @@ from benchmarks.gpu import attempts, entrants, networks, operators, records, wor
 from benchmarks.gpu.settings import DRY_RUN, Context
 
 
-class NoPlace(Exception):
+class NoPlaceError(Exception):
     """Like Triton's OutOfResources, no RuntimeError."""
 
 
@@ -54,7 +54,7 @@ def breaking(monkeypatch, name, error, after):
 @pytest.mark.parametrize(
     ("name", "error", "reason"),
     [
-        ("cpu", NoPlace("shared memory\nadvice"), "NoPlace: shared memory"),
+        ("cpu", NoPlaceError("shared memory\nadvice"), "NoPlaceError: shared memory"),
         ("compile", torch.OutOfMemoryError("2 GiB"), "OutOfMemoryError: 2 GiB"),
         ("se", ZeroDivisionError(), "ZeroDivisionError: "),
     ],
@@ -63,7 +63,7 @@ def test_a_contestant_that_fails_costs_only_itself(context, monkeypatch, name, e
     breaking(monkeypatch, name, error, after)
     (step,) = operators.steps(context)
     if name == "cpu":  # a backend: its failure is one of the step
-        with pytest.raises(records.Failed) as failed:
+        with pytest.raises(records.MeasurementError) as failed:
             step.run()
         assert str(failed.value) == f"{name}: {reason}"
         found = failed.value.result
@@ -81,7 +81,7 @@ def test_a_network_that_fails_costs_only_itself(context, monkeypatch):
     monkeypatch.setattr(networks, "_compiled", lambda *_: compiled(*_) and {}["a kernel"])
     monkeypatch.setattr(networks, "_in_form", lambda *_: torch.nn.Linear(1, 1))  # takes no images
     (step,) = (step for step in networks.steps(context) if step.name == "training")
-    with pytest.raises(records.Failed, match=r"^GALA cpu: ") as failed:
+    with pytest.raises(records.MeasurementError, match=r"^GALA cpu: ") as failed:
         step.run()
     result = failed.value.result
     assert result["images_per_second"].keys() == {"resnet18", "GALA eager", "se_resnet18", "timm seresnet18"}
@@ -119,7 +119,7 @@ def test_memory_for_fewer_images(context, monkeypatch):
     assert found["batch"] == 2
     assert found["left_out"].keys().isdisjoint(found["images_per_second"])
     fits["GALA cpu"] = 1
-    with pytest.raises(records.Failed, match="GALA cpu: OutOfMemoryError: 2 images") as failed:
+    with pytest.raises(records.MeasurementError, match="GALA cpu: OutOfMemoryError: 2 images") as failed:
         step.run()
     assert failed.value.result["images_per_second"].keys() == {"resnet18", "GALA eager"}
 

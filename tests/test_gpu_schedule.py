@@ -121,7 +121,9 @@ def test_correctness_leaves_out_the_problems_that_a_form_lacks(usable, tmp_path)
     assert (found["problems"], found["left_out"]) == (2, {})
     context = replace(context, sizes=replace(DRY_RUN, problems=(((1, 1024, 3, 3), 256),)))
     step = {step.name: step for step in worker.STEPS["correctness"](context)}["triton-tickets float32 channels_last"]
-    with pytest.raises(records.Unavailable, match="no ticket form in the table for float32 channels_last, R = 256"):
+    with pytest.raises(
+        records.UnavailableError, match="no ticket form in the table for float32 channels_last, R = 256"
+    ):
         step.run()
 
 

@@ -299,7 +299,7 @@ def test_without_compute_sanitizer_its_steps_say_so(context, monkeypatch):
     monkeypatch.setattr(robustness, "_on_gpu", lambda context, name: None)
     monkeypatch.setattr(Context, "why_not", lambda *_: None)
     monkeypatch.setattr(robustness.shutil, "which", lambda name, path: None)
-    with pytest.raises(records.Unavailable, match="compute-sanitizer is neither on PATH nor in CUDA_HOME"):
+    with pytest.raises(records.UnavailableError, match="compute-sanitizer is neither on PATH nor in CUDA_HOME"):
         robustness._sanitize(context, "initcheck", "cuda")
 
 

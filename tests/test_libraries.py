@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 from gala_cuda.data.pictures import Preprocessing, centre_crop
 from gala_cuda.models.narrow import NarrowConv2d
-from gala_cuda.networks.libraries import BadNetwork, build, preparation
+from gala_cuda.networks.libraries import NetworkError, build, preparation
 
 PHOTOGRAPHS = [Image.fromarray(pixels) for pixels in load_sample_images().images]
 
@@ -63,9 +63,9 @@ def test_a_preparation_is_told():
 
 
 def test_a_configuration_that_cannot_be_followed_is_refused():
-    with pytest.raises(BadNetwork, match="1024 x 768 pixels; expected a square"):
+    with pytest.raises(NetworkError, match="1024 x 768 pixels; expected a square"):
         preparation("timm/vit_base_patch16_sapiens2", None)
-    with pytest.raises(BadNetwork, match="there is no 'timm/resnet19'"):
+    with pytest.raises(NetworkError, match="there is no 'timm/resnet19'"):
         preparation("timm/resnet19", None)
     for values, message in (
         ({"mean": (0.5,)}, "mean is"),
@@ -87,7 +87,7 @@ def test_networks_are_built_for_their_images(model, size):
 
 def test_what_cannot_be_built_is_refused():
     for model, size, name in (("torchvision/vit_b_32", 50, "image_size"), ("torchvision/resnet18", 32, "model")):
-        with pytest.raises(BadNetwork) as error:
+        with pytest.raises(NetworkError) as error:
             build(model, 3, 1 if name == "model" else 3, size)
         assert error.value.name == name
 

@@ -16,7 +16,7 @@ from gala_cuda import convert
 from gala_cuda.cli import main as cli
 from gala_cuda.cli.opening import open_network
 from gala_cuda.networks.classes import places, unnamed
-from gala_cuda.networks.network import BadNetwork, BadWeights, Network, start
+from gala_cuda.networks.network import Network, NetworkError, WeightsError, start
 from gala_cuda.training.checkpoint import as_bytes
 from gala_cuda.training.recipe import Recipe
 
@@ -179,10 +179,10 @@ def test_an_image_size_that_weights_are_not_for_is_named(tmp_path):
     torch.save(timm.create_model("test_vit", num_classes=3, img_size=64).state_dict(), tmp_path / "small.pth")
     assert opened(tmp_path / "small.pth", **given)[1].size == 64
     torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(BadNetwork, match=r"image_size is 64, and .*w\.pth is for other images: .*pos_embed") as error:
+    with pytest.raises(NetworkError, match=r"image_size is 64, and .*w\.pth is for other images: .*pos_embed") as error:
         opened(tmp_path / "w.pth", **given)
     assert error.value.name == "image_size"
-    with pytest.raises(BadWeights, match="pos_embed"):
+    with pytest.raises(WeightsError, match="pos_embed"):
         opened(tmp_path / "small.pth", model="timm/test_vit")
 
 

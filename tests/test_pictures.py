@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, features
 from sklearn.datasets import load_sample_image
 
 from gala_cuda.data import pictures
-from gala_cuda.data.errors import Unreadable
+from gala_cuda.data.errors import UnreadableError
 from gala_cuda.data.picture_files import EXTENSIONS
 from gala_cuda.data.picture_modes import eight_bits
 from gala_cuda.data.pictures import augmentation, centre_crop, decode
@@ -69,7 +69,7 @@ def test_grey_of_any_range_keeps_its_contrast(array, expected):
     ],
 )
 def test_values_of_no_known_range_are_refused_by_name(array, message):
-    with pytest.raises(Unreadable, match=message):
+    with pytest.raises(UnreadableError, match=message):
         decode(tiff(array))
 
 
@@ -85,7 +85,7 @@ def deep_png(colours):
 def test_colours_of_sixteen_bits_keep_their_upper_eight_or_are_refused():
     colours = np.asarray(PHOTOGRAPH).astype(np.uint16) * 257
     np.testing.assert_array_equal(decode(deep_png(colours)), PHOTOGRAPH)
-    with pytest.raises(Unreadable, match="16 bits a channel and no value above 8191"):
+    with pytest.raises(UnreadableError, match="16 bits a channel and no value above 8191"):
         decode(deep_png(colours // 16))
 
 
@@ -169,7 +169,7 @@ def test_every_format_that_can_be_decoded_is_read_by_its_name():
     without = set() if features.check("avif") else {".avif"}
     assert set(expected.split()) - without <= EXTENSIONS
     assert not EXTENSIONS & {".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".eps", ".ps", ".pdf", ".txt"}
-    with pytest.raises(Unreadable, match="no image of a known format"):
+    with pytest.raises(UnreadableError, match="no image of a known format"):
         decode(saved(PHOTOGRAPH, "EPS"))  # Ghostscript is not called
 
 
@@ -181,7 +181,7 @@ def png_header(width, height):
 
 @pytest.mark.parametrize("sides", [(10_000, 10_000), (100_000, 100_000), (1, 60_000_000)])
 def test_a_picture_too_large_is_refused_before_it_is_decoded(sides, recwarn):
-    with pytest.raises(Unreadable, match=r"100000000|10000 x 10000|10000000000|1 x 60000000"):
+    with pytest.raises(UnreadableError, match=r"100000000|10000 x 10000|10000000000|1 x 60000000"):
         decode(png_header(*sides))
     assert not recwarn.list
 
@@ -220,7 +220,7 @@ def test_a_damaged_picture_is_unreadable_whatever_its_decoder_raises(name, recwa
             del data[rng.randrange(1, len(data)) :]
         try:
             assert decode(bytes(data)).mode == "RGB"
-        except Unreadable as error:
+        except UnreadableError as error:
             unreadable += bool(str(error))
     assert unreadable
     assert not recwarn.list
@@ -234,5 +234,5 @@ def test_what_a_plug_in_raises_is_a_reason(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(pictures.Image, "open", fails)
-    with pytest.raises(Unreadable, match=rf"^its decoder fails: {type(error).__name__}"):
+    with pytest.raises(UnreadableError, match=rf"^its decoder fails: {type(error).__name__}"):
         decode(b"")

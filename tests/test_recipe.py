@@ -6,7 +6,7 @@ import math
 import pytest
 
 from gala_cuda.cli.training_arguments import add_flags, given_flags
-from gala_cuda.training.recipe import PRESETS, BadRecipe, Recipe, as_yaml, resolve
+from gala_cuda.training.recipe import PRESETS, Recipe, RecipeError, as_yaml, resolve
 
 
 def test_cosine():
@@ -75,7 +75,7 @@ def test_flags_replace_what_a_file_says_and_a_file_what_its_preset_says(tmp_path
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_named(name, value):
-    with pytest.raises(BadRecipe, match=f"{name} is {value!r}".replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(RecipeError, match=f"{name} is {value!r}".replace("(", r"\(").replace(")", r"\)")):
         Recipe(**{name: value})
 
 
@@ -100,6 +100,6 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     file = tmp_path / "recipe.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(BadRecipe) as refused:
+    with pytest.raises(RecipeError) as refused:
         resolve(str(file), {})
     assert message in str(refused.value)

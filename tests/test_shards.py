@@ -13,7 +13,7 @@ from imagesets import equal, read, write_folder, write_shard, write_shards
 
 from gala_cuda.cli import main as cli
 from gala_cuda.data import shards
-from gala_cuda.data.errors import Unreachable
+from gala_cuda.data.errors import UnreachableError
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +169,7 @@ def test_a_server_that_fails_stops_and_skips_nothing(server, monkeypatch, answer
     monkeypatch.setattr(shards, "PAUSE", 0.01)
     train = read(server.address, workers).train
     server.answers = [answer] * 999
-    with pytest.raises(Unreachable, match=rf"^http\S+/set-train-00\d.tar answered {message}$"):
+    with pytest.raises(UnreachableError, match=rf"^http\S+/set-train-00\d.tar answered {message}$"):
         next(train.epoch())
     server.answers = []
     next(train.epoch())

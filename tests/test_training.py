@@ -16,7 +16,7 @@ from gala_cuda.data.load import load
 from gala_cuda.data.sampling import Batches
 from gala_cuda.training.checkpoint import Checkpoints
 from gala_cuda.training.evaluate import evaluate
-from gala_cuda.training.loop import Diverged, fit, images_per_part
+from gala_cuda.training.loop import DivergenceError, fit, images_per_part
 from gala_cuda.training.meters import training_flops
 from gala_cuda.training.optimize import mix, optimizer
 from gala_cuda.training.progress import best
@@ -95,7 +95,7 @@ def test_skipped_images_are_named_once_and_counted(tmp_path):
 
 def test_a_loss_that_is_no_number_stops(tmp_path):
     with pytest.raises(
-        Diverged, match=r"the loss is (nan|inf) in epoch 1/2, step \d+, at lr .*; there is no checkpoint"
+        DivergenceError, match=r"the loss is (nan|inf) in epoch 1/2, step \d+, at lr .*; there is no checkpoint"
     ):
         train(tmp_path, Recipe(epochs=2, lr=1e30, warm_up=0), model=tiny_network())
 
@@ -109,7 +109,7 @@ def test_a_late_loss_that_is_no_number_names_the_last_checkpoint(tmp_path):
             model[-1].bias.data.fill_(torch.nan)
 
     model.register_forward_pre_hook(spoil)
-    with pytest.raises(Diverged) as stopped:
+    with pytest.raises(DivergenceError) as stopped:
         train(tmp_path, Recipe(epochs=2), data, model)
     last = tmp_path / "checkpoints" / "step-00000021"
     lr = 0.1 * Recipe(epochs=2).lr_share(25 / 42)
@@ -122,7 +122,7 @@ def test_a_late_loss_that_is_no_number_names_the_last_checkpoint(tmp_path):
 def test_weights_that_are_no_numbers_are_never_a_checkpoint(tmp_path):
     model = tiny_network()
     model[-1].weight.register_hook(lambda grad: torch.full_like(grad, torch.inf))
-    with pytest.raises(Diverged, match=r"4.weight is not finite, step 1, at lr 0.1; there is no checkpoint yet"):
+    with pytest.raises(DivergenceError, match=r"4.weight is not finite, step 1, at lr 0.1; there is no checkpoint yet"):
         train(tmp_path, Recipe(epochs=1, lr=0.1, warm_up=0), model=model, checkpoint_every=1)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from gala_cuda.data import pictures, sampling
-from gala_cuda.data.errors import TooManyUnreadable
+from gala_cuda.data.errors import TooManyUnreadableError
 
 
 @pytest.fixture(scope="session")
@@ -149,13 +149,15 @@ def test_more_than_one_percent_unreadable_stop(folder, workers):
     for i, how in zip((2, 3, 5), ("truncated", "empty", "text"), strict=True):
         damage(folder / f"train/china/{i:03}.jpg", how)
     train = read(folder, workers, batch_size=2 * TRAIN).train
-    with pytest.raises(TooManyUnreadable, match=r"^3 of \d+ images seen, of 202 there are.* 1%.*china/00\d.jpg \("):
+    with pytest.raises(
+        TooManyUnreadableError, match=r"^3 of \d+ images seen, of 202 there are.* 1%.*china/00\d.jpg \("
+    ):
         list(train.epoch())
 
 
 def test_unreadable_test_images_are_left_out(folder, monkeypatch):
     damage(folder / "val/china/003.jpg", "truncated")
-    with pytest.raises(TooManyUnreadable, match="1 of 8 images seen, of 14 there are"):
+    with pytest.raises(TooManyUnreadableError, match="1 of 8 images seen, of 14 there are"):
         list(read(folder).test.epoch())
     monkeypatch.setattr(sampling, "LIMIT", 0.1)
     test = read(folder).test
@@ -167,7 +169,7 @@ def test_the_share_is_judged_within_the_epoch_once_enough_were_seen(folder, monk
     for i in (2, 3, 5):
         damage(folder / f"train/china/{i:03}.jpg", "truncated")
     monkeypatch.setattr(sampling, "ENOUGH", 10)
-    with pytest.raises(TooManyUnreadable, match=r"^\d of \d\d images seen, of 202 there are"):
+    with pytest.raises(TooManyUnreadableError, match=r"^\d of \d\d images seen, of 202 there are"):
         list(read(folder).train.epoch())
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from gala_cuda.cli import main as cli
-from gala_cuda.networks.network import BadNetwork, Network
-from gala_cuda.training.recipe import BadRecipe, Recipe
+from gala_cuda.networks.network import Network, NetworkError
+from gala_cuda.training.recipe import Recipe, RecipeError
 from gala_cuda.training.trial import check, check_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,7 +26,7 @@ def test_parts_of_one_image_are_refused_where_batchnorm_would_see_one_pixel(mode
         (Recipe(data="pets"), "data", "data pets has one image to train on for each process"),
         (Recipe(clickme="maps"), "clickme", "clickme maps has one image"),
     ):
-        with pytest.raises(BadRecipe, match=message) as error:
+        with pytest.raises(RecipeError, match=message) as error:
             check_training(built, network(model), recipe, 1)
         assert error.value.names[0] == name
     check_training(network(model, 64).build(), network(model, 64), Recipe(batch_size=1), 1)
@@ -65,14 +65,14 @@ class Several(nn.Module):
     ],
 )
 def test_other_outputs_than_logits_are_refused(outputs, always, message):
-    with pytest.raises(BadNetwork, match=message) as error:
+    with pytest.raises(NetworkError, match=message) as error:
         check_training(Several(outputs, always), network(), Recipe(), 2)
     assert error.value.name == "model"
 
 
 def test_a_size_that_a_network_cannot_take_is_refused():
     built = network("torchvision/alexnet", 64).build()
-    with pytest.raises(BadNetwork, match="torchvision/alexnet takes no images of 16 x 16 pixels: ") as error:
+    with pytest.raises(NetworkError, match="torchvision/alexnet takes no images of 16 x 16 pixels: ") as error:
         check(built, network("torchvision/alexnet", 16))
     assert error.value.name == "image_size"
 

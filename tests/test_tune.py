@@ -118,7 +118,7 @@ def test_every_kernel_is_checked(dtype, name):
         **{kernel: kernel for kernel in table.KERNELS},
         "tickets": "forward_tickets",
     }
-    with pytest.raises(tiles.Unfit, match=f"wrong: {name} at"):
+    with pytest.raises(tiles.TileError, match=f"wrong: {name} at"):
         tiles.check(example, exact | {name: 1.1 * exact[name]}, "gather", START)
 
 
@@ -186,7 +186,7 @@ def test_a_row_none_of_whose_tiles_runs_is_refused(monkeypatch, tmp_path):
         raise OutOfResources(300, 200, "shared memory")
 
     monkeypatch.setattr(tiles.Example, "forward", fail)
-    with pytest.raises(tune.Refused, match=r"gather runs with no tile that was tried; OutOfResources"):
+    with pytest.raises(tune.BenchmarkError, match=r"gather runs with no tile that was tried; OutOfResources"):
         find(monkeypatch, tmp_path, "gather", clock(lambda call: 1.0))
     assert not (tmp_path / "found.json").exists()
 
@@ -201,7 +201,7 @@ def test_local_memory_is_refused():
     """As Triton counts it: 32-bit words; the interpreter compiles nothing."""
     for compiled in (None, SimpleNamespace(n_spills=0)):
         tiles.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=compiled)), "scale")
-    with pytest.raises(tiles.Unfit, match="uses 8 bytes of local memory"):
+    with pytest.raises(tiles.TileError, match="uses 8 bytes of local memory"):
         tiles.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=SimpleNamespace(n_spills=2))), "scale")
 
 
@@ -321,7 +321,7 @@ def test_candidates():
 def test_a_table_that_would_be_lost_is_refused(tmp_path):
     path = tmp_path / "other.json"
     path.write_text("precious")
-    with pytest.raises(tune.Refused, match=r"other.json exists and is not the table in use"):
+    with pytest.raises(tune.BenchmarkError, match=r"other.json exists and is not the table in use"):
         tune.tune(SETTINGS, path, time=clock(lambda call: 1.0))
     assert path.read_text() == "precious"
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from gala_cuda.networks import weights_file
-from gala_cuda.networks.network import BadWeights, Network, described_by, read_weights, rebuilt
+from gala_cuda.networks.network import Network, WeightsError, described_by, read_weights, rebuilt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NETWORK = Network("torchvision/resnet18", (), 64, False, "imagenet", ("a", "b", "c"), 3, 32)
@@ -136,13 +136,13 @@ def test_settings_of_any_class_do_not_matter(tmp_path):
         torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=new)
         assert read_weights(tmp_path / "w.pth")[0].keys() == {"w"}
     torch.save(content | {"config": Listed([1])}, tmp_path / "w.pth")
-    with pytest.raises(BadWeights, match=r"holds objects of .*test_weights_file\.Listed.* which are not loaded"):
+    with pytest.raises(WeightsError, match=r"holds objects of .*test_weights_file\.Listed.* which are not loaded"):
         read_weights(tmp_path / "w.pth")
 
 
 def test_several_networks_none_of_which_is_averaged_are_refused(tmp_path):
     weights = {f"{who}.{name}": t for who in ("student", "teacher") for name, t in resnet().state_dict().items()}
-    with pytest.raises(BadWeights, match=r"several networks, student\., teacher\.; expected one"):
+    with pytest.raises(WeightsError, match=r"several networks, student\., teacher\.; expected one"):
         rebuilt(NETWORK, weights)
 
 
@@ -194,7 +194,7 @@ def test_no_code_of_a_file_runs(tmp_path):
     torch.save({"state_dict": {"w": torch.ones(2)}, "more": Runs(eval, f"open({str(trace)!r}, 'w')")}, path)
     assert read_weights(path)[0].keys() == {"w"}
     torch.save({"state_dict": {"w": torch.ones(2)}, "more": Runs(os.mkdir, str(trace))}, path)
-    with pytest.raises(BadWeights, match=f"it holds objects of {os.name}.mkdir, which are not loaded"):
+    with pytest.raises(WeightsError, match=f"it holds objects of {os.name}.mkdir, which are not loaded"):
         read_weights(path)
     assert not trace.exists()
 
@@ -266,7 +266,7 @@ def test_what_a_file_is_that_holds_no_weights(tmp_path, content, message, suffix
     path = tmp_path / "w.bin"
     path.write_bytes(content) if isinstance(content, bytes) else content(path)
     path = path.rename(tmp_path / f"w.{suffix}")
-    with pytest.raises(BadWeights, match=message) as error:
+    with pytest.raises(WeightsError, match=message) as error:
         read_weights(path)
     assert "weights_only" not in str(error.value)
 
@@ -292,7 +292,7 @@ def test_damaged_files_raise_nothing_else(tmp_path):
             (tmp_path / "damaged").write_bytes(damaged)
             try:
                 read_weights(tmp_path / "damaged")
-            except BadWeights:
+            except WeightsError:
                 refused += 1
     assert 120 < refused < 240
 
@@ -301,5 +301,5 @@ def test_a_description_of_another_version_is_refused(tmp_path):
     for change in ({"depth": 3}, {"width": "wide"}, {"how": {"mean": [1]}}, {"classes": [1, 2]}):
         values = json.loads(NETWORK.metadata()["gala_cuda"]) | change
         save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors", {"gala_cuda": json.dumps(values)})
-        with pytest.raises(BadWeights, match="does not describe its network as this version does"):
+        with pytest.raises(WeightsError, match="does not describe its network as this version does"):
             read_weights(tmp_path / "w.safetensors")

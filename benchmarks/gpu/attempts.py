@@ -19,7 +19,7 @@ FOREVER = float("inf")
 _BYTES = 256  # of the file; longer names are cut
 
 
-class ContextLost(RuntimeError):
+class ContextLostError(RuntimeError):
     """Nothing can run on the GPU any more in this process, since ``contestant`` was tried."""
 
     def __init__(self, contestant: str, reason: str):
@@ -107,7 +107,7 @@ class Attempt:
             return False
         self.name, self.reason = name, in_words(error)
         if not alive(trials.device):
-            raise ContextLost(name, f"{self.reason}; the CUDA context was lost") from error
+            raise ContextLostError(name, f"{self.reason}; the CUDA context was lost") from error
         return True
 
 

@@ -21,7 +21,7 @@ from gala_cuda.backends.interface import Weights
 from .environment import ROOT
 from .forms import DTYPES, FORMS, GPU_BACKENDS, Kind, running
 from .launches import Use
-from .records import Failed, Step, Unavailable
+from .records import MeasurementError, Step, UnavailableError
 from .settings import Context
 
 sys.path.append(str(ROOT / "tests"))
@@ -82,7 +82,7 @@ def _check(context: Context, number: int, backend: str, dtype: str, layout: str)
         else:
             cases.append(case)
     if not cases:
-        raise Unavailable(next(iter(reasons.values())))
+        raise UnavailableError(next(iter(reasons.values())))
     worst: dict[str, dict[str, Any]] = {}
     failures = []
     for i, case in enumerate(cases):
@@ -99,7 +99,7 @@ def _check(context: Context, number: int, backend: str, dtype: str, layout: str)
                 worst[name] = entry
     result = {"problems": len(cases), "worst": worst, "failures": failures, "left_out": reasons}
     if failures:
-        raise Failed(f"{len(failures)} results beyond tolerance, the first: {failures[0]}", result)
+        raise MeasurementError(f"{len(failures)} results beyond tolerance, the first: {failures[0]}", result)
     return result
 
 

@@ -11,7 +11,7 @@ from gala_cuda.bench.peers import BASELINES, OTHERS, Contestant, contestant
 
 from .attempts import TIMED_OUT
 from .forms import Kind, running
-from .records import Failed
+from .records import MeasurementError
 from .settings import REDUCTION, Context
 
 LIMITS = {"compile": 90.0, "max-autotune": 150.0}  # seconds for compilation and check
@@ -45,7 +45,7 @@ class Field:
             assert attempt.name is not None
             assert attempt.reason is not None
             self.drop(attempt.name, attempt.reason)
-        raise Failed("no contestant is left: " + "; ".join(self.broken), {"left_out": self.left_out})
+        raise MeasurementError("no contestant is left: " + "; ".join(self.broken), {"left_out": self.left_out})
 
 
 def enter(context: Context, kind: Kind, x: Tensor, grad: Tensor, autotuned: bool) -> Field:

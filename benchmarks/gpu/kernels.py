@@ -17,7 +17,7 @@ from .clock import clock_of, device_times
 from .forms import CLUSTER, FORMS, Kind, running
 from .launches import Use
 from .profiled import kernel_times
-from .records import Step, Unavailable
+from .records import Step, UnavailableError
 from .settings import REDUCTION, Context, cluster_step
 
 CALLS = 20  # that the profiler sees
@@ -77,7 +77,7 @@ def _call(context: Context, name: str, kind: Kind) -> Callable[[], object]:
     """Forward and backward of a layer."""
     reason = context.why_not(name, kind)
     if reason:
-        raise Unavailable(reason)
+        raise UnavailableError(reason)
     torch.manual_seed(context.seed)
     x, grad = (
         torch.randn(kind.shape, device=context.device).to(kind.dtype, memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from gala_cuda.bench.timing import Timing, alternate
 from .attempts import TIMED_OUT
 from .forms import FORMS, Kind, running
 from .launches import Use
-from .records import Failed, Step
+from .records import MeasurementError, Step
 from .settings import REDUCTION, Context
 
 SECONDS = 20  # timings' share of the settings' seconds, for each handful of networks
@@ -94,7 +94,9 @@ def _timings(context: Context, calls: Calls, left_out: dict[str, str]) -> dict[s
         assert attempt.reason is not None
         calls = {name: call for name, call in calls.items() if name != attempt.name}
         left_out[attempt.name] = attempt.reason
-    raise Failed("no network trains: " + "; ".join(f"{name}: {reason}" for name, reason in left_out.items()), {})
+    raise MeasurementError(
+        "no network trains: " + "; ".join(f"{name}: {reason}" for name, reason in left_out.items()), {}
+    )
 
 
 def _found(
@@ -115,7 +117,7 @@ def _found(
     gala = {f"GALA {name}" for name in context.usable(_kind(context, batch))[0]}
     broken = [f"{name}: {why}" for name, why in left_out.items() if name in gala and not why.startswith(TIMED_OUT)]
     if broken:
-        raise Failed("; ".join(broken), found)
+        raise MeasurementError("; ".join(broken), found)
     return found
 
 

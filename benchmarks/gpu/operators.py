@@ -21,7 +21,7 @@ from .entrants import enter
 from .floors import PASSES, floors, rates
 from .forms import DTYPES, FORMS, Kind
 from .launches import Use
-from .records import Failed, Step
+from .records import MeasurementError, Step
 from .settings import REDUCTION, Context
 
 GROUPS = (("bfloat16", "channels_last"), ("float32", "channels_last"), ("bfloat16", "nchw"), ("float32", "nchw"))
@@ -111,7 +111,7 @@ def _measure(context: Context, case: Case) -> dict[str, Any]:
         **_floor(context, case, times),
     }
     if field.broken:
-        raise Failed("; ".join(field.broken), found)
+        raise MeasurementError("; ".join(field.broken), found)
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 
 from .extension import Build, architecture, worth_building
 from .launches import EVERY_CORE, BrokenProcessPool, Compiler, Target, Use
-from .records import Failed, Record, Step
+from .records import MeasurementError, Record, Step
 from .settings import Context
 
 SECONDS = 60  # expected
@@ -33,9 +33,9 @@ def _compile(context: Context, uses: list[Use], seconds: float) -> dict[str, Any
             kernels = _kernels(context, uses, end)
             found = {"extension": build.finish(end - time.monotonic()), **kernels}
             if build.failure:
-                raise Failed(f"the extension does not build: {build.failure}", found)
+                raise MeasurementError(f"the extension does not build: {build.failure}", found)
     if found["problems"]:
-        raise Failed(f"{len(found['problems'])} Triton kernels do not compile: {found['problems'][0]}", found)
+        raise MeasurementError(f"{len(found['problems'])} Triton kernels do not compile: {found['problems'][0]}", found)
     return found
 
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .attempts import ContextLost
+from .attempts import ContextLostError
 
 if TYPE_CHECKING:
     from .launches import Use
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(RuntimeError):
     """A step cannot be done here; the message says why."""
 
 
-class Failed(RuntimeError):
+class MeasurementError(RuntimeError):
     """A step was done and found something wrong. ``result`` holds what was measured all the same."""
 
     def __init__(self, message: str, result: dict[str, Any]):
@@ -27,7 +27,7 @@ class Failed(RuntimeError):
 
 
 class Step(NamedTuple):
-    """One measurement. ``run`` returns plain data; it may raise ``Unavailable`` or ``Failed``."""
+    """One measurement. ``run`` returns plain data; it may raise ``UnavailableError`` or ``MeasurementError``."""
 
     name: str
     run: Callable[[], dict[str, Any]]
@@ -80,9 +80,9 @@ class Record:
         self._write()
 
     def step(self, name: str) -> "_Running":
-        """``with record.step(name) as entry: entry["result"] = ...``; absorbs every error but ``ContextLost``.
+        """``with record.step(name) as entry: entry["result"] = ...``; absorbs every error but ``ContextLostError``.
 
-        ``Unavailable`` is recorded as left out and every other error as failed. Where the CUDA context is lost, the
+        ``UnavailableError`` is recorded as left out, every other error as failed. Where the CUDA context is lost, the
         contestant that was tried is excluded from the step, which is to be tried again.
         """
         return _Running(self, name)
@@ -113,11 +113,11 @@ class _Running:
     def __exit__(self, kind, error, traceback) -> bool:
         entry = self._entry
         entry["seconds"] = round(time.perf_counter() - self._start, 3)
-        if isinstance(error, Unavailable):
+        if isinstance(error, UnavailableError):
             entry["left_out"] = str(error)
-        elif isinstance(error, Failed):
+        elif isinstance(error, MeasurementError):
             entry.update(failed=str(error), result=error.result)
-        elif isinstance(error, ContextLost) and error.contestant not in self._record.excluded(self._name):
+        elif isinstance(error, ContextLostError) and error.contestant not in self._record.excluded(self._name):
             self._record.exclude(self._name, error.contestant, error.reason)
             return False
         elif isinstance(error, Exception):

@@ -20,7 +20,7 @@ from . import sanitized
 from .environment import ROOT
 from .forms import FORMS, GPU_BACKENDS, running
 from .launches import Use
-from .records import Failed, Step, Unavailable
+from .records import MeasurementError, Step, UnavailableError
 from .settings import Context
 
 LOAD = 4096  # rows and columns of the matrices that keep the GPU busy
@@ -38,7 +38,7 @@ class Block:
     def __init__(self, context: Context, contestant: str):
         reason = context.why_not(contestant, context.repeated)
         if reason:
-            raise Unavailable(reason)
+            raise UnavailableError(reason)
         torch.manual_seed(context.seed)
         backend = FORMS.get(contestant, contestant)
         self.layer = GALA(context.sizes.repeated[1], backend=backend, device=context.device)
@@ -153,7 +153,7 @@ def _compile(context: Context, backend: str) -> dict[str, Any]:
     result = {"compiler": context.sizes.compiler, "limit": limit, "errors": errors}
     beyond = {name: error for name, error in errors.items() if not error <= limit}
     if beyond:
-        raise Failed(f"compiled and eager differ by more than {limit:.1e} relative: {beyond}", result)
+        raise MeasurementError(f"compiled and eager differ by more than {limit:.1e} relative: {beyond}", result)
     return result
 
 
@@ -161,7 +161,7 @@ def _sanitize(context: Context, tool: str, backend: str) -> dict[str, Any]:
     """compute-sanitizer over a process of its own that runs small problems."""
     _on_gpu(context, backend)
     if not any(context.why_not(backend, kind) is None for kind in sanitized.KINDS):
-        raise Unavailable(context.why_not(backend, sanitized.KINDS[0]) or "")
+        raise UnavailableError(context.why_not(backend, sanitized.KINDS[0]) or "")
     program = _sanitizer()
     # without the caching allocator every tensor is an allocation, whose bounds memcheck knows
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -170,9 +170,9 @@ def _sanitize(context: Context, tool: str, backend: str) -> dict[str, Any]:
     code, output = _output(command, environment, SANITIZER_SECONDS)
     last = output[-1] if output else "no output"
     if code == SANITIZER_FOUND:
-        raise Failed(f"{tool} found errors: {last}", {"output": output[-SANITIZER_LINES:]})
+        raise MeasurementError(f"{tool} found errors: {last}", {"output": output[-SANITIZER_LINES:]})
     if code:
-        raise Unavailable(f"{tool} ended with exit code {code}: {last}")
+        raise UnavailableError(f"{tool} ended with exit code {code}: {last}")
     return {"output": output[-SANITIZER_LINES:]}
 
 
@@ -192,7 +192,7 @@ def _output(command: list[str], environment: dict[str, str], seconds: float) -> 
     except subprocess.TimeoutExpired as error:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        raise Unavailable(f"not finished after {seconds:g} s") from error
+        raise UnavailableError(f"not finished after {seconds:g} s") from error
     return process.returncode, output.splitlines()
 
 
@@ -231,7 +231,7 @@ def _capture(call: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, li
 
 def _on_gpu(context: Context, backend: str) -> Block:
     if not context.is_cuda:
-        raise Unavailable("needs CUDA")
+        raise UnavailableError("needs CUDA")
     return Block(context, backend)
 
 
@@ -245,7 +245,7 @@ def _verdict(result: dict[str, Any], unequal: dict[str, int], unit: str) -> dict
     result["unequal"] = unequal
     different = {name: count for name, count in unequal.items() if count}
     if different:
-        raise Failed(f"bits differ, number of {unit} by result: {different}", result)
+        raise MeasurementError(f"bits differ, number of {unit} by result: {different}", result)
     return result
 
 
@@ -254,5 +254,5 @@ def _sanitizer() -> str:
     folders = [str(Path(home) / place) for home in homes if home for place in ("bin", "compute-sanitizer")]
     program = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
     if program is None:
-        raise Unavailable("compute-sanitizer is neither on PATH nor in CUDA_HOME")
+        raise UnavailableError("compute-sanitizer is neither on PATH nor in CUDA_HOME")
     return program

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import correctness, kernels, machine, networks, operators, profiled, robustness, schedule
-from .attempts import ContextLost, Trials, alive, patience
+from .attempts import ContextLostError, Trials, alive, patience
 from .environment import environment
 from .records import Record, Step
 from .settings import DRY_RUN, GPU, Context
@@ -60,7 +60,7 @@ def do(step: Step, record: Record, context: Context, limit: float) -> None:
         with record.step(step.name) as entry:
             entry["seed"] = context.seed
             entry["result"] = step.run()
-    except ContextLost as error:
+    except ContextLostError as error:
         print(error, file=sys.stderr)
         raise SystemExit(RESTART) from error
     finally:

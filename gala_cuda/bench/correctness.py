@@ -17,7 +17,7 @@ TIE = 1e-5  # of the largest value of the hidden layer
 IMAGES_AT_ONCE = 4  # in float64: bounds the oracle's memory
 
 
-class WrongResult(RuntimeError):
+class WrongResultError(RuntimeError):
     """A contestant does not compute what it is named for."""
 
 
@@ -29,7 +29,7 @@ def check(contestants: list[Contestant], x: Tensor, grad: Tensor) -> dict[str, f
         grad: [N, C, H, W], the incoming gradient.
 
     Raises:
-        WrongResult: an error is beyond ``LIMITS``; the message names the contestant, the tensor and both figures.
+        WrongResultError: an error is beyond ``LIMITS``; the message names the contestant, the tensor and both figures.
     """
     exact: dict[type, dict[str, Tensor]] = {}
     worst = {}
@@ -41,7 +41,7 @@ def check(contestants: list[Contestant], x: Tensor, grad: Tensor) -> dict[str, f
         errors = {name: _error(got, exact[kind][name]) for name, got in _results(contestant, x, grad).items()}
         for name, error in errors.items():
             if not error <= limit:
-                raise WrongResult(
+                raise WrongResultError(
                     f"{contestant.name} is wrong, nothing was timed: {name} at shape {tuple(x.shape)}, {x.dtype}, "
                     f"is off float64 by {error:.1e} relative; expected at most {limit:.0e}"
                 )

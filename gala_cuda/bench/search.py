@@ -14,7 +14,19 @@ from typing import Any
 import torch
 
 from ..backends.triton.config import KERNELS, Config
-from .tiles import CHECKED_IMAGES, CHUNKS, PARTS, Example, Pass, Shape, Unfit, attempt, candidates, check, refuse_spills
+from .tiles import (
+    CHECKED_IMAGES,
+    CHUNKS,
+    PARTS,
+    Example,
+    Pass,
+    Shape,
+    TileError,
+    attempt,
+    candidates,
+    check,
+    refuse_spills,
+)
 from .timing import Timing
 
 Clock = Callable[[dict[str, Callable[[], object]], float, torch.device], dict[str, Timing]]
@@ -71,7 +83,7 @@ class Search:
         self.checked = [(example, example.exact()) for example in checked]
 
     def run(self) -> None:
-        """Raises Unfit where a kernel runs with no tile."""
+        """Raises TileError where a kernel runs with no tile."""
         has_tickets = self.tuned.after.tickets is not None
         for kernel in KERNELS:
             if kernel != "tickets" or has_tickets:
@@ -100,12 +112,14 @@ class Search:
                     self.tuned.after, best, improved = config, passes, True
                     gain *= faster
         if best is None and kernel != "tickets":  # which are then never taken
-            raise Unfit(f"{self.tuned.name}: {kernel} runs with no tile that was tried; {self.tuned.dropped[-1][2]}")
+            raise TileError(
+                f"{self.tuned.name}: {kernel} runs with no tile that was tried; {self.tuned.dropped[-1][2]}"
+            )
         self.tuned.gains[kernel] = gain
         self.say(f"  {kernel}: {getattr(self.tuned.after, kernel)}, {gain:.3f}x", True)
 
     def _usable(self, kernel: str, config: Config, name: str, present: bool = False) -> list[Pass] | None:
-        """The passes that ``kernel`` is part of, one an example; None where they are Unfit, which is noted.
+        """The passes that ``kernel`` is part of, one for each example; None where a tile is unfit, which is noted.
 
         The tile that is ``present`` may spill.
         """
@@ -123,7 +137,7 @@ class Search:
 
         try:
             attempt(make, self.device)
-        except Unfit as error:
+        except TileError as error:
             self.tuned.dropped.append((kernel, name, str(error)))
             return None
         return made
@@ -182,7 +196,7 @@ class Search:
 
         try:
             attempt(compare, self.device)
-        except Unfit as error:
+        except TileError as error:
             self.tuned.dropped.append((name, "the row before", str(error)))
             return None
         return _mean(gains)

@@ -22,7 +22,7 @@ SHAPES = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))  # where R
 BATCHES = (1, 8, 32)
 
 
-class Refused(ValueError):
+class BenchmarkError(ValueError):
     """The benchmark asked for cannot run."""
 
 
@@ -92,8 +92,8 @@ def run(settings: Settings, say: Callable[[str], object] = lambda _: None) -> Re
     """Runs the benchmark; ``say`` hears what is being done.
 
     Raises:
-        Refused: a setting is out of range, or a contestant asked for cannot run; the message names it and says why.
-        WrongResult: a contestant is wrong; nothing of its shape was timed.
+        BenchmarkError: a setting is out of range, or a contestant asked for cannot run; the message says which and why.
+        WrongResultError: a contestant is wrong; nothing of its shape was timed.
     """
     device = torch.device(settings.device)
     _validate(settings)
@@ -166,14 +166,14 @@ def _call(contestant: Contestant, kind: str, x: Tensor, grad: Tensor) -> Callabl
 def _validate(settings: Settings) -> None:
     for name, values in (("batches", settings.batches), ("shapes", settings.shapes)):
         if not values or min(min(v) if isinstance(v, tuple) else v for v in values) < 1:
-            raise Refused(f"{name} is {values}; expected positive sizes")
+            raise BenchmarkError(f"{name} is {values}; expected positive sizes")
     if settings.layout not in LAYOUTS:
-        raise Refused(f"layout is {settings.layout!r}; expected one of {', '.join(LAYOUTS)}")
+        raise BenchmarkError(f"layout is {settings.layout!r}; expected one of {', '.join(LAYOUTS)}")
     unknown = [name for name in settings.contestants or () if name not in NAMES]
     if unknown:
-        raise Refused(f"contestants has {', '.join(map(repr, unknown))}; expected some of {', '.join(NAMES)}")
+        raise BenchmarkError(f"contestants has {', '.join(map(repr, unknown))}; expected some of {', '.join(NAMES)}")
     if settings.contestants is not None and not set(settings.contestants) & set(BASELINES):
-        raise Refused(f"contestants is {settings.contestants}; expected at least one of {', '.join(BASELINES)}")
+        raise BenchmarkError(f"contestants is {settings.contestants}; expected at least one of {', '.join(BASELINES)}")
 
 
 def _names(settings: Settings, probe: Tensor) -> tuple[list[str], dict[str, str]]:
@@ -181,9 +181,11 @@ def _names(settings: Settings, probe: Tensor) -> tuple[list[str], dict[str, str]
         return default_names(probe)
     for name in settings.contestants:
         if name in backends.NAMES and (reason := backends.why_not(name, probe)):
-            raise Refused(f"contestant {name!r} cannot run: {reason}")
+            raise BenchmarkError(f"contestant {name!r} cannot run: {reason}")
         if name in OTHERS and importlib.util.find_spec("timm") is None:
-            raise Refused(f"contestant {name!r} cannot run: timm is not installed; pip install 'gala-cuda[bench]'")
+            raise BenchmarkError(
+                f"contestant {name!r} cannot run: timm is not installed; pip install 'gala-cuda[bench]'"
+            )
     return list(dict.fromkeys(settings.contestants)), {}
 
 

@@ -44,7 +44,7 @@ CHUNKS = (1 / 4, 1 / 2, 1, 2)  # of the row's chunk_bytes
 CHECKED_IMAGES = 16  # at most, in float64
 
 
-class Unfit(Exception):
+class TileError(Exception):
     """A candidate cannot be used; the message says why."""
 
 
@@ -224,7 +224,7 @@ def _captured(run: Callable[[], object], device: torch.device) -> Callable[[], o
 def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Config) -> Forward | Backward:
     """Runs both passes with ``config``, tickets in several chunks; the plan that ``kernel`` is part of.
 
-    Raises Unfit where a result is off float64.
+    Raises TileError where a result is off float64.
     """
     form = "tickets" if kernel == "tickets" else "launches"
     config = replace(config, chunk_bytes=max(1, min(config.chunk_bytes, example.x.nbytes // 4)))
@@ -239,7 +239,7 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
         error = torch.linalg.vector_norm(got[name].double() - want).item()
         if not error <= limit * norm:
             dtype = str(example.x.dtype).removeprefix("torch.")
-            raise Unfit(
+            raise TileError(
                 f"wrong: {name} at {tuple(example.x.shape)}, {dtype}, is off float64 by {error:.1e} in a norm of "
                 f"{norm:.1e}; expected at most {limit:.0e} of it"
             )
@@ -247,15 +247,15 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
 
 
 def refuse_spills(plan: Forward | Backward, kernel: str) -> None:
-    """Raises Unfit where ``kernel``, compiled in a plan that ran, uses local memory."""
+    """Raises TileError where ``kernel``, compiled in a plan that ran, uses local memory."""
     step: Step = getattr(plan, PARTS[kernel][1])
     words = getattr(step.compiled, "n_spills", None)  # the interpreter compiles nothing
     if words:
-        raise Unfit(f"uses {4 * words} bytes of local memory a thread")
+        raise TileError(f"uses {4 * words} bytes of local memory a thread")
 
 
 def attempt(run: Callable[[], object], device: torch.device) -> None:
-    """Calls ``run``; Unfit where Triton cannot compile or launch what it needs. Other failures pass through."""
+    """Calls ``run``; TileError where Triton cannot compile or launch what it needs. Other failures pass through."""
     try:
         run()
     except torch.OutOfMemoryError:
@@ -263,4 +263,4 @@ def attempt(run: Callable[[], object], device: torch.device) -> None:
     except (triton.TritonError, RuntimeError) as error:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # raises where the GPU itself failed: nothing can run on it any more
-        raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise TileError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error

@@ -17,7 +17,7 @@ from .. import backends
 from ..backends.triton import config as table
 from ..diagnostics import describe, version
 from ..version import __version__
-from .suite import SHAPES, Refused
+from .suite import SHAPES, BenchmarkError
 from .timing import alternate
 
 if TYPE_CHECKING:  # they import Triton, which may be missing
@@ -54,13 +54,13 @@ def tune(
     ``time`` stands in for ``timing.alternate`` in tests, which may then be on the CPU in Triton's interpreter.
 
     Raises:
-        Refused: it cannot be measured here, or ``output`` holds a table that would be lost.
+        BenchmarkError: it cannot be measured here, or ``output`` holds a table that would be lost.
         TableError: the table in use is missing or malformed, or has no row to start from.
     """
     device = torch.device(settings.device)
     _refuse(settings, device, output, measuring=time is None)
     from .search import Search, Tuned
-    from .tiles import Unfit
+    from .tiles import TileError
 
     path = table.in_use()
     start = table.read(path)
@@ -78,9 +78,9 @@ def tune(
             try:
                 Search(tuned, layout, problems, settings.seconds, device, say, time or alternate).run()
             except torch.OutOfMemoryError as error:
-                raise Refused(f"{tuned.name}: {device} has too little memory; choose a smaller batch") from error
-            except Unfit as error:
-                raise Refused(str(error)) from error
+                raise BenchmarkError(f"{tuned.name}: {device} has too little memory; choose a smaller batch") from error
+            except TileError as error:
+                raise BenchmarkError(str(error)) from error
             rows[index] = where, tuned.after
             measured = [entry for entry in measured if entry.get("for") != where]
             measured.append(_record(tuned, problems, device))
@@ -117,12 +117,12 @@ def print_results(found: Iterable["Tuned"], console: Console) -> None:
 def _refuse(settings: Settings, device: torch.device, output: Path, measuring: bool) -> None:
     if measuring and (device.type != "cuda" or not torch.cuda.is_available()):
         seen = f"{torch.cuda.device_count()} CUDA devices"
-        raise Refused(f"tune measures on a GPU; device is {device}, and torch sees {seen}; nothing was written")
+        raise BenchmarkError(f"tune measures on a GPU; device is {device}, and torch sees {seen}; nothing was written")
     for dtype in settings.dtypes:
         if reason := backends.why_not("triton", torch.empty(0, dtype=dtype, device=device)):
-            raise Refused(f"the Triton backend cannot run: {reason}")
+            raise BenchmarkError(f"the Triton backend cannot run: {reason}")
     if output.exists() and not (table.in_use().exists() and output.samefile(table.in_use())):
-        raise Refused(
+        raise BenchmarkError(
             f"{output} exists and is not the table in use, which tuning starts from; set GALA_TRITON_TABLE={output} to "
             "go on from it, or name another file to write"
         )

@@ -15,7 +15,7 @@ from ..inspection.sheet import overlay
 from ..models import gala_resnet18
 from ..models.attention_maps import attention_maps, input_gradient
 from ..training.checkpoint import CheckpointError
-from ..training.loop import Diverged, fit
+from ..training.loop import DivergenceError, fit
 from ..training.recipe import Recipe
 from ..training.run import Run
 
@@ -24,10 +24,10 @@ RECIPE = Recipe(epochs=10, lr=0.1)
 BENCH = bench.Settings(batches=(8,), shapes=((1024, 14, 14), (512, 28, 28)), seconds=4)
 NEEDED = 0.95  # of the test images
 SAMPLES = 6  # images in the picture
-FAILURES = (CheckpointError, Diverged)
+FAILURES = (CheckpointError, DivergenceError)
 
 
-class Failed(RuntimeError):
+class DemoError(RuntimeError):
     """The demonstration did not show what it promises."""
 
 
@@ -35,14 +35,14 @@ def run(output: Path, console: Console) -> None:
     """Everything in one to two minutes on two idle cores, however long on others; the files go to ``output``.
 
     Raises:
-        Failed: GALA_BACKEND names a backend that cannot run here, or the test accuracy is below ``NEEDED``.
+        DemoError: GALA_BACKEND names a backend that cannot run here, or the test accuracy is below ``NEEDED``.
     """
     found = doctor()
     console.rule("doctor")
     console.print(str(found), highlight=False)
     cpu = found.devices[0]
     if cpu.problem:
-        raise Failed(cpu.problem)
+        raise DemoError(cpu.problem)
     console.rule(f"training a GALA-ResNet-18 on handwritten digits; GALA runs on: {cpu.automatic}")
     start, threads = time.perf_counter(), torch.get_num_threads()
     model, data = build(seed=0)
@@ -65,7 +65,7 @@ def run(output: Path, console: Console) -> None:
     for path, what in zip(written, ("weights", "log of the training", "attention maps", "times", "chart"), strict=True):
         console.print(f"{what:<20} {path.resolve()}", highlight=False, soft_wrap=True)
     if reached < NEEDED:
-        raise Failed(f"the test accuracy is {reached:.1%}; expected at least {NEEDED:.0%}")
+        raise DemoError(f"the test accuracy is {reached:.1%}; expected at least {NEEDED:.0%}")
 
 
 def build(seed: int) -> tuple[nn.Module, Data]:

@@ -16,7 +16,7 @@ from ..inspection import page
 from ..inspection.sheet import overlay
 from ..inspection.sources import Shown, has_maps, open_images, read, spread
 from ..models.attention_maps import PAPER, attention_maps, chosen_layers, gala_blocks, input_gradient
-from ..networks.network import BadNetwork, Network
+from ..networks.network import Network, NetworkError
 from ..training.recipe import resolve
 from .opening import open_network
 from .training_arguments import given_flags
@@ -27,11 +27,11 @@ ROWS = 16  # images of one forward pass and of one sheet
 NAME = 32  # characters of an image's name beside its row
 
 
-class Failed(RuntimeError):
+class InspectionError(RuntimeError):
     """There is nothing to show, or it cannot be written; the message says why."""
 
 
-FAILURES = (Failed,)
+FAILURES = (InspectionError,)
 
 
 class Inspected(NamedTuple):
@@ -69,7 +69,7 @@ def inspect(args: argparse.Namespace, console: Console) -> None:
     try:
         written = _write(parts, f"{network.model} of {args.weights_file}", list(columns.values()), args.output)
     except OSError as error:
-        raise Failed(f"cannot write {error.filename or args.output}: {error.strerror}") from error
+        raise InspectionError(f"cannot write {error.filename or args.output}: {error.strerror}") from error
     for path in written:
         console.print(f"written: {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
 
@@ -104,14 +104,14 @@ def _columns(model: nn.Module, network: Network, wanted: Sequence[str]) -> dict[
     try:
         layers = chosen_layers(names, wanted) if names or wanted else []
     except ValueError as error:
-        raise BadNetwork("layers", str(error)) from error
+        raise NetworkError("layers", str(error)) from error
     numbers = PAPER if network.model.endswith("resnet50") else {}
     titles = {name: f"{name}\n(layer {numbers[name]})" if name in numbers else name for name in layers}
     return {**titles, GRADIENT: GRADIENT}
 
 
 def _write(parts: Iterable[Inspected], heading: str, columns: Sequence[str], output: Path) -> list[Path]:
-    """Page and sheets, the images part by part; nothing where there are none. Raises Failed, OSError."""
+    """Page and sheets, the images part by part; nothing where there are none. Raises InspectionError, OSError."""
     path, written = output / "inspection.html", list[Path]()
     draft = path.with_name(f".{path.name}.draft")
     output.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _write(parts: Iterable[Inspected], heading: str, columns: Sequence[str], out
                     overlay(images, maps, titles, heading).savefig(written[-1], dpi=150)
             file.write(page.END)
         if not written:
-            raise Failed("none of the images can be read")
+            raise InspectionError("none of the images can be read")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from .arguments import Parser, count, device, positive, shape
 from .interrupt import Stop, stoppable
 
 
-class Failure(Exception):
+class CommandError(Exception):
     """A command cannot go on; the message says why."""
 
 
@@ -57,7 +57,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _refused(error: BaseException, args: argparse.Namespace) -> int:
     """Tells of an error that is an answer to the user; raises any other."""
-    if isinstance(error, Failure):
+    if isinstance(error, CommandError):
         print(f"gala-cuda: {printable(str(error))}", file=sys.stderr)
         return 1
     if isinstance(error, argparse.ArgumentError):
@@ -94,10 +94,10 @@ def _bench(args: argparse.Namespace) -> int:
     console = _console()
     try:
         result = benchmark.run(settings, lambda step: console.print(step, style="dim", highlight=False))
-    except benchmark.Refused as error:
+    except benchmark.BenchmarkError as error:
         raise argparse.ArgumentError(None, str(error)) from error
-    except benchmark.WrongResult as error:
-        raise Failure(str(error)) from error
+    except benchmark.WrongResultError as error:
+        raise CommandError(str(error)) from error
     report.print_tables(result, console)
     for path in report.write(result, args.output):
         console.print(f"written: {path.resolve()}", highlight=False, soft_wrap=True)
@@ -126,8 +126,8 @@ def _tune(args: argparse.Namespace) -> int:
 
         try:
             found = tune.tune(settings, output, say)
-        except (tune.Refused, tune.table.TableError) as error:
-            raise Failure(str(error)) from error
+        except (tune.BenchmarkError, tune.table.TableError) as error:
+            raise CommandError(str(error)) from error
     tune.print_results(found, console)
     console.print(f"written: {output}; to use it: export GALA_TRITON_TABLE={output}", highlight=False, soft_wrap=True)
     return 0
@@ -139,9 +139,9 @@ def _action(module: str, args: argparse.Namespace) -> int:
     try:
         return getattr(commands, args.does)(args, _console()) or 0
     except commands.FAILURES as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     except ModuleNotFoundError as error:
-        raise Failure(f"{error.name} is not installed; pip install {error.name}") from error
+        raise CommandError(f"{error.name} is not installed; pip install {error.name}") from error
 
 
 _clickme, _inspection, _training = (
@@ -163,8 +163,8 @@ def _demo(args: argparse.Namespace) -> int:
     demo = _load("cli.demo", "train")
     try:
         demo.run(args.output, _console())
-    except (demo.Failed, *demo.FAILURES, demo.bench.WrongResult) as error:
-        raise Failure(str(error)) from error
+    except (demo.DemoError, *demo.FAILURES, demo.bench.WrongResultError) as error:
+        raise CommandError(str(error)) from error
     return 0
 
 
@@ -173,7 +173,7 @@ def _load(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(f"gala_cuda.{module}")
     except ModuleNotFoundError as error:
-        raise Failure(f"{error.name} is not installed; pip install 'gala-cuda[{extra}]'") from error
+        raise CommandError(f"{error.name} is not installed; pip install 'gala-cuda[{extra}]'") from error
 
 
 def _console():

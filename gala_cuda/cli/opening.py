@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..models.blocks import select
 from ..networks import network as networks
 from ..networks import weights_file
-from ..networks.network import BadNetwork, BadWeights, Network
-from ..training.recipe import BadRecipe, Recipe, resolve
+from ..networks.network import Network, NetworkError, WeightsError
+from ..training.recipe import Recipe, RecipeError, resolve
 from ..training.trial import check
 from .training_arguments import given_flags
 
@@ -29,8 +29,8 @@ def open_network(
     Where the file names its network, flags of the names ``fixed`` may only repeat it; the image size may differ.
 
     Raises:
-        BadNetwork: a flag does not go with the weights.
-        BadWeights: they cannot be read, or are of another network.
+        NetworkError: a flag does not go with the weights.
+        WeightsError: they cannot be read, or are of another network.
     """
     path = weights_in(args.weights_file)
     file = weights_file.read(path)
@@ -48,10 +48,12 @@ def open_network(
     size = recipe.image_size or network.size
     try:
         model = networks.rebuilt(replace(network, size=size), file.tensors)
-    except BadWeights as error:
+    except WeightsError as error:
         usual, _ = networks.prepared(network.model, None)
         if recipe.image_size and _fit(replace(network, size=usual or network.size), file.tensors):
-            raise BadNetwork("image_size", f"image_size is {size}, and {path} is for other images: {error}") from error
+            raise NetworkError(
+                "image_size", f"image_size is {size}, and {path} is for other images: {error}"
+            ) from error
         raise
     network = replace(network, size=size)
     check(model, network)
@@ -61,18 +63,18 @@ def open_network(
 def _fit(network: Network, weights: Mapping[str, Tensor]) -> bool:
     try:
         networks.rebuilt(network, weights)
-    except (BadNetwork, BadWeights):
+    except (NetworkError, WeightsError):
         return False
     return True
 
 
 def weights_in(path: Path) -> Path:
-    """The file of weights at ``path``, which may be the folder of a training. Raises BadWeights."""
+    """The file of weights at ``path``, which may be the folder of a training. Raises WeightsError."""
     if not path.is_dir():
         return path
     found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
     if not found:
-        raise BadWeights(f"{path} holds none of {', '.join(_IN_FOLDERS)}")
+        raise WeightsError(f"{path} holds none of {', '.join(_IN_FOLDERS)}")
     return found[0]
 
 
@@ -80,27 +82,27 @@ def trained_on(path: Path) -> tuple[dict[str, Any], Path]:
     """(the fields data and clickme of the recipe beside the weights at ``path``, or none; that recipe's file).
 
     Raises:
-        BadRecipe: the recipe cannot be read.
+        RecipeError: the recipe cannot be read.
     """
     beside = (path if path.is_dir() else path.parent) / "recipe.yaml"
     if not beside.is_file():
         return {}, beside
     try:
         recipe = resolve(str(beside), {})
-    except BadRecipe as error:
-        raise BadRecipe("data", f"is not given, and is not known from {beside}: {error}") from error
+    except RecipeError as error:
+        raise RecipeError("data", f"is not given, and is not known from {beside}: {error}") from error
     return {"data": recipe.data, "clickme": recipe.clickme}, beside
 
 
 def _refuse_others(path: Path, network: Network, weights: Collection[str], given: dict[str, Any]) -> None:
-    """Raises BadNetwork for a flag that contradicts what ``path`` says of its network."""
+    """Raises NetworkError for a flag that contradicts what ``path`` says of its network."""
     for name, flag in given.items():
         value = tuple(flag) if isinstance(flag, list) else flag
         own = network.attended if name == "layers" else getattr(network, name)
         if value == own or (name == "layers" and _blocks(weights, value) == _blocks(weights, own)):
             continue
         shown = [" ".join(entry) if isinstance(entry, tuple) else entry for entry in (value, own)]
-        raise BadNetwork(name, f"{name} is {shown[0]}, but {path} holds a network with {name} {shown[1] or 'none'}")
+        raise NetworkError(name, f"{name} is {shown[0]}, but {path} holds a network with {name} {shown[1] or 'none'}")
 
 
 def _blocks(weights: Collection[str], layers: tuple[str, ...]) -> list[str]:
@@ -109,4 +111,4 @@ def _blocks(weights: Collection[str], layers: tuple[str, ...]) -> list[str]:
     try:
         return select(names, layers, "layers") if layers else []
     except ValueError as error:
-        raise BadNetwork("layers", str(error)) from error
+        raise NetworkError("layers", str(error)) from error

@@ -15,18 +15,18 @@ from rich.console import Console
 from ..clickme.score import PAIRS, MapRecord, MapScore, returns_maps
 from ..console import PlainConsole
 from ..data.choices import DIGITS
-from ..data.errors import TooManyUnreadable, Unreachable
+from ..data.errors import TooManyUnreadableError, UnreachableError
 from ..data.load import Data, load
 from ..data.pictures import Preprocessing
 from ..networks import network as networks
 from ..networks.classes import places
-from ..networks.network import BadNetwork, BadWeights, Network
+from ..networks.network import Network, NetworkError, WeightsError
 from ..training import distributed
 from ..training.checkpoint import CheckpointError, Checkpoints
 from ..training.evaluate import evaluate, print_evaluation, print_score
-from ..training.export import FORMATS, ExportFailed
-from ..training.loop import Diverged, fit, images_per_part
-from ..training.recipe import BadRecipe, Recipe, resolve, stated
+from ..training.export import FORMATS, ExportError
+from ..training.loop import DivergenceError, fit, images_per_part
+from ..training.recipe import Recipe, RecipeError, resolve, stated
 from ..training.run import Run
 from ..training.start import network_of
 from ..training.trial import check_training
@@ -34,10 +34,10 @@ from .interrupt import command_line
 from .opening import open_network, trained_on
 from .training_arguments import given_flags
 
-FAILURES = (CheckpointError, Diverged, ExportFailed, TooManyUnreadable, Unreachable)
+FAILURES = (CheckpointError, DivergenceError, ExportError, TooManyUnreadableError, UnreachableError)
 
 
-class BadData(BadRecipe):
+class DataError(RecipeError):
     """The images of a recipe cannot be had."""
 
     def __str__(self) -> str:
@@ -49,10 +49,10 @@ def arguments_named(args: argparse.Namespace | None = None, source: str | None =
     """Refusals as argparse's, by what the user gave: a flag of ``args``, else a field of the recipe ``source``."""
     try:
         yield
-    except (BadRecipe, BadNetwork) as error:
-        names = error.names if isinstance(error, BadRecipe) else (error.name,)
+    except (RecipeError, NetworkError) as error:
+        names = error.names if isinstance(error, RecipeError) else (error.name,)
         raise argparse.ArgumentError(None, f"argument {_blamed(names, args, source)}: {error}") from error
-    except BadWeights as error:
+    except WeightsError as error:
         blamed = "weights" if args is None else f"argument {_blamed(('weights',), args, source)}"
         raise argparse.ArgumentError(None, f"{blamed}: {error}") from error
 
@@ -83,7 +83,7 @@ def train(args: argparse.Namespace, console: Console) -> None:
     with arguments_named(args, source), distributed.joined(device) as world:
         recipe = resolve(source, given_flags(args))
         if recipe.keep_output and not recipe.weights:
-            raise BadRecipe("keep_output", "is True, but weights is None; expected --weights FILE", ["weights"])
+            raise RecipeError("keep_output", "is True, but weights is None; expected --weights FILE", ["weights"])
         if not resume and Checkpoints(args.output / "checkpoints").paths():
             raise argparse.ArgumentError(
                 None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
@@ -129,7 +129,7 @@ def evaluation(args: argparse.Namespace, console: Console) -> None:
         _check_maps(args, recipe, world)
         model, network = open_network(args, recipe, say)
         if "data" not in given and recipe.clickme is None:
-            raise BadRecipe("data", f"is not given, and there is no {beside} to say what the weights were trained on")
+            raise RecipeError("data", f"is not given, and there is no {beside} to say what the weights were trained on")
         if beside.name:
             say(f"tested on {recipe.source}, as {beside} says")
         elif recipe.clickme is None and recipe.data != given["data"]:
@@ -227,7 +227,7 @@ def _load(
             augment=recipe.augment, how=how, maps=maps, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
-        raise BadData("data" if recipe.clickme is None else "clickme", str(error)) from error
+        raise DataError("data" if recipe.clickme is None else "clickme", str(error)) from error
     for note in data.notes:
         say(note)
     return data

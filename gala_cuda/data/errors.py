@@ -1,13 +1,13 @@
 """What may go wrong while images are read."""
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """An image cannot be read; the message says why."""
 
 
-class Unreachable(RuntimeError):
+class UnreachableError(RuntimeError):
     """Where the images are does not answer as it should; no image is skipped for that."""
 
 
-class TooManyUnreadable(RuntimeError):
+class TooManyUnreadableError(RuntimeError):
     """More than 1 % of the images seen cannot be read."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, features
 
-from .errors import Unreadable
+from .errors import UnreadableError
 from .folders import files_below, is_litter
 
 MAX_FILE = 1 << 30  # bytes
@@ -88,13 +88,13 @@ def left_out(paths: Sequence[str]) -> str:
 
 
 def read_file(path: str) -> bytes:
-    """Raises OSError, and Unreadable where the file is larger than ``MAX_FILE``."""
+    """Raises OSError, and UnreadableError where the file is larger than ``MAX_FILE``."""
     with open(path, "rb") as file:
         check_size(os.fstat(file.fileno()).st_size)
         return file.read()
 
 
 def check_size(size: int) -> None:
-    """Raises Unreadable where a file of ``size`` bytes is larger than ``MAX_FILE``."""
+    """Raises UnreadableError where a file of ``size`` bytes is larger than ``MAX_FILE``."""
     if size > MAX_FILE:
-        raise Unreadable(f"the file has {size} bytes; expected at most {MAX_FILE}")
+        raise UnreadableError(f"the file has {size} bytes; expected at most {MAX_FILE}")

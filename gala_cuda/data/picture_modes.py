@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
-from .errors import Unreadable
+from .errors import UnreadableError
 
 LARGEST = 65_535  # of a grey picture of more than 8 bits
 DARK = 32  # of 255: a picture with all values below is as good as black
@@ -16,7 +16,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     - What is transparent shows white: by an alpha channel, a palette's or a single colour.
     - Colour profiles are not applied. CMYK, YCbCr, LAB, palettes and black-and-white are converted by Pillow.
 
-    Raises Unreadable where hardly any of the picture's contrast would be left, or ValueError for a mode unknown here.
+    Raises UnreadableError where hardly any of the picture's contrast would be left, ValueError for a mode unknown here.
     """
     if picture.mode == "F" or picture.mode.startswith("I"):  # I, I;16, I;16B: Pillow would cut at 255
         return Image.fromarray(eight_bits(np.asarray(picture))).convert("RGB")
@@ -37,11 +37,11 @@ def eight_bits(grey: np.ndarray) -> np.ndarray:
     ... 65535 that no value exceeds. Of the bits of whole numbers the upper 8 remain: values up to 255 are as they are.
     If there are fractions, or no value reaches ``DARK``, white may also be 1, 3, 7, ... 127, or a half, a quarter, ...
 
-    Raises Unreadable: a value is negative, above 65535 or not finite.
+    Raises UnreadableError: a value is negative, above 65535 or not finite.
     """
     low, high = grey.min(), grey.max()  # both are NaN where one value is
     if not 0 <= low <= high <= LARGEST:
-        raise Unreadable(f"a grey picture of values from {low:g} to {high:g}; expected 0 to {LARGEST}")
+        raise UnreadableError(f"a grey picture of values from {low:g} to {high:g}; expected 0 to {LARGEST}")
     if high < DARK or (grey.dtype.kind == "f" and (grey % 1).any()):
         white = 2.0 ** np.ceil(np.log2(high + 1)) - 1 if high > 1 else 2.0 ** np.ceil(np.log2(high or 1))
         return np.rint(grey * (255 / white)).astype(np.uint8)
@@ -55,10 +55,10 @@ def is_deep(picture: ImageFile.ImageFile) -> bool:
 
 
 def check_brightness(picture: Image.Image) -> None:
-    """Raises Unreadable where too little is left of a picture that :func:`is_deep`, such as one of a 12-bit camera."""
+    """Raises UnreadableError where too little is left of a picture that :func:`is_deep`, as of a 12-bit camera."""
     colours = [np.asarray(picture.getchannel(band)).max() for band in picture.getbands() if band != "A"]
     if max(colours) < DARK:
-        raise Unreadable(
+        raise UnreadableError(
             f"it has 16 bits a channel and no value above {256 * DARK - 1}: almost nothing is left in the upper 8, "
             "which are kept; expected values up to 65535"
         )

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from .choices import AUGMENTS
-from .errors import Unreadable
+from .errors import UnreadableError
 from .picture_files import FORMATS
 from .picture_modes import as_rgb, check_brightness, is_deep
 
@@ -25,7 +25,7 @@ ERASED = 0.1  # share of the images that lose a rectangle
 MAX_PIXELS, MAX_SIDE = 89_478_485, 1_000_000  # of a picture: Pillow's own limit; each row costs Pillow a pointer too
 LONGEST = 32  # times its shorter side: of a longer picture that is scaled, the middle is taken first
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-BROKEN = Unreadable  # what decode raises
+BROKEN = UnreadableError  # what decode raises
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -130,7 +130,7 @@ class Pictures:
         try:
             data = self.files.load(index)
         except OSError as error:
-            raise Unreadable(str(error)) from error
+            raise UnreadableError(str(error)) from error
         picture = decode(data)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too, for good
@@ -140,13 +140,13 @@ class Pictures:
 def decode(data: bytes) -> Image.Image:
     """The first frame of a picture file in RGB, as :func:`modes.as_rgb` has it, turned as its EXIF data say.
 
-    Raises Unreadable, which is ``BROKEN``: it is no picture, damaged, too large, or of values that cannot be shown.
+    Raises UnreadableError (``BROKEN``): it is no picture, damaged, too large, or of values that cannot be shown.
     """
     with decoding():
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = opened.size
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            raise Unreadable(
+            raise UnreadableError(
                 f"the picture has {width} x {height} pixels; expected at most {MAX_PIXELS} in all, {MAX_SIDE} a side"
             )
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # of pictures inside of pictures
@@ -160,17 +160,17 @@ def decode(data: bytes) -> Image.Image:
 
 @contextmanager
 def decoding(prefix: str = "") -> Iterator[None]:
-    """Whatever a decoder raises inside is Unreadable, its message after ``prefix``; no warning of it is shown."""
+    """Turns what a decoder raises inside into UnreadableError, its message after ``prefix``; hides its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Unreadable:
+    except UnreadableError:
         raise
     # Decoders raise whatever a damaged file makes them stumble over: KeyError, struct.error, TypeError, RuntimeError
     # of a plug-in; MemoryError where a header asks for too much, no sign of a full machine: memory is bounded before.
     except Exception as error:
-        raise Unreadable(prefix + _reason(error)) from error
+        raise UnreadableError(prefix + _reason(error)) from error
 
 
 def _orientation(opened: Image.Image) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .clickme_sample import ClickMeSample
-from .errors import TooManyUnreadable, Unreachable, Unreadable
+from .errors import TooManyUnreadableError, UnreachableError, UnreadableError
 
 LIMIT = 0.01  # share of unreadable images that ends a run
 ENOUGH = 10_000  # images to have seen before that share is judged, unless there are fewer
@@ -33,7 +33,7 @@ class Images(Protocol):
     def read(self, index: int, seed: int) -> Tensor | ClickMeSample:
         """The image, float32 and normalised, in all cases or in none with its map; ``seed`` decides its augmentation.
 
-        Raises Unreadable, Unreachable.
+        Raises UnreadableError, UnreachableError.
         """
 
 
@@ -119,8 +119,8 @@ class Batches:
         """The batches of an epoch, from number ``start`` on as if the earlier ones had been drawn. One at a time.
 
         Raises:
-            TooManyUnreadable: more than 1 % of the images seen cannot be read.
-            Unreachable: a server does not give its shards.
+            TooManyUnreadableError: more than 1 % of the images seen cannot be read.
+            UnreachableError: a server does not give its shards.
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start is {start}; expected 0 <= start <= {len(self)}, the batches of an epoch")
@@ -129,14 +129,14 @@ class Batches:
     def _draw(self, epoch: int, start: int) -> Iterator[Batch]:
         self._requests.pending = [(epoch, batch) for batch in range(start, len(self))]
         for read in self._loader:
-            if isinstance(read, Unreachable):  # raised here, a worker's has no traceback for a message
+            if isinstance(read, UnreachableError):  # raised here, a worker's has no traceback for a message
                 raise read
             batch, gave_up, unreadable = read
             self._seen += len(batch[1]) + len(unreadable)
             self._skipped |= unreadable
             allowed = LIMIT * min(len(self._reader), max(self._seen, ENOUGH))
             if gave_up or len(self._skipped) > allowed:
-                raise TooManyUnreadable(self._complaint())
+                raise TooManyUnreadableError(self._complaint())
             yield batch
 
     def _complaint(self) -> str:
@@ -165,7 +165,7 @@ class _Requests:
 class _Reader(Dataset):
     """(epoch, batch) -> (the batch, whether it gave up, {file: why it is unreadable}).
 
-    Or Unreachable.
+    Or UnreachableError.
     """
 
     source: Images
@@ -178,10 +178,10 @@ class _Reader(Dataset):
     def __len__(self) -> int:
         return len(self.source.labels)
 
-    def __getitem__(self, request: tuple[int, int]) -> tuple[Batch, bool, dict[str, str]] | Unreachable:
+    def __getitem__(self, request: tuple[int, int]) -> tuple[Batch, bool, dict[str, str]] | UnreachableError:
         try:
             return self._batch(*request)
-        except Unreachable as error:
+        except UnreachableError as error:
             return error
 
     def _batch(self, epoch: int, batch: int) -> tuple[Batch, bool, dict[str, str]]:
@@ -208,7 +208,7 @@ class _Reader(Dataset):
                 continue
             try:
                 sample = self.source.read(index, seed)
-            except Unreadable as error:
+            except UnreadableError as error:
                 failed[index] = str(error)
                 if len(failed) > LIMIT * min(len(self), ENOUGH):
                     return

@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import torch
 
-from .errors import Unreachable
+from .errors import UnreachableError
 from .folders import class_names
 from .picture_files import check_size
 from .tars import Shard, has_shards, in_folder, scan_tar
@@ -116,7 +116,7 @@ class Server:
         return self.get(file, {"Range": f"bytes={offset}-{offset + size - 1}"}, 206)
 
     def get(self, file: str, headers: dict[str, str], expected: int) -> bytes:
-        """Raises Unreachable: refused, or failed ``TRIES`` times."""
+        """Raises UnreachableError: refused, or failed ``TRIES`` times."""
         request = Request(self.address + quote(file), headers=headers)
         for attempt in range(TRIES):
             if attempt:
@@ -124,7 +124,7 @@ class Server:
             try:
                 with urlopen(request, timeout=PATIENCE) as answer:
                     if answer.status != expected:
-                        raise Unreachable(f"{request.full_url} answered {answer.status}; expected {expected}")
+                        raise UnreachableError(f"{request.full_url} answered {answer.status}; expected {expected}")
                     return answer.read()
             except HTTPError as error:
                 reason = f"answered {error.code}, {error.reason}"
@@ -132,7 +132,7 @@ class Server:
                     break
             except (OSError, HTTPException) as error:
                 reason = f"failed {TRIES} times: {error}"
-        raise Unreachable(f"{request.full_url} {reason}")
+        raise UnreachableError(f"{request.full_url} {reason}")
 
 
 def open_shards(source: str) -> tuple[ShardFiles, ShardFiles, tuple[str, ...]]:
@@ -147,7 +147,7 @@ def open_shards(source: str) -> tuple[ShardFiles, ShardFiles, tuple[str, ...]]:
         store = Server(source.removesuffix(INDEX).rstrip("/") + "/")
         try:
             index = _parse(store.get(INDEX, {}, 200), store.address + INDEX)
-        except Unreachable as error:
+        except UnreachableError as error:
             raise FileNotFoundError(str(error)) from error
     else:
         folder = Path(source)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.choices import DIGITS, PREFIX, located
-from ..data.errors import Unreadable
+from ..data.errors import UnreadableError
 from ..data.folders import CLASSES, files_below
 from ..data.human_maps.images import ClickMeImages, class_names
 from ..data.human_maps.samples import open_samples
@@ -106,7 +106,7 @@ def read(chosen: Sequence[tuple[Images, int]], skip: Callable[[str, str], None])
         source.prepare([index])
         try:
             sample = source.read(index, 0)
-        except Unreadable as error:
+        except UnreadableError as error:
             skip(source.name(index), str(error))
             continue
         label = int(source.labels[index])

@@ -18,7 +18,7 @@ SIZE = 224  # pixels, where a library does not say
 _AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 
-class BadNetwork(ValueError):
+class NetworkError(ValueError):
     """No such network, or one that cannot have what is asked of it; ``name`` is the argument."""
 
     def __init__(self, name: str, problem: str):
@@ -30,13 +30,13 @@ def build(model: str, classes: int, channels: int, size: int) -> nn.Module:
     """``model``, "timm/NAME" or "torchvision/NAME", with random weights; its output is logits [N, classes].
 
     Raises:
-        BadNetwork: there is none, or it does not take so many channels or images of ``size`` pixels.
+        NetworkError: there is none, or it does not take so many channels or images of ``size`` pixels.
     """
     library, name = _found(model)
     options: dict[str, Any] = {}
     if library == "torchvision":
         if channels != 3:
-            raise BadNetwork("model", f"{model} takes 3 channels; the images have {channels}")
+            raise NetworkError("model", f"{model} takes 3 channels; the images have {channels}")
         if name in _AUXILIARY:
             options = {"aux_logits": False, "transform_input": True, "init_weights": True}
         elif name.startswith("vit_"):
@@ -59,8 +59,8 @@ def build(model: str, classes: int, channels: int, size: int) -> nn.Module:
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         if options.keys() & {"image_size", "img_size"}:
             problem = f"{model} cannot be built for images of {size} pixels: {error}"
-            raise BadNetwork("image_size", problem) from error
-        raise BadNetwork("model", f"{model} cannot be built: {error}") from error
+            raise NetworkError("image_size", problem) from error
+        raise NetworkError("model", f"{model} cannot be built: {error}") from error
     guard(network)
     return network
 
@@ -94,7 +94,7 @@ def preparation(model: str, size: int | None, file: str | None = None) -> tuple[
     ``file`` is the name of a file of weights; torchvision publishes several of a network, not all alike.
 
     Raises:
-        BadNetwork: there is no such network, or its images are not square.
+        NetworkError: there is no such network, or its images are not square.
     """
     library, name = _found(model)
     return (_of_torchvision if library == "torchvision" else _of_timm)(name, size, file)
@@ -121,7 +121,7 @@ def _of_timm(name: str, size: int | None, file: str | None) -> tuple[int, Prepro
     found = timm.data.resolve_data_config(given, pretrained_cfg=config.to_dict())
     _, height, width = found["input_size"]
     if height != width:
-        raise BadNetwork("image_size", f"timm/{name} takes images of {height} x {width} pixels; expected a square")
+        raise NetworkError("image_size", f"timm/{name} takes images of {height} x {width} pixels; expected a square")
     mean, std = (tuple(map(float, found[name])) for name in ("mean", "std"))
     crop = height, math.floor(height / found["crop_pct"])
     return height, Preprocessing(mean, std, found["interpolation"], crop, found["crop_mode"] == "squash")
@@ -136,4 +136,4 @@ def _found(model: str) -> tuple[str, str]:
             return library, name
     elif library == "torchvision" and name in torchvision.models.list_models(module=torchvision.models):
         return library, name
-    raise BadNetwork("model", f"there is no {model!r}; expected a model of timm or torchvision")
+    raise NetworkError("model", f"there is no {model!r}; expected a model of timm or torchvision")

@@ -15,8 +15,8 @@ from .. import models
 from ..data.pictures import IMAGENET, Preprocessing
 from . import libraries, weights_file
 from .classes import places, unnamed
-from .libraries import BadNetwork
-from .weights_file import BadWeights
+from .libraries import NetworkError
+from .weights_file import WeightsError
 
 MODELS = {name: getattr(models, name) for name in models.__all__ if "resnet" in name}
 LAYERS = ("layer3",)  # the paper's
@@ -55,8 +55,8 @@ class Network:
         """The network; random, or from ``weights`` of it, of the same without GALA, or with another number of classes.
 
         Raises:
-            BadNetwork: an argument is out of range.
-            BadWeights: the weights are of another network.
+            NetworkError: an argument is out of range.
+            WeightsError: the weights are of another network.
         """
         later = self.keep_output or "/" in self.model  # GALA is put into a network that is there already
         network = self._plain() if later else self._ours(self.model, self.layers)
@@ -67,9 +67,9 @@ class Network:
             try:
                 models.convert(network, layers, keep_output=self.keep_output)
             except ValueError as error:
-                raise BadNetwork("layers", str(error)) from error
+                raise NetworkError("layers", str(error)) from error
         elif self.keep_output:
-            raise BadNetwork("layers", f"keep_output needs GALA, which {self.model} has not; expected some layers")
+            raise NetworkError("layers", f"keep_output needs GALA, which {self.model} has not; expected some layers")
         return network
 
     @property
@@ -87,11 +87,11 @@ class Network:
         try:
             with torch.device("meta"):
                 return self._plain().state_dict()
-        except BadNetwork:  # some of timm's read numbers from tensors while they are built
+        except NetworkError:  # some of timm's read numbers from tensors while they are built
             return self._plain().state_dict()
 
     def own(self, weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-        """Of a file's ``weights`` those of the network, whose weights have ``names``. Raises BadWeights."""
+        """Of a file's ``weights`` those of the network, whose weights have ``names``. Raises WeightsError."""
         return libraries.as_built(self.model, of_network(weights, names))
 
     def _plain(self) -> nn.Module:
@@ -102,16 +102,16 @@ class Network:
     def _ours(self, name: str, layers: tuple[str, ...]) -> nn.Module:
         if name not in MODELS:
             known = ", ".join(MODELS)
-            raise BadNetwork("model", f"there is no {self.model!r}; expected timm/NAME, torchvision/NAME or: {known}")
+            raise NetworkError("model", f"there is no {self.model!r}; expected timm/NAME, torchvision/NAME or: {known}")
         options: dict[str, Any] = {"in_channels": self.channels, "width": self.width, "stem": self.stem}
         if layers and not name.startswith("gala_"):
-            raise BadNetwork("layers", f"{name} has no GALA; expected --model gala_resnet...")
+            raise NetworkError("layers", f"{name} has no GALA; expected --model gala_resnet...")
         if layers:
             options["layers"] = layers
         try:
             return MODELS[name](len(self.classes), **options)
         except ValueError as error:
-            raise BadNetwork("layers", str(error)) from error
+            raise NetworkError("layers", str(error)) from error
 
 
 def start(network: Network, path: str | None) -> nn.Module:
@@ -133,14 +133,14 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], Network | None]:
     """(state dict on the CPU, the network where the file names it) of a safetensors file or of one by torch.save.
 
     Raises:
-        BadWeights: the file is missing, damaged, or holds something else.
+        WeightsError: the file is missing, damaged, or holds something else.
     """
     file = weights_file.read(Path(path))
     return file.tensors, named_in(file.metadata, path)
 
 
 def named_in(metadata: Mapping[str, str], path: Path | str) -> Network | None:
-    """The network in the ``metadata`` of a file. Raises BadWeights where they are damaged, or of a later version."""
+    """The network in the ``metadata`` of a file. Raises WeightsError where they are damaged, or of a later version."""
     if KEY not in metadata:
         return None
     try:
@@ -148,11 +148,11 @@ def named_in(metadata: Mapping[str, str], path: Path | str) -> Network | None:
         how = {name: _fixed(value) for name, value in values.pop("how", {}).items()}
         network = Network(**{name: _fixed(value) for name, value in values.items()}, how=Preprocessing(**how))
     except (AttributeError, TypeError, ValueError) as error:
-        raise BadWeights(f"{path} does not describe its network as this version does: {error}") from error
+        raise WeightsError(f"{path} does not describe its network as this version does: {error}") from error
     numbers = (network.width, network.channels, network.size)
     names = (network.model, network.stem, *network.layers, *network.classes)
     if not all(type(number) is int and number > 0 for number in numbers) or not all(type(n) is str for n in names):
-        raise BadWeights(f"{path} does not describe its network as this version does: {metadata[KEY]}")
+        raise WeightsError(f"{path} does not describe its network as this version does: {metadata[KEY]}")
     return network
 
 
@@ -167,7 +167,7 @@ def of_network(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[st
     networks the averaged one counts.
 
     Raises:
-        BadWeights: there are several.
+        WeightsError: there are several.
     """
     first = next(iter(names))
     if first in weights:
@@ -178,7 +178,7 @@ def of_network(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[st
     if len(best) > 1:
         best = [start for start in best if _AVERAGED_NAME.search(start)] or best
     if len(best) > 1:
-        raise BadWeights(f"the weights are of several networks, {', '.join(best)}; expected one")
+        raise WeightsError(f"the weights are of several networks, {', '.join(best)}; expected one")
     if not best:
         return dict(weights)
     return {name.removeprefix(best[0]): tensor for name, tensor in weights.items() if name.startswith(best[0])}
@@ -191,7 +191,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], replaceable:
     With names that are ``replaceable``, the last layer's, these and GALA may keep their own where they differ.
 
     Raises:
-        BadWeights: names or shapes differ; nothing is changed.
+        WeightsError: names or shapes differ; nothing is changed.
     """
     own, new = network.state_dict(), replaceable or ()
     counters = [name for name in own if name.endswith("num_batches_tracked") and name not in weights]
@@ -212,7 +212,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], replaceable:
     ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise BadWeights(f"the weights are of another network: {'; '.join(problems[:3])}{more}")
+        raise WeightsError(f"the weights are of another network: {'; '.join(problems[:3])}{more}")
     state = OrderedDict(weights)
     state._metadata = own._metadata  # type: ignore[attr-defined]  # some of torchvision's modules ask for versions
     network.load_state_dict(state, strict=False)
@@ -232,23 +232,23 @@ def described_by(
     this package's networks have 224, with a small stem 32.
 
     Raises:
-        BadNetwork: there is no ``model``.
-        BadWeights: no first or no last layer can be made out.
+        NetworkError: there is no ``model``.
+        WeightsError: no first or no last layer can be made out.
     """
     if model is None:
-        raise BadNetwork("model", f"{path} does not name its network; expected --model NAME")
+        raise NetworkError("model", f"{path} does not name its network; expected --model NAME")
     size, how = prepared(model, image_size, path.name)
     guess = Network(model, layers, 64, keep_output, "imagenet", unnamed(2), 3, size or 224, how)
     weights = guess.own(weights, guess.skeleton())
     counts = {len(weights[name]) for name in guess.heads() if name in weights and weights[name].dim()}
     if len(counts) != 1:
-        raise BadWeights(f"{path} holds no last layer of {model}; expected the weights of {model}")
+        raise WeightsError(f"{path} holds no last layer of {model}; expected the weights of {model}")
     guess = replace(guess, classes=unnamed(counts.pop()))
     if "/" in model:
         return replace(guess, channels=libraries.channels_of(model, weights))
     stem = weights.get("conv1.weight")
     if stem is None or stem.dim() != 4:
-        raise BadWeights(f"{path} holds no first layer of {model}; expected the weights of {model}")
+        raise WeightsError(f"{path} holds no first layer of {model}; expected the weights of {model}")
     width, channels, kernel, _ = stem.shape
     if kernel == 3:
         return replace(guess, width=width, channels=channels, stem="small", size=size or 32)
@@ -258,7 +258,7 @@ def described_by(
 def prepared(model: str, size: int | None, file: str | None = None) -> tuple[int | None, Preprocessing]:
     """(the size of images, their preparation) that ``model`` is for, but for a given ``size``; None: any size.
 
-    Raises BadNetwork where a library has no such model.
+    Raises NetworkError where a library has no such model.
     """
     return libraries.preparation(model, size, file) if "/" in model else (size, IMAGENET)
 
@@ -267,7 +267,7 @@ def rebuilt(network: Network, weights: Mapping[str, Tensor]) -> nn.Module:
     """``network`` with exactly ``weights``.
 
     Raises:
-        BadNetwork, BadWeights
+        NetworkError, WeightsError
     """
     built = network.build()
     load_weights(built, network.own(weights, built.state_dict()))

@@ -37,7 +37,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-class BadWeights(ValueError):
+class WeightsError(ValueError):
     """A file of weights cannot be read, or is another network's."""
 
 
@@ -70,17 +70,17 @@ def read(path: Path) -> WeightsFile:
     Names lose what torch.compile, DDP, FSDP and averaging put before them.
 
     Raises:
-        BadWeights: the file is missing, damaged, or holds something else; the message says what.
+        WeightsError: the file is missing, damaged, or holds something else; the message says what.
     """
     try:
         problem = why_no_weights(path)
         if problem is not None:
-            raise BadWeights(f"{path} cannot be read as weights: it is {problem}")
+            raise WeightsError(f"{path} cannot be read as weights: it is {problem}")
         with path.open("rb") as file:
             safe = is_safetensors(file.read(HEAD))
         return _safetensors(path) if safe else _pickled(path)
     except OSError as error:
-        raise BadWeights(f"{path} cannot be read as weights: {error.strerror or error}") from error
+        raise WeightsError(f"{path} cannot be read as weights: {error.strerror or error}") from error
 
 
 def _safetensors(path: Path) -> WeightsFile:
@@ -88,22 +88,22 @@ def _safetensors(path: Path) -> WeightsFile:
         with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return WeightsFile(_plain(path, tensors), file.metadata() or {}, None)
-    except BadWeights:
+    except WeightsError:
         raise
     except _UNREADABLE as error:
-        raise BadWeights(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
+        raise WeightsError(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
 
 
 def _pickled(path: Path) -> WeightsFile:
     try:
         found = _unpickled(path)
         weights = _state_dict(found)  # a damaged dict may hold itself
-    except BadWeights:
+    except WeightsError:
         raise
     except _UNREADABLE as error:
-        raise BadWeights(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
+        raise WeightsError(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
     if weights is None:
-        raise BadWeights(f"{path} holds no state dict, but {_described(found)}; expected torch.save of a state dict")
+        raise WeightsError(f"{path} holds no state dict, but {_described(found)}; expected torch.save of a state dict")
     entry, tensors = weights
     return WeightsFile(_plain(path, tensors), {}, entry)
 
@@ -125,7 +125,7 @@ def _unpickled(path: Path) -> Any:
             problem = f"it holds objects of {others}, which are not loaded; expected model.state_dict() alone"
         else:
             raise
-        raise BadWeights(f"{path} cannot be read as weights: {problem}") from error
+        raise WeightsError(f"{path} cannot be read as weights: {problem}") from error
 
 
 def _with_placeholders(path: Path, names: set[str], dicts: set[str]) -> Any:
@@ -198,10 +198,10 @@ def _plain(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if parts[-1:] == [_COUNTER]:
             continue
         if (short := ".".join(parts)) in plain:
-            raise BadWeights(f"{path} holds {short} twice, once as {name}")
+            raise WeightsError(f"{path} holds {short} twice, once as {name}")
         if tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
             kind = "quantized" if tensor.is_quantized else "without values" if tensor.is_meta else "sparse"
-            raise BadWeights(f"{path} holds {name}, which is {kind}; expected plain tensors")
+            raise WeightsError(f"{path} holds {name}, which is {kind}; expected plain tensors")
         plain[short] = tensor
     while plain and all(name.startswith("module.") for name in plain):
         plain = {name.removeprefix("module."): tensor for name, tensor in plain.items()}

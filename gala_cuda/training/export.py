@@ -10,7 +10,7 @@ OPSET = 18
 BATCH = 2  # images of the example and of the comparison
 
 
-class ExportFailed(RuntimeError):
+class ExportError(RuntimeError):
     """The exported file gives other logits than the network."""
 
 
@@ -21,7 +21,7 @@ def export_onnx(model: nn.Module, channels: int, size: int, path: Path) -> float
     ``model`` is on the CPU. It is exported in evaluation mode; its mode is restored.
 
     Raises:
-        ExportFailed: the deviation is above ``TOLERANCE``; the file is removed.
+        ExportError: the deviation is above ``TOLERANCE``; the file is removed.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
     """
     import onnxruntime
@@ -80,5 +80,5 @@ def _deviation(model: nn.Module, run, channels: int, size: int, path: Path) -> f
         worst = max(worst, ((found - expected).abs().max() / expected.abs().max()).item())
     if not worst <= TOLERANCE:
         path.unlink()
-        raise ExportFailed(f"{path} gives other logits than the network, by {worst:.1e} of the largest; it is removed")
+        raise ExportError(f"{path} gives other logits than the network, by {worst:.1e} of the largest; it is removed")
     return worst

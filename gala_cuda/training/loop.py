@@ -16,14 +16,14 @@ from .checkpoint import Checkpoint
 from .evaluate import evaluate
 from .meters import Forecast, Meter, Waiting, peak_flops, peak_memory
 from .progress import Board, Epoch, bar, bar_text, best, draw_curves, duration, line, print_summary
-from .recipe import BadRecipe, Recipe
+from .recipe import Recipe, RecipeError
 from .run import Folder, Run
 from .step import Stepper
 
 LOOK = 10  # steps between looks at the losses, each of which waits for the device
 
 
-class Diverged(RuntimeError):
+class DivergenceError(RuntimeError):
     """The loss is no longer a number."""
 
 
@@ -31,11 +31,11 @@ def images_per_part(recipe: Recipe) -> int:
     """Images of one forward pass of one process.
 
     Raises:
-        BadRecipe: the batch size is no multiple of processes times parts.
+        RecipeError: the batch size is no multiple of processes times parts.
     """
     size = distributed.world().size
     if recipe.batch_size % (size * recipe.accumulate):
-        raise BadRecipe(
+        raise RecipeError(
             "batch_size",
             f"is {recipe.batch_size}; expected a multiple of {size} processes times accumulate {recipe.accumulate}",
             ["accumulate"],
@@ -50,9 +50,9 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
     CPU, however often the training is killed and resumed.
 
     Raises:
-        Diverged: the loss is NaN or infinite; the message has step, learning rate and the last checkpoint.
+        DivergenceError: the loss is NaN or infinite; the message has step, learning rate and the last checkpoint.
         CheckpointError: a checkpoint cannot be written, or none of those there can be read.
-        BadRecipe: recipe or data are not those of the training that is resumed, or the recipe cannot be followed here.
+        RecipeError: recipe or data are not those of the resumed training, or the recipe cannot be followed here.
     """
     exact = recipe.deterministic
     with torch.backends.cudnn.flags(enabled=True, deterministic=exact, benchmark=not exact):
@@ -156,7 +156,7 @@ class Trainer:
         return len(self.log) * self.steps_per_epoch
 
     def _look(self) -> list[float]:
-        """The meter's sums so far; raises Diverged where one of the recent losses was no number."""
+        """The meter's sums so far; raises DivergenceError where one of the recent losses was no number."""
         losses = distributed.add_up(torch.stack([loss for _, _, loss in self.recent])) / self.world.size
         for (step, lr, _), loss in zip(self.recent, losses.tolist(), strict=True):
             if not math.isfinite(loss):
@@ -165,10 +165,10 @@ class Trainer:
         self.recent.clear()
         return self.meter.all().tolist()
 
-    def _diverged(self, what: str, step: int, lr: float) -> Diverged:
+    def _diverged(self, what: str, step: int, lr: float) -> DivergenceError:
         kept = self.folder.checkpoints.paths()
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return Diverged(f"{what}, step {step}, at lr {lr:.3g}; {last}")
+        return DivergenceError(f"{what}, step {step}, at lr {lr:.3g}; {last}")
 
     def _finish_epoch(self, rate: float, waiting: float) -> None:
         loss, first, five, seen, map_loss, with_map = self.meter.all().tolist()

@@ -25,7 +25,7 @@ _FORMER = (("time_limit", None),)  # fields that older recipes have, with the on
 _FACTS = ("peak_lr", "versions", "git")  # stand in a written recipe beside its fields
 
 
-class BadRecipe(ValueError):
+class RecipeError(ValueError):
     """A field of a recipe is unknown or out of range; ``names`` says which, and which others it does not go with."""
 
     def __init__(self, name: str, problem: str, others: Sequence[str] = ()):
@@ -45,7 +45,7 @@ class Recipe:
     share of the training that is done, so that they fit any number of epochs.
 
     Raises:
-        BadRecipe: a value is out of range.
+        RecipeError: a value is out of range.
     """
 
     data: str = _of(DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
@@ -95,7 +95,7 @@ class Recipe:
             value = getattr(self, each.name)
             choices = each.metadata["choices"]
             if choices and value not in choices:
-                raise BadRecipe(each.name, f"is {value!r}; expected one of {', '.join(choices)}")
+                raise RecipeError(each.name, f"is {value!r}; expected one of {', '.join(choices)}")
         for name in ("epochs", "batch_size", "accumulate", "width", "image_size"):
             self._expect(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
         self._expect("workers", lambda value: isinstance(value, int) and value >= 0, "a whole number of at least 0")
@@ -110,7 +110,7 @@ class Recipe:
     def _expect(self, name: str, holds, expected: str) -> None:
         value = getattr(self, name)
         if value is not None and not holds(value):
-            raise BadRecipe(name, f"is {value}; expected {expected}")
+            raise RecipeError(name, f"is {value}; expected {expected}")
 
     @property
     def peak_lr(self) -> float:
@@ -171,18 +171,20 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
     from. What :func:`as_yaml` wrote can be read again.
 
     Raises:
-        BadRecipe: the source is no preset and no readable YAML file, or a field is unknown or out of range.
+        RecipeError: the source is no preset and no readable YAML file, or a field is unknown or out of range.
     """
     values = {} if source is None else stated(source)
     if "lr_256" in given:
         if "lr" in given:
-            raise BadRecipe("lr_256", "is given together with lr, beside which it has no effect; expected one of them")
+            raise RecipeError(
+                "lr_256", "is given together with lr, beside which it has no effect; expected one of them"
+            )
         values["lr"] = None
     types = {each.name: each.type for each in fields(Recipe)}
     values.update(given)
     for name, value in values.items():
         if name not in types:
-            raise BadRecipe("recipe", f"has a field {name!r}; expected some of {', '.join(types)}")
+            raise RecipeError("recipe", f"has a field {name!r}; expected some of {', '.join(types)}")
         values[name] = _typed(name, value, types[name])
     if "data" in values:
         values["data"] = located(values["data"])
@@ -201,17 +203,17 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise BadRecipe("recipe", f"is {str(path)!r}; {expected} ({error.strerror})") from error
+        raise RecipeError("recipe", f"is {str(path)!r}; {expected} ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = str(error).splitlines()[0] + (f", line {mark.line + 1}" if mark else "")
-        raise BadRecipe("recipe", f"{path} is no YAML: {reason}") from error
+        raise RecipeError("recipe", f"{path} is no YAML: {reason}") from error
     if not isinstance(values, dict):
-        raise BadRecipe("recipe", f"{path} holds a {type(values).__name__}; expected fields and values")
+        raise RecipeError("recipe", f"{path} holds a {type(values).__name__}; expected fields and values")
     values = {name: value for name, value in values.items() if name not in _FACTS and (name, value) not in _FORMER}
     preset = values.pop("preset", None)
     if preset is not None and preset not in list(PRESETS):
-        raise BadRecipe("preset", f"is {preset!r}; expected one of {', '.join(PRESETS)}")
+        raise RecipeError("preset", f"is {preset!r}; expected one of {', '.join(PRESETS)}")
     return {**PRESETS.get(preset, {}), **values}
 
 
@@ -231,7 +233,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     except (OverflowError, TypeError, ValueError):
         pass
     expected = next(words for word, words in _KINDS.items() if word in str(kind))
-    raise BadRecipe(name, f"is {value!r}; expected {expected}")
+    raise RecipeError(name, f"is {value!r}; expected {expected}")
 
 
 def as_yaml(recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from ..data.load import Data
 from . import distributed
 from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
 from .progress import Epoch
-from .recipe import BadRecipe, Recipe, as_yaml
+from .recipe import Recipe, RecipeError, as_yaml
 
 NAMED = 3  # classes in a message
 
@@ -61,7 +61,7 @@ class Folder:
         """The one to go on from, None to start anew; ``shapes`` are those of the network's weights, by name.
 
         Raises:
-            BadRecipe: recipe or data are not those of the training that is there.
+            RecipeError: recipe or data are not those of the training that is there.
             CheckpointError: no checkpoint that is there can be read, or it is of another network.
         """
         found, refused = self.checkpoints.load() if self.run.resume else (None, [])
@@ -75,17 +75,17 @@ class Folder:
         return found
 
     def _compare(self, found: Checkpoint) -> None:
-        """Raises BadRecipe where the training of the checkpoint ``found`` cannot go on with this recipe and data."""
+        """Raises RecipeError where the training of the checkpoint ``found`` cannot go on with this recipe and data."""
         begun, output = Recipe(**found.state["recipe"]), self.run.output
         if differences := begun.differences(self.recipe):
             first, *others = differences
             listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in differences.items())
-            raise BadRecipe(
+            raise RecipeError(
                 first, f"is not that of the training in {output}: {listed}; expected the same, or another --output",
                 others,
             )  # fmt: skip
         if changes := list(_changes(found.state["data"], self.facts)):
-            raise BadRecipe(
+            raise RecipeError(
                 "data" if self.recipe.clickme is None else "clickme",
                 f"is not what the training in {output} was begun with: {', '.join(changes)}; expected the same images, "
                 f"or another --output, which may start from --weights {output / 'last.safetensors'}",
@@ -93,7 +93,7 @@ class Folder:
         log = found.state["log"]
         done = len(log) + (found.step > (log[-1]["step"] if log else 0))
         if self.recipe.epochs < done:
-            raise BadRecipe(
+            raise RecipeError(
                 "epochs", f"is {self.recipe.epochs}, but the training in {output} is in epoch {done} or beyond; "
                 f"expected at least {done}",
             )  # fmt: skip

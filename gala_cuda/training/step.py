@@ -14,7 +14,7 @@ from . import distributed
 from .evaluate import autocast, on
 from .meters import Meter, training_flops
 from .optimize import Average, mix, optimizer
-from .recipe import BadRecipe, Recipe
+from .recipe import Recipe, RecipeError
 from .supervision import Supervision
 
 
@@ -27,7 +27,7 @@ class Stepper:
         lr: of the last step.
 
     Raises:
-        BadRecipe: BatchNorm is to be synchronised on a CPU, or the map loss does not go with network or recipe.
+        RecipeError: BatchNorm is to be synchronised on a CPU, or the map loss does not go with network or recipe.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Stepper:
         self.recipe, self.device, self.lr = recipe, device, 0.0
         if recipe.sync_batchnorm:
             if device.type == "cpu":
-                raise BadRecipe("sync_batchnorm", "is True; expected False on a CPU, where torch has none")
+                raise RecipeError("sync_batchnorm", "is True; expected False on a CPU, where torch has none")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=layout)
@@ -56,7 +56,7 @@ class Stepper:
         Where parts hold human maps and their weight is not 0, the map loss is added.
 
         Raises:
-            BadRecipe: the map loss does not go with this network or recipe; nothing is trained.
+            RecipeError: the map loss does not go with this network or recipe; nothing is trained.
         """
         recipe = self.recipe
         self.lr = lr

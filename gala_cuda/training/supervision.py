@@ -11,7 +11,7 @@ from ..clickme.loss import GalaMapLoss, HarmonizationLoss
 from ..clickme.score import returns_maps
 from ..layer import GALA
 from . import distributed
-from .recipe import BadRecipe, Recipe
+from .recipe import Recipe, RecipeError
 
 Call = Callable[..., Any]  # the network: images, and perhaps return_maps=True
 
@@ -23,13 +23,13 @@ class Supervision:
         by_gradients: whether input gradients are taught, and not attention.
 
     Raises:
-        BadRecipe: this network, or another setting of the recipe, does not go with that loss.
+        RecipeError: this network, or another setting of the recipe, does not go with that loss.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device):
         for name in ("mixup", "cutmix"):
             if getattr(recipe, name):
-                raise BadRecipe(
+                raise RecipeError(
                     name,
                     f"is {getattr(recipe, name)}; expected 0 with human maps, each of which is of one image",
                     ["clickme"],
@@ -42,7 +42,7 @@ class Supervision:
             channels = [layer.channels for layer in model.modules() if isinstance(layer, GALA)]
             self._taught = partial(_of_maps, GalaMapLoss(recipe.clickme_loss, channels=channels).to(device))
         else:
-            raise BadRecipe(
+            raise RecipeError(
                 "clickme_loss",
                 f"is {recipe.clickme_loss!r}, but {type(model).__name__} returns no attention maps; expected a "
                 "gala_resnet of this package, or harmonization, or clickme_weight 0",
@@ -74,10 +74,10 @@ def _of_gradients(
 def _refuse_without_double_backward(recipe: Recipe) -> None:
     twice = "with clickme_loss harmonization, which differentiates twice"
     if recipe.compile:
-        raise BadRecipe("compile", f"is True; expected False {twice}: compiled code cannot", ["clickme_loss"])
+        raise RecipeError("compile", f"is True; expected False {twice}: compiled code cannot", ["clickme_loss"])
     if recipe.precision == "float16":
-        raise BadRecipe(
+        raise RecipeError(
             "precision", f"is 'float16'; expected float32 or bfloat16 {twice}: gradients underflow", ["clickme_loss"]
         )
     if recipe.parallel == "fsdp" and distributed.world().size > 1:
-        raise BadRecipe("parallel", f"is 'fsdp'; expected 'ddp' {twice}: shards cannot", ["clickme_loss"])
+        raise RecipeError("parallel", f"is 'fsdp'; expected 'ddp' {twice}: shards cannot", ["clickme_loss"])

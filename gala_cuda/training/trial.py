@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..networks.network import BadNetwork, Network
-from .recipe import BadRecipe, Recipe
+from ..networks.network import Network, NetworkError
+from .recipe import Recipe, RecipeError
 
 # What networks raise, theirs and ours, on images that they cannot take.
 _REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
@@ -16,12 +16,12 @@ def check(model: nn.Module, network: Network) -> None:
     Its mode is restored.
 
     Raises:
-        BadNetwork: it does not, for images of that size or for any.
+        NetworkError: it does not, for images of that size or for any.
     """
     try:
         logits = _logits(model, network, 1, training=False)
     except _REFUSALS as error:
-        raise BadNetwork(
+        raise NetworkError(
             "image_size", f"{network.model} takes no images of {network.size} x {network.size} pixels: {_line(error)}"
         ) from error
     _expect_logits(logits, network, 1, "")
@@ -31,8 +31,8 @@ def check_training(model: nn.Module, network: Network, recipe: Recipe, images: i
     """As :func:`check`, and in training mode of parts of ``images``; statistics and random numbers stay as they were.
 
     Raises:
-        BadNetwork: as :func:`check` does, or there are several outputs in training.
-        BadRecipe: parts of one image are too few.
+        NetworkError: as :func:`check` does, or there are several outputs in training.
+        RecipeError: parts of one image are too few.
     """
     check(model, network)
     count = min(images, 2)
@@ -42,7 +42,7 @@ def check_training(model: nn.Module, network: Network, recipe: Recipe, images: i
             logits = _logits(model, network, count, training=True)
     except _REFUSALS as error:
         if count > 1:
-            raise BadNetwork("model", f"{network.model} cannot be trained: {_line(error)}") from error
+            raise NetworkError("model", f"{network.model} cannot be trained: {_line(error)}") from error
         raise _too_few(network, recipe) from error
     finally:
         with torch.no_grad():
@@ -51,19 +51,19 @@ def check_training(model: nn.Module, network: Network, recipe: Recipe, images: i
     _expect_logits(logits, network, count, " in training")
 
 
-def _too_few(network: Network, recipe: Recipe) -> BadRecipe:
+def _too_few(network: Network, recipe: Recipe) -> RecipeError:
     why = (
         f"and so a part of one image; {network.model} needs at least 2 with images of {network.size} pixels, since "
         "BatchNorm would have one value of a channel"
     )
     if recipe.accumulate > 1:
-        return BadRecipe(
+        return RecipeError(
             "accumulate", f"is {recipe.accumulate} with batch_size {recipe.batch_size}, {why}", ["batch_size"]
         )
     if recipe.batch_size == 1:
-        return BadRecipe("batch_size", f"is 1, {why}")
+        return RecipeError("batch_size", f"is 1, {why}")
     flag = "data" if recipe.clickme is None else "clickme"
-    return BadRecipe(flag, f"{recipe.source} has one image to train on for each process, {why}")
+    return RecipeError(flag, f"{recipe.source} has one image to train on for each process, {why}")
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def _expect_logits(logits: Tensor, network: Network, count: int, when: str) -> N
     expected = (count, len(network.classes))
     if not isinstance(logits, Tensor) or logits.shape != expected:
         found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise BadNetwork("model", f"{network.model} gives {found}{when}; expected logits {list(expected)}")
+        raise NetworkError("model", f"{network.model} gives {found}{when}; expected logits {list(expected)}")
 
 
 def _line(error: Exception) -> str:

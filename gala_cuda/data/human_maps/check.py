@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..clickme_sample import ClickMeSample
-from ..errors import Unreadable
+from ..errors import UnreadableError
 from ..folders import CLASSES
 from .convert import Track
 from .images import checked_class, class_names
@@ -87,7 +87,7 @@ def check(folder: Path, track: Track) -> dict[str, Split]:
             found.formats[format] = found.formats.get(format, 0) + 1
             try:
                 sample = checked_class(samples.read(index), classes)
-            except Unreadable as error:
+            except UnreadableError as error:
                 found.broken[name] = str(error)
                 continue
             found.add(sample)

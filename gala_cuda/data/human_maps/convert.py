@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..errors import Unreadable
+from ..errors import UnreadableError
 from ..folders import CLASSES
 from .encode import Kind
 from .record import decode
@@ -53,7 +53,7 @@ def _write(folder: Path, split: str, samples: Samples, kind: Kind, per_shard: in
             decode(record)  # what cannot be read is not written
             key = _new(samples.key(index).removeprefix(f"{split}/"), keys)
             data = kind.encode(key, record)
-        except Unreadable as error:
+        except UnreadableError as error:
             left.append((samples.name(index), str(error)))
             continue
         shard = f"{split}-{len(keys) // per_shard:06d}" if kind.shared else f"{split}/{key}"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import Unreadable
+from ..errors import UnreadableError
 from .formats import tfrecord
 from .record import Record, heatmap_of, image_of
 
@@ -21,7 +21,7 @@ JPEG = b"\xff\xd8\xff"
 class Kind(NamedTuple):
     """How to write a format: the bytes of a key's record, and what ends a file."""
 
-    encode: Callable[[str, Record], bytes]  # raises Unreadable
+    encode: Callable[[str, Record], bytes]  # raises UnreadableError
     suffix: str
     shared: bool = False  # a file by many records
     end: bytes = b""
@@ -65,12 +65,12 @@ def pth(key: str, record: Record) -> bytes:
 
 
 def raw_tfrecord(key: str, record: Record) -> bytes:
-    """A frame of float32 values, the image in [0, 1]. Raises Unreadable where image or map is no square."""
+    """A frame of float32 values, the image in [0, 1]. Raises UnreadableError where image or map is no square."""
     image = image_of(record.image).transpose(1, 2, 0)
     heatmap = _heatmap(record, image.shape[:2])
     for what, array in (("image", image), ("map", heatmap)):
         if array.shape[0] != array.shape[1]:
-            raise Unreadable(
+            raise UnreadableError(
                 f"the {what} has sides of {array.shape[0]} and {array.shape[1]}; a raw TFRecord has squares"
             )
     if isinstance(record.image, np.ndarray) and record.image.dtype == np.float32:

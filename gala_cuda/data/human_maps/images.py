@@ -6,7 +6,7 @@ import torch
 
 from .. import folders
 from ..clickme_sample import ClickMeSample
-from ..errors import Unreadable
+from ..errors import UnreadableError
 from ..pictures import IMAGENET, Preprocessing
 from ..sources import Source
 from .formats import UNKNOWN
@@ -28,7 +28,7 @@ class ClickMeImages:
         pass
 
     def read(self, index: int, seed: int) -> ClickMeSample:
-        """The sample; ``seed`` decides its augmentation. Raises Unreadable."""
+        """The sample; ``seed`` decides its augmentation. Raises UnreadableError."""
         sample = checked_class(self.samples.read(index), self.classes)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too, for good
@@ -59,9 +59,9 @@ def clickme_folder(
 
 
 def checked_class(sample: ClickMeSample, classes: int | None) -> ClickMeSample:
-    """The sample. Raises Unreadable where there are ``classes`` and its label is none of them."""
+    """The sample. Raises UnreadableError where there are ``classes`` and its label is none of them."""
     if classes is not None and sample.label >= classes:
-        raise Unreadable(f"the label is {int(sample.label)}; expected 0 to {classes - 1}")
+        raise UnreadableError(f"the label is {int(sample.label)}; expected 0 to {classes - 1}")
     return sample
 
 

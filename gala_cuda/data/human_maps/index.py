@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import Unreadable
+from ..errors import UnreadableError
 from ..folders import canonical, files_below, files_of_split, split_folder
 from .formats import FORMATS, UNKNOWN, Entry, detect, is_named, npz
 from .record import MAX_LABEL
@@ -127,7 +127,7 @@ def _load(place: Path, state: bytes) -> Index | None:
     try:
         with place.open("rb") as file:
             found = npz.arrays(file, (*fields, "state"), LARGEST)
-    except (OSError, Unreadable):
+    except (OSError, UnreadableError):
         return None
     if found.keys() != {*fields, "state"} or found.pop("state").tobytes() != state:
         return None

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .. import pictures
 from ..clickme_sample import ClickMeSample
-from ..errors import Unreadable
+from ..errors import UnreadableError
 from ..picture_modes import as_rgb
 
 MAX_BYTES = 32 << 20  # of a record
@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 
 def decode(record: Record) -> ClickMeSample:
-    """The sample: image uint8, map float32 with its values as stored. Raises Unreadable.
+    """The sample: image uint8, map float32 with its values as stored. Raises UnreadableError.
 
     There is no map where ``click_count`` is 0 or the map has no value above 0.
     """
@@ -53,27 +53,27 @@ def is_picture(data: bytes) -> bool:
 
 
 def checked_label(value: object) -> int:
-    """A class from a number, or a list or an array of one. Raises Unreadable."""
+    """A class from a number, or a list or an array of one. Raises UnreadableError."""
     label = _whole("label", value, 1)[0]
     if not 0 <= label <= MAX_LABEL:
-        raise Unreadable(f"the label is {label}; expected 0 to {MAX_LABEL}")
+        raise UnreadableError(f"the label is {label}; expected 0 to {MAX_LABEL}")
     return label
 
 
 def checked_numbers(found: Mapping[str, object]) -> dict[str, list[int]]:
-    """Those of ``NUMBERS`` that are among what was found. Raises Unreadable."""
+    """Those of ``NUMBERS`` that are among what was found. Raises UnreadableError."""
     return {name: _whole(name, found[name], count) for name, count in NUMBERS.items() if name in found}
 
 
 def _whole(name: str, value: object, count: int) -> list[int]:
     values = value.ravel().tolist() if isinstance(value, np.ndarray) else value if isinstance(value, list) else [value]
     if not values:
-        raise Unreadable(f"there is no {name}")
+        raise UnreadableError(f"there is no {name}")
     whole = [each for each in values if type(each) is int and -(1 << 63) <= each < 1 << 63]
     if not len(values) == len(whole) == count:
         plain = len(values) == 1 and isinstance(values[0], int | float | str | bytes)
         what = f"{values[0]!r:.40}" if plain else f"{len(values)} values"
-        raise Unreadable(f"the {name} is {what}; expected {count} whole number{'s' * (count > 1)}")
+        raise UnreadableError(f"the {name} is {what}; expected {count} whole number{'s' * (count > 1)}")
     return whole
 
 
@@ -83,7 +83,7 @@ def image_of(data: bytes | np.ndarray) -> np.ndarray:
         return np.asarray(_picture(data, "image")).transpose(2, 0, 1).copy()
     shape = data.shape[sum(side == 1 for side in data.shape[:-3]) :]  # without batch dimensions of 1
     if len(shape) != 3 or 3 not in (shape[0], shape[2]) or data.dtype.kind not in "uf":
-        raise Unreadable(f"the image is {data.dtype} of shape {data.shape}; expected [H, W, 3] or [3, H, W]")
+        raise UnreadableError(f"the image is {data.dtype} of shape {data.shape}; expected [H, W, 3] or [3, H, W]")
     _check_sides("image", shape[:2] if shape[2] == 3 else shape[1:])
     image = data.reshape(shape).transpose(2, 0, 1) if shape[2] == 3 else data.reshape(shape)
     return image.copy() if image.dtype == np.uint8 else _as_bytes(image)
@@ -94,7 +94,7 @@ def _as_bytes(image: np.ndarray) -> np.ndarray:
     low, high = float(image.min()), float(image.max())
     whole = 1.0 if high <= UNIT else 255.0
     if not -OVERSHOOT * whole <= low <= high <= (1 + OVERSHOOT) * whole:
-        raise Unreadable(f"the image has values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255")
+        raise UnreadableError(f"the image has values from {low:g} to {high:g}; expected 0 to 1 or 0 to 255")
     return np.rint(image.astype(np.float32) * (255 / whole)).clip(0, 255).astype(np.uint8)
 
 
@@ -105,11 +105,11 @@ def heatmap_of(data: bytes | np.ndarray) -> np.ndarray:
         return np.asarray(picture if picture.mode in ("L", "I;16") else picture.convert("L")).astype(np.float32)
     shape = tuple(side for side in data.shape if side != 1)
     if len(shape) != 2 or data.dtype.kind not in "uif":
-        raise Unreadable(f"the map is {data.dtype} of shape {data.shape}; expected numbers [H, W]")
+        raise UnreadableError(f"the map is {data.dtype} of shape {data.shape}; expected numbers [H, W]")
     _check_sides("map", shape)
     low, high = float(data.min()), float(data.max())
     if not (-OVERSHOOT * abs(high) <= low and high <= MAX_VALUE):
-        raise Unreadable(f"the map has values from {low:g} to {high:g}; expected 0 to {MAX_VALUE:g}")
+        raise UnreadableError(f"the map has values from {low:g} to {high:g}; expected 0 to {MAX_VALUE:g}")
     return data.reshape(shape).astype(np.float32).clip(0)
 
 
@@ -124,4 +124,4 @@ def _picture(data: bytes, what: str) -> Image.Image:
 
 def _check_sides(what: str, sides: tuple[int, ...]) -> None:
     if not all(1 <= side <= MAX_SIDE for side in sides):
-        raise Unreadable(f"the {what} has sides of {sides[0]} and {sides[1]}; expected 1 to {MAX_SIDE} pixels")
+        raise UnreadableError(f"the {what} has sides of {sides[0]} and {sides[1]}; expected 1 to {MAX_SIDE} pixels")

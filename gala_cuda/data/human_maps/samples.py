@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..clickme_sample import ClickMeSample
-from ..errors import Unreadable
+from ..errors import UnreadableError
 from .formats import FORMATS, Format
 from .formats.webdataset import key_of
 from .index import Index, build, open_index
@@ -43,14 +43,14 @@ class Samples:
         return self._format(index)[0]
 
     def read(self, index: int) -> ClickMeSample:
-        """The sample: image uint8, map as it is stored. Raises Unreadable."""
+        """The sample: image uint8, map as it is stored. Raises UnreadableError."""
         return decode(self.record(index))
 
     def record(self, index: int) -> Record:
-        """The sample as its file has it. Raises Unreadable."""
+        """The sample as its file has it. Raises UnreadableError."""
         record = self._format(index)[1].parse(self._bytes(index))
         if record.label != self.labels[index]:
-            raise Unreadable(f"the label is {record.label}, and {self.labels[index]} in the index")
+            raise UnreadableError(f"the label is {record.label}, and {self.labels[index]} in the index")
         return record
 
     def key(self, index: int) -> str:
@@ -70,14 +70,14 @@ class Samples:
     def _bytes(self, index: int) -> bytes:
         offset, length = int(self._index.offset[index]), int(self._index.length[index])
         if length > LARGEST:
-            raise Unreadable(f"the record has {length} bytes; expected at most {LARGEST}")
+            raise UnreadableError(f"the record has {length} bytes; expected at most {LARGEST}")
         path = self.folder / os.fsdecode(self._index.files[self._index.file_of[index]])
         try:
             with path.open("rb", buffering=0) as file:
                 file.seek(offset)
                 return file.read(length)
         except OSError as error:
-            raise Unreadable(str(error)) from error
+            raise UnreadableError(str(error)) from error
 
 
 def open_samples(path: Path, split: str = "val") -> Samples:

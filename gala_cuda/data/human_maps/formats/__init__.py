@@ -25,7 +25,7 @@ class Format(Protocol):
         """Where the records of a file are, those that cannot be read too. Raises OSError."""
 
     def parse(self, data: bytes) -> Record:
-        """A record from its bytes. Raises Unreadable."""
+        """A record from its bytes. Raises UnreadableError."""
 
 
 FORMATS: dict[str, Format] = {"tfrecord": tfrecord, "webdataset": webdataset, "npz": npz, "pth": pth}

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ...errors import Unreadable
+from ...errors import UnreadableError
 from ..record import MAX_BYTES, NUMBERS, Record, checked_label, checked_numbers
 from .entry import UNKNOWN, Entry
 
@@ -36,16 +36,16 @@ def scan(file: Path) -> list[Entry]:
     try:
         with file.open("rb") as opened:
             label = checked_label(arrays(opened, ["label"]).get("label", []))
-    except (Unreadable, OSError):  # for what it is, reading it says
+    except (UnreadableError, OSError):  # for what it is, reading it says
         label = UNKNOWN
     return [Entry(0, size, label)]
 
 
 def parse(data: bytes) -> Record:
-    """The record of a file. Raises Unreadable."""
+    """The record of a file. Raises UnreadableError."""
     found = arrays(io.BytesIO(data), ("image", "heatmap", "label", *NUMBERS))
     if "image" not in found:
-        raise Unreadable("there is no array image")
+        raise UnreadableError("there is no array image")
     return Record(
         found["image"],
         found.get("heatmap"),
@@ -57,7 +57,7 @@ def parse(data: bytes) -> Record:
 def arrays(file: BinaryIO, names: Iterable[str], most: int = MAX_BYTES) -> dict[str, np.ndarray]:
     """Those of the arrays ``names`` that an NPZ file has, ``most`` bytes each. Pickles are refused.
 
-    Raises Unreadable.
+    Raises UnreadableError.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -65,25 +65,25 @@ def arrays(file: BinaryIO, names: Iterable[str], most: int = MAX_BYTES) -> dict[
             found = {name: members[f"{name}.npy"] for name in names if f"{name}.npy" in members}
             for name, info in found.items():
                 if info.file_size > most:
-                    raise Unreadable(f"{name} has {info.file_size} bytes; expected at most {most}")
+                    raise UnreadableError(f"{name} has {info.file_size} bytes; expected at most {most}")
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise Unreadable(f"{name} is compressed in a way that NumPy does not use")
+                    raise UnreadableError(f"{name} is compressed in a way that NumPy does not use")
             return {name: array(archive.read(info)) for name, info in found.items()}
     except BROKEN as error:
-        raise Unreadable(f"no readable NPZ file: {error or type(error).__name__}") from error
+        raise UnreadableError(f"no readable NPZ file: {error or type(error).__name__}") from error
 
 
 def array(data: bytes) -> np.ndarray:
-    """The numbers of an NPY file. Raises Unreadable, or one of ``BROKEN``."""
+    """The numbers of an NPY file. Raises UnreadableError, or one of ``BROKEN``."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise Unreadable(f"an array of NPY's version {version}; expected 1.0 or 2.0")
+        raise UnreadableError(f"an array of NPY's version {version}; expected 1.0 or 2.0")
     headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
     shape, fortran, dtype = headers[version[0] - 1](stream, max_header_size=MAX_HEADER)
     if dtype.kind not in "biufS":
-        raise Unreadable(f"an array of {str(dtype)[:40]}; expected numbers")
+        raise UnreadableError(f"an array of {str(dtype)[:40]}; expected numbers")
     there = len(data) - stream.tell()
     if math.prod(shape) * dtype.itemsize != there or min(shape, default=0) < 0:
-        raise Unreadable(f"an array of shape {shape} and {dtype} has {there} bytes")
+        raise UnreadableError(f"an array of shape {shape} and {dtype} has {there} bytes")
     return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")

@@ -13,7 +13,7 @@ from pathlib import Path
 import crc32c
 import numpy as np
 
-from ...errors import Unreadable
+from ...errors import UnreadableError
 from ..record import NUMBERS, Record, checked_label, checked_numbers, is_picture
 from .entry import UNKNOWN, Entry
 
@@ -28,7 +28,7 @@ Read = Callable[[int, int], bytes]  # the bytes from start to stop
 def recognises(head: bytes) -> bool:
     try:
         _length(head)
-    except Unreadable:
+    except UnreadableError:
         return False
     return True
 
@@ -45,13 +45,13 @@ def scan(file: Path) -> list[Entry]:
         while at < size:
             try:
                 length = _length(read(at, at + HEADER))
-            except Unreadable:
+            except UnreadableError:
                 entries.append(Entry(at, min(HEADER, size - at), UNKNOWN))
                 break
             whole = min(HEADER + length + FOOTER, size - at)
             try:
                 label = _label(_features(read, at + HEADER, at + whole - FOOTER, ("label",)))
-            except Unreadable:  # for what it is, reading it says
+            except UnreadableError:  # for what it is, reading it says
                 label = UNKNOWN
             entries.append(Entry(at, whole, label))
             at += HEADER + length + FOOTER
@@ -59,17 +59,19 @@ def scan(file: Path) -> list[Entry]:
 
 
 def parse(data: bytes) -> Record:
-    """The record of a frame. Raises Unreadable."""
+    """The record of a frame. Raises UnreadableError."""
     length, there = _length(data), len(data) - HEADER - FOOTER
     if length != there:
-        raise Unreadable(f"the record is cut off: it announces {length} bytes and has {max(there, 0)}")
+        raise UnreadableError(f"the record is cut off: it announces {length} bytes and has {max(there, 0)}")
     body = data[HEADER:-FOOTER]
     if _checksum(body) != data[-FOOTER:]:
-        raise Unreadable("the record's checksum is not that of its data")
+        raise UnreadableError("the record's checksum is not that of its data")
     found = _features(lambda start, stop: body[start:stop], 0, len(body), ("image", "heatmap", "label", *NUMBERS))
     image, heatmap = found.get("image"), found.get("heatmap", b"")
     if not isinstance(image, bytes) or not isinstance(heatmap, bytes):
-        raise Unreadable("the record has no image as bytes" if not isinstance(image, bytes) else "the map is no bytes")
+        raise UnreadableError(
+            "the record has no image as bytes" if not isinstance(image, bytes) else "the map is no bytes"
+        )
     return Record(
         image if is_picture(image) else _square(image, 3, "image"),
         (heatmap if is_picture(heatmap) else _square(heatmap, 1, "map")) if heatmap else None,
@@ -94,7 +96,7 @@ def _checksum(data: bytes) -> bytes:
 def _length(frame: bytes) -> int:
     """The length of the data that a frame announces."""
     if len(frame) < HEADER or _checksum(frame[:8]) != frame[8:HEADER]:
-        raise Unreadable("the length of the record is damaged, and with it the rest of the file is lost")
+        raise UnreadableError("the length of the record is damaged, and with it the rest of the file is lost")
     return int.from_bytes(frame[:8], "little")
 
 
@@ -106,12 +108,14 @@ def _square(data: bytes, channels: int, what: str) -> np.ndarray:
     """Raw float32 values of a square, [side, side, channels]."""
     side = round((len(data) / 4 / channels) ** 0.5)
     if 4 * channels * side * side != len(data):
-        raise Unreadable(f"the {what} of {len(data)} bytes is no JPEG, no PNG, and no square of {channels} x float32")
+        raise UnreadableError(
+            f"the {what} of {len(data)} bytes is no JPEG, no PNG, and no square of {channels} x float32"
+        )
     return np.frombuffer(data, "<f4").reshape(side, side, channels)
 
 
 def _features(read: Read, start: int, stop: int, wanted: tuple[str, ...]) -> dict[str, bytes | list[int]]:
-    """The values of an Example: Example { 1: Features { 1: { 1: key, 2: Feature } } }. Raises Unreadable."""
+    """The values of an Example: Example { 1: Features { 1: { 1: key, 2: Feature } } }. Raises UnreadableError."""
     message = _Message(read)
     found: dict[str, bytes | list[int]] = {}
     for features in message.parts(1, start, stop):
@@ -147,24 +151,24 @@ class _Message:
         """(start, stop) of the messages, strings and packed numbers that have the number ``wanted``."""
         for field in self.fields(wanted, start, stop):
             if isinstance(field, int):
-                raise Unreadable(NO_EXAMPLE)
+                raise UnreadableError(NO_EXAMPLE)
             yield field
 
     def fields(self, wanted: int, start: int, stop: int) -> Iterator[int | tuple[int, int]]:
         """Of the fields that have the number ``wanted``: the value of a varint, (start, stop) of others."""
         while start < stop:
             if not self._left:
-                raise Unreadable(f"the record has more than {MAX_FIELDS} fields")
+                raise UnreadableError(f"the record has more than {MAX_FIELDS} fields")
             self._left -= 1
             head = self.read(start, min(start + 20, stop))  # two varints
             tag, used = _varint(head, 0)
             number, wire = tag >> 3, tag & 7
             if wire not in (0, 1, 2, 5):
-                raise Unreadable(NO_EXAMPLE)
+                raise UnreadableError(NO_EXAMPLE)
             value, used = _varint(head, used) if wire in (0, 2) else (8 if wire == 1 else 4, used)
             end = start + used + (value if wire else 0)
             if end > stop:
-                raise Unreadable("a field of the record is longer than the record")
+                raise UnreadableError("a field of the record is longer than the record")
             if number == wanted:
                 yield (start + used, end) if wire else value
             start = end
@@ -180,7 +184,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
             return value, at + place + 1
-    raise Unreadable("a number in the record does not end")
+    raise UnreadableError("a number in the record does not end")
 
 
 def _signed(value: int) -> int:

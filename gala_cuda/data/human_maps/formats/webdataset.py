@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ...errors import Unreadable
+from ...errors import UnreadableError
 from ...folders import is_litter
 from ..record import Record, checked_label, checked_numbers
 from . import npz
@@ -59,17 +59,17 @@ def scan(file: Path) -> list[Entry]:
 
 
 def parse(data: bytes) -> Record:
-    """The record of a stretch of an archive. Raises Unreadable."""
+    """The record of a stretch of an archive. Raises UnreadableError."""
     found = {}
     for part in _parts(io.BytesIO(data)):
         if part.key is not DAMAGED:
             found[part.kind] = data[part.data : part.data + part.size]
         elif part.start < len(data) or not data:
-            raise Unreadable("the archive is damaged or cut off, and the rest of it is lost")
+            raise UnreadableError("the archive is damaged or cut off, and the rest of it is lost")
     images = [found[kind] for kind in PICTURES if kind in found]
     for there, what in ((bool(images), f"image ({', '.join(PICTURES)})"), ("cls" in found, "label (cls)")):
         if not there:
-            raise Unreadable(
+            raise UnreadableError(
                 f"the key has no {what} beside its {', '.join(sorted(found))}; expected all members of a key side by "
                 "side, as in an archive of sorted names (tar --sort=name)"
             )
@@ -111,7 +111,7 @@ def _label(file: BinaryIO, parts: list[_Part]) -> int:
             file.seek(part.data)
             try:
                 return _class(file.read(min(part.size, SMALL)))
-            except Unreadable:  # for what it is, reading it says
+            except UnreadableError:  # for what it is, reading it says
                 return UNKNOWN
     return UNKNOWN
 
@@ -120,7 +120,7 @@ def _class(data: bytes | None) -> int:
     try:
         return checked_label([] if data is None else int(data[:SMALL]))
     except (ValueError, OverflowError) as error:
-        raise Unreadable(f"the label is {data!r:.40}; expected a whole number") from error
+        raise UnreadableError(f"the label is {data!r:.40}; expected a whole number") from error
 
 
 def _heatmap(found: dict[str, bytes]) -> bytes | np.ndarray | None:
@@ -128,7 +128,7 @@ def _heatmap(found: dict[str, bytes]) -> bytes | np.ndarray | None:
         try:
             return npz.array(found["heatmap.npy"])
         except npz.BROKEN as error:
-            raise Unreadable(f"the map is no readable NPY file: {error}") from error
+            raise UnreadableError(f"the map is no readable NPY file: {error}") from error
     return next((found[f"heatmap.{kind}"] for kind in PICTURES if f"heatmap.{kind}" in found), None)
 
 
@@ -136,7 +136,7 @@ def _numbers(data: bytes) -> dict[str, list[int]]:
     try:
         given = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"the .json of the key cannot be read: {error}") from error
+        raise UnreadableError(f"the .json of the key cannot be read: {error}") from error
     if not isinstance(given, dict):
-        raise Unreadable("the .json of the key is no object")
+        raise UnreadableError("the .json of the key is no object")
     return checked_numbers(given)
