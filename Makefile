@@ -7,7 +7,7 @@ DEPENDENCIES := $(VENV)/.dependencies
 BUILT := $(VENV)/.built
 CPP = $(shell find csrc examples tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench gpu lint format build abi clean
+.PHONY: demo test bench gpu docs lint format build abi clean
 
 demo: $(BUILT)  ## doctor, a training on real images, attention maps, a bench
 	$(BIN)/gala-cuda demo $(ARGS)
@@ -22,6 +22,10 @@ bench: $(BUILT)
 gpu:  ## everything that one NVIDIA GPU can be measured by, in parts that a later call continues; --dry-run on the CPU
 	@if test ! -e $(BUILT) && $(PYTHON) -c "import torch" 2>/dev/null; then python="$(PYTHON)"; \
 	else $(MAKE) $(BUILT) && python=$(BIN)/python; fi && $$python -m benchmarks.gpu $(ARGS)
+
+docs: $(DEPENDENCIES)  ## the drawings, and the site in build/site
+	$(BIN)/python -m tools.drawings
+	$(BIN)/mkdocs build --strict
 
 lint: $(DEPENDENCIES)
 	$(BIN)/ruff check .

@@ -220,20 +220,6 @@ def test_unstable_symbols_are_found(declaration, tmp_path):
     assert len(unstable(undefined_symbols(library))) == 1
 
 
-def test_readme():
-    """Its example runs, and its tree names every folder of sources."""
-    text = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
-    tree = text[text.index("## Files") :]
-    folders = {
-        f"{top}/{name}".rpartition("/")[0]
-        for top in ("benchmarks", "csrc", "experiments", "gala_cuda", "tests", "tools")
-        for name in files(ROOT / top, "*.py", "*.cpp", "*.h", "*.cu", "*.cuh")
-    }
-    assert sorted(folder for folder in folders if f"\n{folder}/ " not in tree) == []
-
-
 def test_one_version():
     """The version stands in the package; what is installed and the change log agree with it."""
     try:

@@ -1,0 +1,97 @@
+"""The documentation: its code runs, its commands exist, its drawings and figures are those of today."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gala_cuda.bench.peers import Formula
+from gala_cuda.cli import main as cli
+from tools.drawings import __main__ as drawings
+from tools.drawings.figures import EAGER
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SELF_CONTAINED = ("README", "docs/index", "docs/layer", "docs/convert", "docs/backends", "docs/clickme")
+TOPS = ("benchmarks", "csrc", "examples", "experiments", "gala_cuda", "tests", "tools")
+KINDS = ("py", "cpp", "h", "cu", "cuh")
+VIEWS = {
+    "_unsafe_view", "alias", "as_strided", "detach", "expand", "permute", "select", "slice", "squeeze", "t",
+    "transpose", "unsqueeze", "view",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", SELF_CONTAINED)
+def test_code_of_a_page_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"{page}.md").read_text(), re.DOTALL)
+    assert blocks
+    exec(compile("\n".join(blocks), page, "exec"), {})
+
+
+def commands(text: str) -> list[str]:
+    """The lines of shell blocks that call gala-cuda, without their comments; continued lines joined."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", "")
+    return [line for line in blocks.splitlines() if line.startswith("gala-cuda ")]
+
+
+def test_commands_of_the_pages_are_understood():
+    found = [line for page in PAGES for line in commands(page.read_text())]
+    assert len(found) > 20
+    for line in found:
+        cli._parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_drawings_are_current(tmp_path):
+    drawings.main(tmp_path)
+    for path in tmp_path.glob("*.svg"):
+        assert path.read_bytes() == (drawings.ASSETS / path.name).read_bytes(), "make docs draws it anew"
+
+
+def test_tree_names_every_folder():
+    tree = (ROOT / "docs" / "files.md").read_text()
+    sources = (path for top in TOPS for kind in KINDS for path in (ROOT / top).rglob(f"*.{kind}"))
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in sources}
+    assert sorted(folder for folder in folders if f"\n{folder}/ " not in tree) == []
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the elements that operations take and give. A view moves nothing, an expanded dimension counts once."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = self.written = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func._schema.name.split("::")[1] not in VIEWS:
+            self.read += elements((args, kwargs))
+            self.written += elements(out)
+        return out
+
+
+def elements(values) -> int:
+    tensors = (t for t in tree_leaves(values) if isinstance(t, torch.Tensor))
+    return sum(t.numel() // max(1, expanded(t)) for t in tensors)
+
+
+def expanded(t: torch.Tensor) -> int:
+    """How many times each element of t occurs in it."""
+    return int(torch.tensor([size for size, stride in zip(t.shape, t.stride(), strict=True) if stride == 0]).prod())
+
+
+def test_eager_passes_are_those_of_the_page():
+    x = torch.randn(8, 1024, 14, 14).to(memory_format=torch.channels_last).requires_grad_()
+    layer, counted = Formula(1024, 4), {}
+    with Traffic() as traffic:
+        out = layer(x)
+    counted["forward"] = (traffic.read / x.numel(), traffic.written / x.numel())
+    grad = torch.randn_like(out)
+    with Traffic() as traffic:
+        out.backward(grad)
+    counted["backward"] = (traffic.read / x.numel(), traffic.written / x.numel())
+    for direction, passes in EAGER.items():
+        assert counted[direction] == pytest.approx(passes, abs=0.01), direction

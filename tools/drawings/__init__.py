@@ -1,0 +1,1 @@
+"""The documentation's drawings, made by ``python -m tools.drawings``."""
