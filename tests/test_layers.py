@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "gala_cuda"
 # From the bottom up. A module belongs to the first of these that its path starts with.
 LAYERS = (
-    ("version", "text", "console", "native", "_C"),
+    ("version", "errors", "text", "console", "native", "_C"),
     ("backends",),
     ("operator", "flops"),
     ("functional",),

@@ -89,7 +89,7 @@ def test_what_cannot_be_built_is_refused():
     for model, size, name in (("torchvision/vit_b_32", 50, "image_size"), ("torchvision/resnet18", 32, "model")):
         with pytest.raises(NetworkError) as error:
             build(model, 3, 1 if name == "model" else 3, size)
-        assert error.value.name == name
+        assert error.value.names[0] == name
 
 
 @pytest.mark.parametrize("model", ["torchvision/googlenet", "torchvision/inception_v3"])

@@ -181,7 +181,7 @@ def test_an_image_size_that_weights_are_not_for_is_named(tmp_path):
     torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "w.pth")
     with pytest.raises(NetworkError, match=r"image_size is 64, and .*w\.pth is for other images: .*pos_embed") as error:
         opened(tmp_path / "w.pth", **given)
-    assert error.value.name == "image_size"
+    assert error.value.names[0] == "image_size"
     with pytest.raises(WeightsError, match="pos_embed"):
         opened(tmp_path / "small.pth", model="timm/test_vit")
 

@@ -67,14 +67,14 @@ class Several(nn.Module):
 def test_other_outputs_than_logits_are_refused(outputs, always, message):
     with pytest.raises(NetworkError, match=message) as error:
         check_training(Several(outputs, always), network(), Recipe(), 2)
-    assert error.value.name == "model"
+    assert error.value.names[0] == "model"
 
 
 def test_a_size_that_a_network_cannot_take_is_refused():
     built = network("torchvision/alexnet", 64).build()
     with pytest.raises(NetworkError, match="torchvision/alexnet takes no images of 16 x 16 pixels: ") as error:
         check(built, network("torchvision/alexnet", 16))
-    assert error.value.name == "image_size"
+    assert error.value.names[0] == "image_size"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..errors import GalaError
 from .peers import Contestant
 
 # The largest error in the L2 norm, relative to float64's norm: of a backend, whose sums are float32, and of the others,
@@ -17,7 +18,7 @@ TIE = 1e-5  # of the largest value of the hidden layer
 IMAGES_AT_ONCE = 4  # in float64: bounds the oracle's memory
 
 
-class WrongResultError(RuntimeError):
+class WrongResultError(GalaError, RuntimeError):
     """A contestant does not compute what it is named for."""
 
 

@@ -12,6 +12,7 @@ from torch._inductor.exc import InductorError
 
 from .. import backends
 from ..diagnostics import describe, doctor
+from ..errors import GalaError
 from .correctness import avoid_ties, check
 from .peers import BASELINES, NAMES, OTHERS, Contestant, contestant, default_names
 from .timing import Timing, alternate, pin_allocator, saved_bytes
@@ -22,7 +23,7 @@ SHAPES = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))  # where R
 BATCHES = (1, 8, 32)
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(GalaError, ValueError):
     """The benchmark asked for cannot run."""
 
 

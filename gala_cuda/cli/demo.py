@@ -11,6 +11,7 @@ from .. import bench
 from ..bench import report
 from ..data.load import Data, load
 from ..diagnostics import doctor
+from ..errors import GalaError
 from ..inspection.sheet import overlay
 from ..models import gala_resnet18
 from ..models.attention_maps import attention_maps, input_gradient
@@ -27,7 +28,7 @@ SAMPLES = 6  # images in the picture
 FAILURES = (CheckpointError, DivergenceError)
 
 
-class DemoError(RuntimeError):
+class DemoError(GalaError, RuntimeError):
     """The demonstration did not show what it promises."""
 
 

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ..errors import GalaError
 from ..inspection import page
 from ..inspection.sheet import overlay
 from ..inspection.sources import Shown, has_maps, open_images, read, spread
@@ -27,7 +28,7 @@ ROWS = 16  # images of one forward pass and of one sheet
 NAME = 32  # characters of an image's name beside its row
 
 
-class InspectionError(RuntimeError):
+class InspectionError(GalaError, RuntimeError):
     """There is nothing to show, or it cannot be written; the message says why."""
 
 

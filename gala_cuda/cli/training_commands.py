@@ -50,8 +50,7 @@ def arguments_named(args: argparse.Namespace | None = None, source: str | None =
     try:
         yield
     except (RecipeError, NetworkError) as error:
-        names = error.names if isinstance(error, RecipeError) else (error.name,)
-        raise argparse.ArgumentError(None, f"argument {_blamed(names, args, source)}: {error}") from error
+        raise argparse.ArgumentError(None, f"argument {_blamed(error.names, args, source)}: {error}") from error
     except WeightsError as error:
         blamed = "weights" if args is None else f"argument {_blamed(('weights',), args, source)}"
         raise argparse.ArgumentError(None, f"{blamed}: {error}") from error

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ..data.pictures import IMAGENET, Preprocessing
+from ..errors import SettingError
 from ..models.narrow import guard
 
 NAMES = ("timm", "torchvision")
@@ -18,12 +19,11 @@ SIZE = 224  # pixels, where a library does not say
 _AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 
-class NetworkError(ValueError):
-    """No such network, or one that cannot have what is asked of it; ``name`` is the argument."""
+class NetworkError(SettingError):
+    """There is no such network, or it cannot have what is asked of it; ``name`` is the argument."""
 
     def __init__(self, name: str, problem: str):
-        super().__init__(problem)
-        self.name = name
+        super().__init__((name,), problem)
 
 
 def build(model: str, classes: int, channels: int, size: int) -> nn.Module:

@@ -20,6 +20,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from .file_kinds import AGAIN, HEAD, is_safetensors, why_no_weights
 
 # Where trainings keep the weights; averaged ones first: they are what was tested.
@@ -37,8 +38,11 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-class WeightsError(ValueError):
+class WeightsError(SettingError):
     """A file of weights cannot be read, or is another network's."""
+
+    def __init__(self, problem: str):
+        super().__init__(("weights",), problem)
 
 
 class WeightsFile(NamedTuple):

@@ -16,11 +16,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..errors import GalaError
+
 FORMAT = "gala_cuda checkpoint 2"
 _WEIGHTS, _STATE, _RECIPE, _MANIFEST = "weights.safetensors", "state.pt", "recipe.yaml", "checkpoint.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(GalaError, RuntimeError):
     """A checkpoint cannot be written or read; the message names file and reason."""
 
 

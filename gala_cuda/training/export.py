@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import GalaError
+
 TOLERANCE = 1e-3  # of the largest logit: float32, other kernels, whole networks
 OPSET = 18
 BATCH = 2  # images of the example and of the comparison
 
 
-class ExportError(RuntimeError):
+class ExportError(GalaError, RuntimeError):
     """The exported file gives other logits than the network."""
 
 

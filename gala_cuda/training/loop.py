@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data.load import Data
 from ..data.sampling import Batch
+from ..errors import GalaError
 from . import distributed
 from .checkpoint import Checkpoint
 from .evaluate import evaluate
@@ -23,7 +24,7 @@ from .step import Stepper
 LOOK = 10  # steps between looks at the losses, each of which waits for the device
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(GalaError, RuntimeError):
     """The loss is no longer a number."""
 
 

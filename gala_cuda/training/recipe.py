@@ -11,6 +11,7 @@ from typing import Any
 
 from ..clickme.loss import WEIGHTS
 from ..data.choices import AUGMENTS, DIGITS, SYNTHETIC, located
+from ..errors import SettingError
 from ..version import __version__
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -25,12 +26,12 @@ _FORMER = (("time_limit", None),)  # fields that older recipes have, with the on
 _FACTS = ("peak_lr", "versions", "git")  # stand in a written recipe beside its fields
 
 
-class RecipeError(ValueError):
+class RecipeError(SettingError):
     """A field of a recipe is unknown or out of range; ``names`` says which, and which others it does not go with."""
 
     def __init__(self, name: str, problem: str, others: Sequence[str] = ()):
-        super().__init__(f"{name} {problem}")
-        self.names, self.problem = (name, *others), problem
+        super().__init__((name, *others), f"{name} {problem}")
+        self.problem = problem
 
 
 def _of(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:

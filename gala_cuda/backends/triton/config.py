@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...errors import GalaError
+
 # the blocks' sizes of each kernel, all powers of two
 SIZES = {
     "gather": ("ROWS", "DEPTH", "HIDDEN"),
@@ -35,7 +37,7 @@ FORMS = ("launches", "tickets")
 _form: str | None = None
 
 
-class TableError(ValueError):
+class TableError(GalaError, ValueError):
     """The table of tiles is missing or malformed; the message says which file, which row and what is expected."""
 
 
