@@ -31,15 +31,15 @@ def passes() -> Canvas:
         for name, (from_memory, from_cache, stores), label in rows:
             y += 30
             c.text(left - 12, y + 3, name, 13, "end")
-            x = left
+            x: float = left
             for amount, kind in ((from_memory, LARGE), (from_cache, SMALL), (stores, GRADIENT)):
                 if amount:
                     c.rectangle(x, y - 11, amount * unit, 19, kind, 0)
                     x += amount * unit
             c.note(x + 8, y + 3, label)
         y += 48
-    again = "read again: from the cache where a chunk fits"
-    c.legend(left, 300, (LARGE, "read from memory"), (SMALL, again), (GRADIENT, "written"))
+    cached = "read again: from the cache where a chunk fits"
+    c.legend(left, 300, (LARGE, "read from memory"), (SMALL, cached), (GRADIENT, "written"))
     return c
 
 
