@@ -1,6 +1,6 @@
 """GALA-ResNets for timm: after ``import gala_cuda.timm``, ``timm.create_model("gala_resnet50")`` and timm's scripts.
 
-They are timm's own ResNets, with all their options, and GALA in ``layers`` as :func:`gala_cuda.convert` puts it there.
+They are timm's own ResNets, with all their options, and GALA in ``layers`` as ``gala_cuda.convert`` puts it there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def gala_resnet18(pretrained: bool = False, **options) -> nn.Module:
         pretrained: load weights as timm does for its own networks. There are none to download: they come from a folder
             ("local-dir:FOLDER", which ``timm.models.save_for_hf`` writes), a repository ("hf-hub:NAME") or
             ``pretrained_cfg_overlay=dict(file=..., num_classes=...)``, such as weights of gala-cuda train.
-        options: layers=("layer3",), reduction=4, squash="tanh", keep_output=False as of :func:`gala_cuda.convert`;
+        options: layers=("layer3",), reduction=4, squash="tanh", keep_output=False as of ``gala_cuda.convert``;
             others, such as num_classes, in_chans, features_only and drop_path_rate, go to timm.
 
     Raises:
@@ -82,23 +82,23 @@ def gala_resnet18(pretrained: bool = False, **options) -> nn.Module:
 
 @register_model
 def gala_resnet26(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet26 with GALA. Arguments as of :func:`gala_resnet18`."""
+    """timm's resnet26 with GALA. Arguments as of ``gala_resnet18``."""
     return _create(26, pretrained, **options)
 
 
 @register_model
 def gala_resnet34(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet34 with GALA. Arguments as of :func:`gala_resnet18`."""
+    """timm's resnet34 with GALA. Arguments as of ``gala_resnet18``."""
     return _create(34, pretrained, **options)
 
 
 @register_model
 def gala_resnet50(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet50 with GALA, the paper's network. Arguments as of :func:`gala_resnet18`."""
+    """timm's resnet50 with GALA, the paper's network. Arguments as of ``gala_resnet18``."""
     return _create(50, pretrained, **options)
 
 
 @register_model
 def gala_resnet101(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet101 with GALA. Arguments as of :func:`gala_resnet18`."""
+    """timm's resnet101 with GALA. Arguments as of ``gala_resnet18``."""
     return _create(101, pretrained, **options)

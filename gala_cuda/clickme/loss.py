@@ -55,7 +55,7 @@ class GalaMapLoss(nn.Module):
             self.register_buffer("kernel", _blur_kernel(), persistent=False)
 
     def forward(self, maps: Sequence[Tensor] | Mapping[str, Tensor], heatmap: Tensor, has_map: Tensor) -> Tensor:
-        """weight times the mean of :meth:`per_image`: a scalar."""
+        """weight times the mean of ``per_image``: a scalar."""
         return self.weight * self.per_image(maps, heatmap, has_map).mean()
 
     def per_image(self, maps: Sequence[Tensor] | Mapping[str, Tensor], heatmap: Tensor, has_map: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class HarmonizationLoss(nn.Module):
         self.register_buffer("kernel", row[:, None] * row, persistent=False)
 
     def forward(self, logits: Tensor, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor) -> Tensor:
-        """weight times the mean of :meth:`per_image`: a scalar."""
+        """weight times the mean of ``per_image``: a scalar."""
         return self.weight * self.per_image(logits, images, labels, heatmap, has_map).mean()
 
     def per_image(self, logits: Tensor, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor) -> Tensor:

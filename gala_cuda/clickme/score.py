@@ -57,7 +57,7 @@ class MapRecord:
 
     Args:
         saliency: compare input gradients.
-        every: of each such number of images one is kept for the random pairings of :meth:`score`; 0 keeps none.
+        every: of each such number of images one is kept for the random pairings of ``score``; 0 keeps none.
     """
 
     def __init__(self, saliency: bool = False, every: int = 0):

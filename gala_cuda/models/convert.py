@@ -51,7 +51,7 @@ def convert(
         model: holds blocks of exactly the classes BasicBlock or Bottleneck of torchvision.models.resnet,
             timm.models.resnet (ResNet-D, ResNeXt and others are made of them too) or gala_cuda.
         where: names of blocks, or of modules with blocks inside, such as "layer3" or "layer3.0".
-        reduction, squash: as of :class:`gala_cuda.GALA`. As in the paper there are no biases, unless ``keep_output``.
+        reduction, squash: as of ``gala_cuda.GALA``. As in the paper there are no biases, unless ``keep_output``.
         keep_output: start with a constant attention of 1/2 and double scale and shift of the normalisation before it,
             so that the network's outputs are at first what they were, up to rounding. GALA then has biases; all its
             parameters train from the second step on.

@@ -134,63 +134,63 @@ class ResNet(nn.Module):
 
 
 def resnet18(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-18. Options: in_channels, stem, width, zero_init_residual, device, dtype, as of :class:`ResNet`."""
+    """ResNet-18. Options: in_channels, stem, width, zero_init_residual, device, dtype, as of ``ResNet``."""
     return ResNet(18, num_classes, **options)
 
 
 def resnet26(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-26, two Bottlenecks a stage. Options as of :func:`resnet18`."""
+    """ResNet-26, two Bottlenecks a stage. Options as of ``resnet18``."""
     return ResNet(26, num_classes, **options)
 
 
 def resnet34(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-34. Options as of :func:`resnet18`."""
+    """ResNet-34. Options as of ``resnet18``."""
     return ResNet(34, num_classes, **options)
 
 
 def resnet50(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-50. Options as of :func:`resnet18`."""
+    """ResNet-50. Options as of ``resnet18``."""
     return ResNet(50, num_classes, **options)
 
 
 def resnet101(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-101. Options as of :func:`resnet18`."""
+    """ResNet-101. Options as of ``resnet18``."""
     return ResNet(101, num_classes, **options)
 
 
 def se_resnet18(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-18: :class:`SqueezeExcite` at the end of every dense path. Options as of :func:`resnet18`."""
+    """SE-ResNet-18: ``SqueezeExcite`` at the end of every dense path. Options as of ``resnet18``."""
     return _se_resnet(18, num_classes, reduction, **options)
 
 
 def se_resnet26(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-26. Options as of :func:`se_resnet18`."""
+    """SE-ResNet-26. Options as of ``se_resnet18``."""
     return _se_resnet(26, num_classes, reduction, **options)
 
 
 def se_resnet34(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-34. Options as of :func:`se_resnet18`."""
+    """SE-ResNet-34. Options as of ``se_resnet18``."""
     return _se_resnet(34, num_classes, reduction, **options)
 
 
 def se_resnet50(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-50. Options as of :func:`se_resnet18`."""
+    """SE-ResNet-50. Options as of ``se_resnet18``."""
     return _se_resnet(50, num_classes, reduction, **options)
 
 
 def se_resnet101(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-101. Options as of :func:`se_resnet18`."""
+    """SE-ResNet-101. Options as of ``se_resnet18``."""
     return _se_resnet(101, num_classes, reduction, **options)
 
 
 def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """ResNet-18 with :class:`gala_cuda.GALA` at the end of the dense paths of ``layers``.
+    """ResNet-18 with ``gala_cuda.GALA`` at the end of the dense paths of ``layers``.
 
     Args:
         num_classes: width of the last layer.
         layers: names of stages or blocks, such as "layer3" (the paper's choice in ResNet-50) or "layer3.0".
-        options: reduction=4, squash="tanh", bias=False, backend=None as of :class:`gala_cuda.GALA`; in_channels, stem,
-            width, zero_init_residual, device, dtype as of :class:`ResNet`.
+        options: reduction=4, squash="tanh", bias=False, backend=None as of ``gala_cuda.GALA``; in_channels, stem,
+            width, zero_init_residual, device, dtype as of ``ResNet``.
 
     Without the keys ``<block>.attention.*`` the state dict is that of the plain network; with the same random seed,
     so are the initial weights.
@@ -202,22 +202,22 @@ def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer
 
 
 def gala_resnet26(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """ResNet-26 with GALA. Arguments as of :func:`gala_resnet18`."""
+    """ResNet-26 with GALA. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(26, num_classes, layers, **options)
 
 
 def gala_resnet34(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """ResNet-34 with GALA. Arguments as of :func:`gala_resnet18`."""
+    """ResNet-34 with GALA. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(34, num_classes, layers, **options)
 
 
 def gala_resnet50(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """The paper's GALA-ResNet-50. Arguments as of :func:`gala_resnet18`."""
+    """The paper's GALA-ResNet-50. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(50, num_classes, layers, **options)
 
 
 def gala_resnet101(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """ResNet-101 with GALA. Arguments as of :func:`gala_resnet18`."""
+    """ResNet-101 with GALA. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(101, num_classes, layers, **options)
 
 
