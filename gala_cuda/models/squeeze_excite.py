@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation (Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, section 3)
+    """Squeeze-and-excitation (Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, section 3):
 
         z = mean over H, W of x            A = sigmoid(W_2 . relu(W_1 . z))            out = x A
 
