@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle import LAYOUTS, Case, draw, laid_out
 
 import gala_cuda
 from gala_cuda import backends, native
 from gala_cuda.backends import compiled, cpu, cuda, interface, reference
+from gala_cuda.testing import LAYOUTS, Case, draw, laid_out
 
 X = torch.empty(1, 2, 1, 1)
 BUILD = {"cuda": "13.0.88", "cuda_architectures": ["80", "86", "89", "90a", "100", "100+PTX"]}

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from oracle import paper
 from PIL import Image
 from scipy import ndimage, signal
 from torch.autograd.graph import saved_tensors_hooks
 
 from gala_cuda import GALA, gala_resnet50
 from gala_cuda.clickme.loss import WEIGHTS, GalaMapLoss
+from gala_cuda.testing import paper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}

@@ -1,13 +1,21 @@
 """The fused CPU kernels: random problems against float64, the squash in ulps, repeatability, threads."""
 
-import random
-
 import pytest
 import torch
-from accuracy import measure, random_case
-from oracle import Case, assert_accurate, composite, draw, exact, operator, results, tolerance
 
 from gala_cuda.backends.interface import Weights
+from gala_cuda.testing import (
+    Case,
+    assert_accurate,
+    check,
+    composite,
+    draw,
+    exact,
+    operator,
+    random_cases,
+    results,
+    tolerance,
+)
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -25,9 +33,9 @@ def threads_restored():
 
 
 def test_random_problems():
-    """The first 60 of ``accuracy.py``'s 1,000."""
-    beyond = [row for row in measure(60, 0, "cpu") if not row[2] <= row[3]]
-    assert not beyond
+    """The first 60 of the 1,000 of `tools/accuracy.py`."""
+    for seed, case in enumerate(random_cases(60)):
+        check(operator("cpu"), case, seed)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -46,8 +54,7 @@ def test_gradients_where_finite_x_overflows_the_attention(dtype, layout):
 
 def test_random_problems_are_varied():
     """What the claim about 1,000 cases rests on: every dtype, layout and option is among them."""
-    rng = random.Random(0)
-    cases = [random_case(rng) for _ in range(1000)]
+    cases = list(random_cases(1000))
     for field, least in {"dtype": 4, "layout": 10, "squash": 2, "bias": 2, "residual": 2, "map": 2}.items():
         assert len({getattr(case, field) for case in cases}) == least
     assert any(case.reduced > 64 for case in cases)
@@ -130,7 +137,7 @@ def test_batches_beyond_the_cache(layout):
     """Above 16 MiB images go through all stages in chunks: the whole equals its parts, which are one chunk each."""
     n, c, side, reduced = 96, 128, 20, 3
     case = Case((n, c, side, side), reduced, layout=layout, residual=True, map=True)
-    problem = draw(case, kinks=True)
+    problem = draw(case)
     assert problem.x.nbytes > 16 << 20
     whole, parts = results(operator("cpu"), problem), []
     for i in range(0, n, 16):

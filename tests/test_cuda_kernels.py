@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from oracle import Case, Problem, composite, draw, errors, exact, laid_out, operator, results, tolerance
 from shim import Shim, why_no_compiler
 
 from gala_cuda import backends
 from gala_cuda.backends.interface import Weights
+from gala_cuda.testing import Case, Problem, composite, draw, errors, exact, laid_out, operator, results, tolerance
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
@@ -104,7 +104,7 @@ def test_forward_and_gradients_match_float64(name, run):
 def test_large_tiles(shape, reduced, dtype, layout, run):
     """As many pixels as it takes for the tiles that large problems get."""
     case = Case(shape, reduced, dtype, layout=layout, bias=True, map=True)
-    problem = representable(draw(case, kinks=True))
+    problem = representable(draw(case))
     assert_right(run(problem, seed=3), problem, case)
 
 
@@ -121,7 +121,7 @@ def test_the_order_of_threads_and_blocks_does_not_matter(dtype, layout, run):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_device_does_not_matter(layout, run):
     """More shared memory and a larger L2 cache change no bit."""
-    problem = draw(Case((3, 200, 5, 5), 36, layout=layout, **FULL), kinks=True)
+    problem = draw(Case((3, 200, 5, 5), 36, layout=layout, **FULL))
     small = run(problem)
     for shared_kib, l2_mib in ((163, 40), (227, 126)):
         large = run(problem, shared_limit=shared_kib << 10, l2_bytes=l2_mib << 20)
@@ -140,7 +140,7 @@ def test_chunks_of_images(dtype, layout, run):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_chunks_of_one_size_give_the_same_bits(layout, run):
     """Whatever the order of threads and blocks and the shared memory; a cache of another size makes other chunks."""
-    problem = draw(Case((7, 24, 5, 5), 6, layout=layout, **FULL), kinks=True)
+    problem = draw(Case((7, 24, 5, 5), 6, layout=layout, **FULL))
     l2_bytes = problem.x.nbytes // 2
     first = run(problem, l2_bytes=l2_bytes)
     for seed, shared_kib in ((3, 99), (4, 227)):

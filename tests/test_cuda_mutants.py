@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from oracle import Case, composite, draw, operator, results
 from shim import CUDA, ROOT, Shim, kernels, why_no_compiler
 
 from gala_cuda import backends
+from gala_cuda.testing import Case, composite, draw, operator, results
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 

@@ -4,14 +4,14 @@ import re
 
 import pytest
 import torch
-from oracle import LAYOUTS, Case, assert_accurate, composite, draw, flat_inputs, laid_out, results
 
 import gala_cuda
 from gala_cuda.backends.interface import Weights
+from gala_cuda.testing import LAYOUTS, Case, assert_accurate, composite, draw, flat_inputs, laid_out, results
 
 
 def function(backend):
-    """``gala_cuda.gala`` in the form that ``oracle.results`` calls."""
+    """``gala_cuda.gala`` in the form that ``testing.results`` calls."""
 
     def call(x, w, residual, squash, return_map):
         biases = None if w.b_w_shrink is None else w[6:]

@@ -128,18 +128,15 @@ def test_correctness_leaves_out_the_problems_that_a_form_lacks(usable, tmp_path)
 
 
 COMPARE = """
-import sys
 from pathlib import Path
 from unittest import mock
 import torch
-sys.path[:0] = sys.argv[1:3]
 from tools.kernel_report.compiled_kernels import build, launched
 from benchmarks.gpu import correctness, forms, launches, operators, sanitized
 from benchmarks.gpu.settings import DRY_RUN, Context
-from gala_cuda import GALA
+from gala_cuda import GALA, testing
 from gala_cuda.backends import triton
 from gala_cuda.backends.triton import config, problem
-import oracle
 TARGET = launches.Target(90, 132)
 for module, name, value in ((triton, "why_not", None), (config, "architecture", 90), (problem, "multiprocessors", 132)):
     mock.patch.object(module, name, lambda *_, value=value: value).start()
@@ -154,14 +151,13 @@ def compare(uses, run):
 
 for name in ("triton", "triton-tickets"):
     for dtype, layout in (("bfloat16", "channels_last"), ("float32", "nchw")):
-        for i, case in enumerate(correctness._cases(context, correctness.DTYPES[dtype], layout)):
+        for i, case in enumerate(correctness.cases(context, forms.DTYPES[dtype], layout)):
             use = correctness.uses(context, name, dtype, layout)[i]
             if forms.why_not(name, use.kind, context.device):  # as the step leaves it out
                 continue
-            drawn = correctness.draw(case, i, context.device)
-            with correctness.running(name) as backend:
-                compare([use],
-                        lambda: oracle.results(oracle.operator(backend), drawn))
+            drawn = testing.draw(case, i)
+            with forms.running(name) as backend:
+                compare([use], lambda: testing.results(testing.operator(backend), drawn))
 kind = context.repeated._replace(shape=(16, 1024, 14, 14), reduced=256)
 layer, x = GALA(1024, backend="triton"), torch.zeros(kind.shape, dtype=kind.dtype)
 x = x.to(memory_format=torch.channels_last).requires_grad_()
@@ -182,17 +178,15 @@ print(seen)
 def test_what_is_compiled_before_is_what_is_launched():
     """Calls of the operator as steps make them, stopped where Triton has specialised them for an H100."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", COMPARE, str(ROOT), str(ROOT / "tests")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", COMPARE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 200
 
 
 def test_the_pool_compiles_into_tritons_cache(tmp_path):
     """In processes of its own, and never in the interpreter, though this process may have it."""
-    program = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
+    program = """
 import torch
 from benchmarks.gpu.forms import Kind
 from benchmarks.gpu.launches import Compiler, Target, Use
@@ -206,6 +200,7 @@ if __name__ == "__main__":
     script = tmp_path / "program.py"
     script.write_text(program)
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_INTERPRET": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "5 [('prepare', None), ('prepare', None)]", done.stderr
     assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 1

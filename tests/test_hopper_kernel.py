@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from oracle import Case, Problem, draw, tolerance
 from shim import CPP, CUDA, DTYPES, ROOT, SHIM, WORKSPACE_ALIGNMENT, Memory, build, counted, loaded, why_no_compiler
 from structs import Execution, FeatureMap, Forward, Shape, WeightPointers
 from structs import Problem as NativeProblem
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from gala_cuda.backends import reference
 from gala_cuda.backends.interface import Weights, is_channels_last, mask_words, split_stats, stats_width
+from gala_cuda.testing import Case, Problem, draw, tolerance
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
@@ -177,7 +177,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_it_does_not_take_is_refused_with_the_reason(reason):
-    call = Call(draw(REFUSED[reason], kinks=True), kernel())
+    call = Call(draw(REFUSED[reason]), kernel())
     assert reason in (call.why_not() or "")
     with pytest.raises(RuntimeError, match=reason):
         call.run(0)

@@ -7,13 +7,13 @@ import re
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from oracle import laid_out
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 import gala_cuda
 from gala_cuda import GALA
 from gala_cuda.backends import reference
+from gala_cuda.testing import laid_out
 
 PLAIN = ["w_shrink", "w_expand", "v_shrink", "v_collapse", "a", "m"]
 BIASES = ["b_w_shrink", "b_w_expand", "b_v_shrink", "b_v_collapse"]

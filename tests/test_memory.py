@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from oracle import Case, Problem, draw, laid_out, operator, results
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gala_cuda import backends
 from gala_cuda.backends.interface import BackwardCall, Weights
+from gala_cuda.testing import Case, Problem, draw, laid_out, operator, results
 
 FLANK = 256  # bytes on either side of each output
 POISON = 0xFF  # NaN in every floating dtype, -1 in int32

@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from oracle import Case, Problem, composite, draw, flat_inputs, laid_out, on_flat_inputs, operator, results
 from torch.autograd import gradcheck, gradgradcheck
 
 from gala_cuda.backends.interface import Weights
+from gala_cuda.testing import Case, Problem, composite, draw, flat_inputs, laid_out, on_flat_inputs, operator, results
 
 DOUBLE = torch.float64
 TINY = (2, 3, 2, 2)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from oracle import Case, assert_accurate, composite, draw, operator, paper, results
 
 from gala_cuda.backends import reference
 from gala_cuda.backends.interface import mask_words, split_stats
+from gala_cuda.testing import Case, assert_accurate, composite, draw, operator, paper, results
 
 DOUBLE = torch.float64
 SMALL = (2, 6, 3, 5)

@@ -6,10 +6,10 @@ import weakref
 
 import pytest
 import torch
-from oracle import Case, draw
 from test_triton import DEVICE, FULL, table, to_device  # noqa: F401
 
 from gala_cuda.backends import triton as backend
+from gala_cuda.testing import Case, draw
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from oracle import Case, draw
 from test_triton import DEVICE
 
 from gala_cuda.backends import triton as backend
 from gala_cuda.backends.interface import BackwardCall
+from gala_cuda.testing import Case, draw
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if DEVICE == "cuda":
@@ -73,7 +73,7 @@ def meter(monkeypatch) -> Meter:
 def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter, monkeypatch, capsys):
     shipped = config.lookup
     monkeypatch.setattr("gala_cuda.backends.triton.problem.lookup", lambda *a: in_chunks(shipped(*a)))
-    problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual), kinks=True)
+    problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual))
     with config.form(form):
         out, _, stats, relu_mask = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
     launch.forget()
@@ -95,7 +95,7 @@ def test_more_hidden_units_than_a_tile_holds_cost_a_reading_of_x_each(meter):
 
     One pass would need tiles of so few rows that reading the weights for each would cost more.
     """
-    problem = draw(Case((1, 64, 7, 7), 512, torch.bfloat16, layout="channels_last"), kinks=True)
+    problem = draw(Case((1, 64, 7, 7), 512, torch.bfloat16, layout="channels_last"))
     out, *_ = backend.forward(problem.x, problem.w, None, "tanh", False, True)
     assert meter.times("loaded", problem.x) == 3
     assert meter.times("stored", out) == 1
@@ -109,7 +109,7 @@ def in_chunks(found: config.Config) -> config.Config:
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 def test_backward_reads_x_and_the_gradient_twice_and_writes_once(layout, residual, meter, capsys):
-    problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual), kinks=True)
+    problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual))
     x, w, shortcut, squash, grad_out, _ = problem
     out, _, stats, relu_mask = backend.forward(x, w, shortcut, squash, False, True)
     meter.seen = {"loaded": [], "stored": []}

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from oracle import Case, composite, draw, flat_inputs, on_flat_inputs, operator, results
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
 from gala_cuda.backends.interface import Weights
+from gala_cuda.testing import Case, composite, draw, flat_inputs, on_flat_inputs, operator, results
 
 DOUBLE = torch.float64
 TINY = (2, 3, 2, 2)

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle import Case, Problem, assert_accurate, composite, draw, exact, operator, results
 from torch import Tensor
 
 from gala_cuda import backends
 from gala_cuda.backends import reference
 from gala_cuda.backends import triton as backend
 from gala_cuda.backends.interface import BackwardCall, Weights, mask_words, split_stats, weight_shapes
+from gala_cuda.testing import Case, Problem, assert_accurate, composite, draw, exact, operator, results
 
 pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
