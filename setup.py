@@ -20,10 +20,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, build_meta, setup
 from setuptools.build_meta import (  # noqa: F401  the backend's other hooks
     build_editable,
-    build_sdist,
     build_wheel,
     prepare_metadata_for_build_editable,
     prepare_metadata_for_build_wheel,
@@ -61,6 +60,11 @@ def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[st
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel
+
+
+def build_sdist(sdist_directory: str, config_settings: dict | None = None) -> str:
+    os.environ["GALA_NATIVE"] = "0"  # the archive is the same whatever will be built from it, and needs no compiler
+    return build_meta.build_sdist(sdist_directory, config_settings)
 
 
 def choice() -> str:
