@@ -7,19 +7,22 @@ DEPENDENCIES := $(VENV)/.dependencies
 BUILT := $(VENV)/.built
 CPP = $(shell find csrc examples tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench gpu docs lint format build abi clean
+.PHONY: help demo test bench gpu docs lint format hooks build wheel abi clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
 demo: $(BUILT)  ## doctor, a training on real images, attention maps, a bench
 	$(BIN)/gala-cuda demo $(ARGS)
 
-test: $(BUILT)
+test: $(BUILT)  ## all tests; ARGS="tests/test_layer.py -k bias" are pytest's arguments
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(BUILT)
+bench: $(BUILT)  ## checks, then times every backend; ARGS="--help"
 	$(BIN)/gala-cuda bench $(ARGS)
 
 # With .venv where it is built; else with $(PYTHON) as it is where that has torch, without pip; else .venv is made.
-gpu:  ## everything that one NVIDIA GPU can be measured by, in parts that a later call continues; --dry-run on the CPU
+gpu:  ## everything that one GPU can be measured by; a later call continues; ARGS=--dry-run on the CPU
 	@if test ! -e $(BUILT) && $(PYTHON) -c "import torch" 2>/dev/null; then python="$(PYTHON)"; \
 	else $(MAKE) $(BUILT) && python=$(BIN)/python; fi && $$python -m benchmarks.gpu $(ARGS)
 
@@ -27,16 +30,19 @@ docs: $(DEPENDENCIES)  ## the drawings, and the site in build/site
 	$(BIN)/python -m tools.drawings
 	$(BIN)/mkdocs build --strict
 
-lint: $(DEPENDENCIES)
+lint: $(DEPENDENCIES)  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
-format: $(DEPENDENCIES)
+format: $(DEPENDENCIES)  ## what of lint can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+hooks: $(DEPENDENCIES)  ## lint before every commit, by pre-commit
+	$(BIN)/pre-commit install
 
 build: $(DEPENDENCIES)  ## compile the extension again and install the checkout, editable
 	$(BIN)/pip install --no-build-isolation --no-deps -e .
@@ -51,8 +57,11 @@ $(DEPENDENCIES): pyproject.toml
 $(BUILT): $(DEPENDENCIES) setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 	$(MAKE) build
 
+wheel:  ## a release wheel of $(PYTHON) and the source archive, repaired and tested, in dist/
+	$(PYTHON) tools/wheel.py
+
 abi:  ## PYTHONS="python1 python2": one wheel under the torch of each
 	tests/abi.sh $(PYTHONS)
 
-clean:
+clean:  ## what make and its commands have made
 	rm -rf $(VENV) build dist runs *.egg-info gala_cuda/_C.*.so

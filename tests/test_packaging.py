@@ -41,7 +41,8 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sdist(source, tmp_path_factory):
-    done, (archive,) = build(source, tmp_path_factory.mktemp("sdist"), "--sdist")
+    demands = {"GALA_NATIVE": "1", "CXX": "/nowhere/c++"}  # which are of no concern to it
+    done, (archive,) = build(source, tmp_path_factory.mktemp("sdist"), "--sdist", **demands)
     assert done.returncode == 0, done.stdout
     return archive
 
@@ -221,10 +222,19 @@ def test_unstable_symbols_are_found(declaration, tmp_path):
 
 
 def test_one_version():
-    """The version stands in the package; what is installed and the change log agree with it."""
+    """The version stands in the package; what is installed, the change log and the citation agree with it."""
     try:
         installed = importlib.metadata.version("gala-cuda")
     except importlib.metadata.PackageNotFoundError:
         installed = None
     assert installed in (None, gala_cuda.__version__)
     assert f"## [{gala_cuda.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {gala_cuda.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_settings_of_wheels_name_files_that_are_there():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    named = [*settings["test-sources"], *re.findall(r"tests/\S+", " ".join(settings["test-command"]))]
+    assert len(named) > 3
+    assert [name for name in named if not (ROOT / name).exists()] == []
