@@ -8,6 +8,7 @@ microseconds a launch.
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -36,14 +37,15 @@ class Nothing:
         Nothing.launches += 1
 
 
-class EmptyStep(launch.Step):
-    """A step whose kernel is already compiled, to nothing."""
+def compile_to_nothing() -> None:
+    """From now on, launches are made with a kernel that is already compiled, to nothing."""
+    make = launch.KernelLaunch.__init__
 
-    __slots__ = ()
+    def make_empty(made: launch.KernelLaunch, *arguments: Any) -> None:
+        make(made, *arguments)
+        made.compiled = Nothing()
 
-    def __init__(self, *arguments: object):
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.compiled = Nothing()
+    launch.KernelLaunch.__init__ = make_empty  # type: ignore[method-assign]
 
 
 def microseconds(call: Callable[[], object]) -> float:
@@ -61,9 +63,7 @@ def microseconds(call: Callable[[], object]) -> float:
 
 def main() -> None:
     if not CUDA:
-        from gala_cuda.backends.triton import backward_plan, forward_plan
-
-        forward_plan.Step = backward_plan.Step = EmptyStep  # type: ignore[misc]
+        compile_to_nothing()
     device = "cuda" if CUDA else "cpu"
     layer = GALA(SHAPE[1], backend="triton", device=device)
     x, grad = (torch.randn(SHAPE, device=device).bfloat16().to(memory_format=torch.channels_last) for _ in range(2))

@@ -138,7 +138,7 @@ from gala_cuda import GALA, testing
 from gala_cuda.backends import triton
 from gala_cuda.backends.triton import config, problem
 TARGET = launches.Target(90, 132)
-for module, name, value in ((triton, "why_not", None), (config, "architecture", 90), (problem, "multiprocessors", 132)):
+for module, name, value in ((triton, "why_not", None), (config, "architecture", 90), (problem, "num_sms", 132)):
     mock.patch.object(module, name, lambda *_, value=value: value).start()
 context = Context(torch.device("cpu"), DRY_RUN, 0, Path())
 seen = 0

@@ -71,16 +71,16 @@ def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noq
     table(tickets_from=0, chunk_bytes=2 * 20 * 25 * 4)
     problem = to_device(draw(Case((5, 20, 5, 5), 5, layout=layout, **FULL)))
     launched = []
-    call = launch.Step.__call__
+    call = launch.KernelLaunch.__call__
 
-    def record(step, *tensors):
-        launched.append((step, tensors))
-        call(step, *tensors)
+    def record(kernel_launch, *tensors):
+        launched.append((kernel_launch, tensors))
+        call(kernel_launch, *tensors)
 
-    monkeypatch.setattr(launch.Step, "__call__", record)
+    monkeypatch.setattr(launch.KernelLaunch, "__call__", record)
     backend.forward(problem.x, problem.w, problem.residual, "tanh", True, True)
-    ((step, tensors),) = [(s, t) for s, t in launched if s.kernel is tickets.forward_tickets]
-    names = dict(zip(step.kernel.arg_names, tensors, strict=False))
+    ((kernel_launch, tensors),) = [(s, t) for s, t in launched if s.kernel is tickets.forward_tickets]
+    names = dict(zip(kernel_launch.kernel.arg_names, tensors, strict=False))
     order = [tickets.Ticket(*entry) for entry in names["schedule"].tolist()]
     assert len({t.chunk for t in order}) == 3
     results = [names["out"], names["stats"], names["relu_mask"], names["map_parts"][: 2 * 5 * 25]]
@@ -92,8 +92,8 @@ def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noq
         names["counters"].zero_()
         for ticket in valid_order(order, generator):
             names["counters"][0] = ticket
-            numbers = (ticket + 1, *step.numbers[1:])
-            step.kernel[(1, 1, 1)](*tensors, *numbers, *step.constants, **step.options)
+            numbers = (ticket + 1, *kernel_launch.numbers[1:])
+            kernel_launch.kernel[(1, 1, 1)](*tensors, *numbers, *kernel_launch.constants, **kernel_launch.options)
         assert all(torch.equal(a, b) for a, b in zip(results, want, strict=True))
 
 
@@ -102,20 +102,20 @@ def test_a_captured_graphs_schedule_outlives_its_plan(table, monkeypatch):  # no
     table(tickets_from=0)
     problem = to_device(draw(Case((2, 8, 3, 3), 2, **FULL)))
     seen = []
-    call = launch.Step.__call__
+    call = launch.KernelLaunch.__call__
 
-    def record(step, *tensors):
-        if step.kernel is tickets.forward_tickets:
+    def record(kernel_launch, *tensors):
+        if kernel_launch.kernel is tickets.forward_tickets:
             seen.append(weakref.ref(tensors[0]))
-        call(step, *tensors)
+        call(kernel_launch, *tensors)
 
-    monkeypatch.setattr(launch.Step, "__call__", record)
+    monkeypatch.setattr(launch.KernelLaunch, "__call__", record)
     monkeypatch.setattr(tickets, "_captured", {})
     monkeypatch.setattr(tickets, "capturing", lambda: capturing)
     for capturing in (True, True, False):
         image = slice(0, 1 if capturing else 2)
         backend.forward(problem.x[image], problem.w, problem.residual[image], "tanh", False, False)
-        launch.forget()
+        launch.clear_plans()
     captured, again, other = (reference() for reference in seen)
     assert captured is again
     assert other is not None

@@ -76,7 +76,7 @@ def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter
     problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual))
     with config.form(form):
         out, _, stats, relu_mask = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
-    launch.forget()
+    launch.clear_plans()
     tensors = {"x": problem.x, "out": out, "stats": stats, "relu_mask": relu_mask}
     if residual:
         tensors["residual"] = problem.residual

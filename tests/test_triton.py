@@ -46,10 +46,10 @@ def table(tmp_path, monkeypatch):
         path = tmp_path / f"table-{tickets_from}-{chunk_bytes}.json"
         path.write_text(json.dumps({"rows": rows}))
         monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
-        launch.forget()
+        launch.clear_plans()
 
     yield use
-    launch.forget()
+    launch.clear_plans()
 
 
 def representable(problem: Problem) -> Problem:
@@ -322,7 +322,7 @@ def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):
     problem = to_device(draw(Case((1, 6, 3, 3), 2)))
     _, _, stats, relu_mask = backend.forward(problem.x, problem.w, None, "tanh", False, True)
     several = torch.cat([stats, stats])  # of 17 numbers each: the second row is off a 16-byte boundary
-    launch.forget()
+    launch.clear_plans()
 
     def backward(stats):
         call = BackwardCall(problem.grad_out, None, problem.x, problem.w, None, stats, relu_mask, "tanh", True, True)

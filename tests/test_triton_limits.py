@@ -47,7 +47,7 @@ class Trace:
     def __init__(self, monkeypatch):
         self.bits, self.program, self.seen, self.ran = 32, 0, [], []
         self.patch = monkeypatch.setattr
-        self.patch(launch.Step, "__call__", lambda step, *tensors: self.run(step, *tensors))
+        self.patch(launch.KernelLaunch, "__call__", lambda kernel_launch, *tensors: self.run(kernel_launch, *tensors))
         self.patch(interpreter.GridExecutor, "_init_args_hst", lambda grid, args, options: (args, options))
         self.patch(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
         convert = interpreter._implicit_cvt
@@ -82,20 +82,22 @@ class Trace:
     def see(self, kind: str, ptrs, mask) -> None:
         self.seen.append((kind, ptrs.data[mask.data.astype(bool)], ptrs.get_element_ty().primitive_bitwidth // 8))
 
-    def run(self, step, *tensors) -> None:
+    def run(self, kernel_launch, *tensors) -> None:
         arrays = [None if t is None else Array(i, t) for i, t in enumerate(tensors)]
         found = []
         for self.bits in (32, 64):
-            self.program, self.seen = step.grid[0] - 1, []
-            step.kernel[(1, 1, 1)](*arrays, *step.numbers, *step.constants, **step.options)
+            self.program, self.seen = kernel_launch.grid[0] - 1, []
+            kernel_launch.kernel[(1, 1, 1)](
+                *arrays, *kernel_launch.numbers, *kernel_launch.constants, **kernel_launch.options
+            )
             found.append(self.seen)
-        name = step.kernel.__name__
+        name = kernel_launch.kernel.__name__
         assert len(found[0]) == len(found[1]) > 0, name
         for (kind, at, size), (_, want, _) in zip(*found, strict=True):
             assert np.array_equal(at, want), f"{name}: a {kind} is off by {set((at - want).tolist())} bytes"
             for number in np.unique(at // BETWEEN):
                 array, inside = arrays[number - 1], at[at // BETWEEN == number] % BETWEEN
-                assert inside.max() + size <= array.nbytes, f"{name}: a {kind} outside {array.name(step)}"
+                assert inside.max() + size <= array.nbytes, f"{name}: a {kind} outside {array.name(kernel_launch)}"
         self.ran.append(name)
 
 
@@ -109,8 +111,8 @@ class Array:
     def data_ptr(self) -> int:
         return (self.index + 1) * BETWEEN
 
-    def name(self, step) -> str:
-        return step.kernel.arg_names[self.index]
+    def name(self, kernel_launch) -> str:
+        return kernel_launch.kernel.arg_names[self.index]
 
 
 @pytest.fixture

@@ -47,9 +47,9 @@ def start(tmp_path, monkeypatch):
     path = tmp_path / "start.json"
     table.write(path, rows, [])
     monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
-    launch.forget()
+    launch.clear_plans()
     yield path
-    launch.forget()
+    launch.clear_plans()
 
 
 def clock(seconds, spread: float = 0.0):
@@ -108,13 +108,13 @@ def test_the_fastest_tile_is_found(monkeypatch, tmp_path, unchecked, kernel, wan
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "map"), (torch.bfloat16, "d v_shrink")])
 def test_every_kernel_is_checked(dtype, name):
-    """Right results pass; of a kernel's own plan, the step with its name is looked at for spills."""
+    """Right results pass; of a kernel's own plan, the launch with its name is looked at for spills."""
     example = tiles.Example(tiles.Shape(2, 32, 2, 2, 8), dtype, "channels_last", DEVICE, full=True)
     exact = example.exact()
     found = {
         kernel: getattr(tiles.check(example, exact, kernel, START), tiles.PARTS[kernel][1]) for kernel in tiles.PARTS
     }
-    assert {kernel: step.kernel.__name__ for kernel, step in found.items()} == {
+    assert {kernel: made.kernel.__name__ for kernel, made in found.items()} == {
         **{kernel: kernel for kernel in table.KERNELS},
         "tickets": "forward_tickets",
     }

@@ -45,14 +45,14 @@ def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:
 
     call = _call(context, name, kind)
     kept: list[tuple[str, Callable[[], object]]] = []
-    original = launch.Step.__call__
+    original = launch.KernelLaunch.__call__
 
     def keep(step, *tensors) -> None:
         original(step, *tensors)
         kept.append((step.kernel.fn.__name__, partial(original, step, *tensors)))
 
     call()
-    with mock.patch.object(launch.Step, "__call__", keep):
+    with mock.patch.object(launch.KernelLaunch, "__call__", keep):
         call()
     calls = {}
     for i, (kernel, again) in enumerate(kept):

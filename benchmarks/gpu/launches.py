@@ -46,7 +46,7 @@ class Target(NamedTuple):
     """What is compiled for."""
 
     arch: int  # compute capability as 10 major + minor
-    multiprocessors: int
+    num_sms: int
 
 
 class Compiled(NamedTuple):
@@ -77,7 +77,7 @@ def _launched(use: Use, target: Target) -> "list[Launch]":
     row = config.choose(rows, target.arch, x.element_size(), problem.channels_last, use.kind.reduced)
     if use.contestant == TICKETS and row.tickets is None:
         return []
-    problem = replace(problem, config=row, multiprocessors=target.multiprocessors)
+    problem = replace(problem, config=row, num_sms=target.num_sms)
     form = forward_plan.TicketForward if use.contestant == TICKETS else forward_plan.Forward
     residual = torch.empty_like(x) if use.residual else None
     return launched(target.arch, lambda: run_plans(problem, x, w, residual, use.map, [form], use.save))

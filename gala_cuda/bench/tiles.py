@@ -14,7 +14,7 @@ from ..backends.interface import BackwardCall, Weights, weight_shapes
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config, Tile
 from ..backends.triton.forward_plan import Forward, TicketForward
-from ..backends.triton.launch import Layout, Step, fit
+from ..backends.triton.launch import KernelLaunch, Layout, clamp_block
 from ..backends.triton.problem import Problem
 from .correctness import LIMITS, avoid_ties
 from .suite import LAYOUTS
@@ -59,7 +59,7 @@ class Shape(NamedTuple):
 
 
 def limits(kernel: str, shapes: list[Shape]) -> dict[str, tuple[int, int]]:
-    """The least and the largest useful value of each of a kernel's sizes: beyond, ``launch.fit`` cuts it down."""
+    """The least and the largest useful value of each of a kernel's sizes; ``clamp_block`` cuts larger ones down."""
     channels, reduced = max(s.channels for s in shapes), max(s.reduced for s in shapes)
     pixels = max(s.height * s.width for s in shapes)
     extents = {"ROWS": pixels, "PIXELS": pixels, "HIDDEN": reduced, "CHANNELS": channels, "DEPTH": channels}
@@ -68,7 +68,7 @@ def limits(kernel: str, shapes: list[Shape]) -> dict[str, tuple[int, int]]:
         extents["DEPTH"], least["DEPTH"] = reduced, 32
     if kernel == "scale_backward":
         least["PIXELS"] = 4
-    return {name: (least[name], fit(1 << 30, extent, least[name])) for name, extent in extents.items()}
+    return {name: (least[name], clamp_block(1 << 30, extent, least[name])) for name, extent in extents.items()}
 
 
 def candidates(kernel: str, tile: Tile, shapes: list[Shape]) -> list[Tile]:
@@ -248,8 +248,8 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
 
 def refuse_spills(plan: Forward | Backward, kernel: str) -> None:
     """Raises TileError where ``kernel``, compiled in a plan that ran, uses local memory."""
-    step: Step = getattr(plan, PARTS[kernel][1])
-    words = getattr(step.compiled, "n_spills", None)  # the interpreter compiles nothing
+    made: KernelLaunch = getattr(plan, PARTS[kernel][1])
+    words = getattr(made.compiled, "n_spills", None)  # the interpreter compiles nothing
     if words:
         raise TileError(f"uses {4 * words} bytes of local memory a thread")
 

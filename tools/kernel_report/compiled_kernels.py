@@ -40,7 +40,7 @@ class Gpu(NamedTuple):
     """What stands for an architecture."""
 
     name: str
-    multiprocessors: int
+    num_sms: int
     shared: int  # bytes that one program may have
     units: str  # the tensor cores' instructions for 16-bit operands; see TENSOR_CORES
 
@@ -192,9 +192,7 @@ def _launched(row: Row, variant: Variant) -> list[Launch]:
     x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
     shapes: tuple = weight_shapes(channels, row.hidden)
     w = Weights(*(torch.empty(shape, device="meta") for shape in (shapes if full else shapes[:WITHOUT_BIASES])))
-    problem = replace(
-        Problem.of(x, w, "tanh", variant.precision), config=row.config, multiprocessors=GPUS[row.arch].multiprocessors
-    )
+    problem = replace(Problem.of(x, w, "tanh", variant.precision), config=row.config, num_sms=GPUS[row.arch].num_sms)
     residual = torch.empty_like(x) if full else None
     forms = [forward_plan.Forward, *([forward_plan.TicketForward] if row.config.tickets else [])]
     return launched(row.arch, lambda: run_plans(problem, x, w, residual, full, forms))

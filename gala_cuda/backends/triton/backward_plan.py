@@ -5,9 +5,8 @@ from typing import NamedTuple
 import torch
 
 from ..interface import BackwardCall, Gradients, Weights
-from . import gate_backward, gather_backward, scale
-from .forward_plan import expand_step, prepare_step, sum_step
-from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
+from . import gate, gate_backward, gather, gather_backward, scale
+from .launch import KernelLaunch, Layout, Workspace, alignment, cdiv, clamp_block, plan
 from .problem import (
     GATE,
     GATE_BLOCK,
@@ -35,31 +34,31 @@ class Strides(NamedTuple):
 
 
 class Backward:
-    """Steps and sizes of one kind of backward pass."""
+    """The launches and the workspace of one kind of backward pass."""
 
     def __init__(self, p: Problem, strides: Strides, with_map: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
         tile = p.config.scale_backward
-        sizes = {"PIXELS": fit(tile["PIXELS"], hw), "CHANNELS": fit(tile["CHANNELS"], c)}
+        sizes = {"PIXELS": clamp_block(tile["PIXELS"], hw), "CHANNELS": clamp_block(tile["CHANNELS"], c)}
         c_blocks = cdiv(c, sizes["CHANNELS"])
         span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
-        gate_span, gate_splits = spans(c, fit(GATE_DEPTH, c), SPLITS)
+        gate_span, gate_splits = spans(c, clamp_block(GATE_DEPTH, c), SPLITS)
         self.numbers = (n, hw, c, r, p.width)
-        self.expand = expand_step(p, 1, saved=True)
-        self.scale = Step(
+        self.expand = gate.expand_launch(p, 1, saved=True)
+        self.scale = KernelLaunch(
             scale.scale_backward,
             n * c_blocks * n_shares,
             (n, hw, c, p.width, span, *strides.grad_out, *p.x, *strides.out, *p.out),
             p.constants | sizes | {"RESIDUAL": strides.residual, "MAP": with_map},
             tile,
         )
-        self.sum_ds = sum_step(n * hw, c_blocks, root=False)
-        self.prepare = prepare_step(p, scaled=True)
+        self.sum_ds = scale.sum_launch(n * hw, c_blocks, root=False)
+        self.prepare = gather.prepare_launch(p, scaled=True)
         self.grad_x = self._grad_x(p, p.out if strides.residual else strides.grad_out)
-        self._gate_steps(p, gate_span, gate_splits, n_shares)
+        self._gate_launches(p, gate_span, gate_splits, n_shares)
         self.local_products, splits = self._local_products(p)
-        sizes = {"CHANNELS": fit(1024, c)}
-        self.local_grads = Step(gather_backward.local_grads, r, (c, r, splits), p.constants | sizes, NO_TUNING)
+        sizes = {"CHANNELS": clamp_block(1024, c)}
+        self.local_grads = KernelLaunch(gather_backward.local_grads, r, (c, r, splits), p.constants | sizes, NO_TUNING)
         self.workspace = Workspace()
         for extents in (
             (n, c), (n, c), (n, c),  # g, alpha, beta
@@ -69,44 +68,52 @@ class Backward:
         ):  # fmt: skip
             self.workspace.add(*extents)
 
-    def _grad_x(self, p: Problem, direct: Layout) -> Step:
+    def _grad_x(self, p: Problem, direct: Layout) -> KernelLaunch:
         tile = p.config.grad_x
         rows = Rows.of(p, tile["ROWS"])
-        sizes = {"DEPTH": fit(tile["DEPTH"], p.reduced, 32), "CHANNELS": fit(tile["CHANNELS"], p.channels)}
+        sizes = {
+            "DEPTH": clamp_block(tile["DEPTH"], p.reduced, 32),
+            "CHANNELS": clamp_block(tile["CHANNELS"], p.channels),
+        }
         programs = rows.tiles * cdiv(p.channels, sizes["CHANNELS"])
         constants = p.constants | rows.constants | sizes
-        return Step(gather_backward.grad_x, programs, (*self.numbers, *direct, *p.out), constants, tile)
+        return KernelLaunch(gather_backward.grad_x, programs, (*self.numbers, *direct, *p.out), constants, tile)
 
-    def _gate_steps(self, p: Problem, span: int, splits: int, parts: int) -> None:
+    def _gate_launches(self, p: Problem, span: int, splits: int, parts: int) -> None:
         n, c, r = p.images, p.channels, p.reduced
-        hidden, channels, n_blocks = fit(GATE_BLOCK, r), fit(GATE_BLOCK, c), cdiv(n, GATE_IMAGES)
+        hidden, channels, n_blocks = clamp_block(GATE_BLOCK, r), clamp_block(GATE_BLOCK, c), cdiv(n, GATE_IMAGES)
         constants = p.constants | {"PARTS": parts, "SPLITS": splits, "IMAGES": GATE_IMAGES}
-        over_c = constants | {"DEPTH": fit(GATE_DEPTH // 2, c), "HIDDEN": hidden}
-        over_r = constants | {"DEPTH": fit(GATE_DEPTH, r), "CHANNELS": channels}
+        over_c = constants | {"DEPTH": clamp_block(GATE_DEPTH // 2, c), "HIDDEN": hidden}
+        over_r = constants | {"DEPTH": clamp_block(GATE_DEPTH, r), "CHANNELS": channels}
         programs = splits * cdiv(r, hidden) * n_blocks
-        self.grad_hidden = Step(gate_backward.grad_hidden, programs, (n, c, r, span), over_c, GATE_GRADS)
-        self.grad_pool = Step(gate_backward.grad_pool, n_blocks * cdiv(c, channels), self.numbers, over_r, GATE)
-        blocks = {"HIDDEN": fit(GRADS_BLOCK, r), "CHANNELS": fit(GRADS_BLOCK, c)}
+        self.grad_hidden = KernelLaunch(gate_backward.grad_hidden, programs, (n, c, r, span), over_c, GATE_GRADS)
+        self.grad_pool = KernelLaunch(gate_backward.grad_pool, n_blocks * cdiv(c, channels), self.numbers, over_r, GATE)
+        blocks = {"HIDDEN": clamp_block(GRADS_BLOCK, r), "CHANNELS": clamp_block(GRADS_BLOCK, c)}
         programs = cdiv(c, blocks["CHANNELS"]) * cdiv(r, blocks["HIDDEN"])
-        self.global_grads = Step(gate_backward.global_grads, programs, self.numbers, constants | blocks, GATE_GRADS)
+        self.global_grads = KernelLaunch(
+            gate_backward.global_grads, programs, self.numbers, constants | blocks, GATE_GRADS
+        )
 
-    def _local_products(self, p: Problem) -> tuple[Step, int]:
-        """The step, and between how many programs it splits the rows of one block of T."""
+    def _local_products(self, p: Problem) -> tuple[KernelLaunch, int]:
+        """The launch, and between how many programs it splits the rows of one block of T."""
         tile = p.config.local_products
         rows = Rows.of(p, tile["ROWS"])
-        sizes = {"HIDDEN": fit(tile["HIDDEN"], p.reduced, 32), "CHANNELS": fit(tile["CHANNELS"], p.channels)}
+        sizes = {
+            "HIDDEN": clamp_block(tile["HIDDEN"], p.reduced, 32),
+            "CHANNELS": clamp_block(tile["CHANNELS"], p.channels),
+        }
         blocks = cdiv(p.channels, sizes["CHANNELS"]) * cdiv(p.reduced, sizes["HIDDEN"])
-        splits = min(cdiv(PRODUCTS * p.multiprocessors, blocks), rows.tiles, MOST_SPLITS)
+        splits = min(cdiv(PRODUCTS * p.num_sms, blocks), rows.tiles, MOST_SPLITS)
         numbers = (*self.numbers[:4], rows.tiles, splits, *p.x)
         constants = p.constants | rows.constants | sizes
-        return Step(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
+        return KernelLaunch(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
 
     def run(self, call: BackwardCall) -> Gradients:
         grad_out, map_factor, x, w, out, stats, relu_mask, _, need_input, need_weights = call
         arrays = self.workspace.allocate(x.device)
         g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = arrays
         grad_residual = None if out is None else torch.empty_like(x)
-        self.expand(None, w.w_expand, None, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
+        self.expand(None, None, w.w_expand, None, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
         self.scale(grad_out, x, out, grad_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds_parts)
         self.sum_ds(ds_parts, ds)
         self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)

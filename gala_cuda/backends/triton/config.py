@@ -129,7 +129,7 @@ def architecture(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def multiprocessors(device: torch.device) -> int:
+def num_sms(device: torch.device) -> int:
     """How many the device has; in the interpreter two, so that sums are split there too."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 

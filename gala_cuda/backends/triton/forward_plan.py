@@ -6,21 +6,18 @@ from torch import Tensor
 from ..interface import Weights, mask_words
 from . import gate, gather, scale, tickets
 from .config import Config, Tile, forced_form
-from .launch import Layout, Step, Workspace, alignment, cdiv, fit, plan
+from .launch import KernelLaunch, Layout, Workspace, alignment, cdiv, clamp_block, plan
 from .problem import (
     GATE,
     GATE_BLOCK,
     GATE_DEPTH,
     GATE_IMAGES,
-    NO_TUNING,
     SPLITS,
     Problem,
     Rows,
     shares,
     spans,
 )
-
-_PREPARE_COLS, _SUM_ROWS = 1024, 256
 
 
 class Stages:
@@ -30,11 +27,14 @@ class Stages:
         c, r = p.channels, p.reduced
         self.images = images
         self.rows = Rows.of(p, tile["ROWS"], images)
-        self.gather = {"DEPTH": fit(tile["DEPTH"], c), "HIDDEN": fit(tile["HIDDEN"], r, 32)}
-        self.shrink = {"DEPTH": fit(GATE_DEPTH, c), "HIDDEN": fit(GATE_BLOCK, r)}
+        self.gather = {"DEPTH": clamp_block(tile["DEPTH"], c), "HIDDEN": clamp_block(tile["HIDDEN"], r, 32)}
+        self.shrink = {"DEPTH": clamp_block(GATE_DEPTH, c), "HIDDEN": clamp_block(GATE_BLOCK, r)}
         self.gate_span, self.splits = spans(c, self.shrink["DEPTH"], SPLITS)
-        self.expand = {"DEPTH": fit(GATE_DEPTH, r), "CHANNELS": fit(GATE_BLOCK, c)}
-        self.scale = {"PIXELS": fit(scale_tile["PIXELS"], p.pixels), "CHANNELS": fit(scale_tile["CHANNELS"], c)}
+        self.expand = {"DEPTH": clamp_block(GATE_DEPTH, r), "CHANNELS": clamp_block(GATE_BLOCK, c)}
+        self.scale = {
+            "PIXELS": clamp_block(scale_tile["PIXELS"], p.pixels),
+            "CHANNELS": clamp_block(scale_tile["CHANNELS"], c),
+        }
         self.c_blocks = cdiv(c, self.scale["CHANNELS"])
         self.scale_span, self.shares = shares(p, self.scale["PIXELS"], self.c_blocks)
         blocks = cdiv(images, GATE_IMAGES)
@@ -47,7 +47,7 @@ class Stages:
 
 
 class Forward:
-    """Steps and sizes of one kind of forward pass."""
+    """The launches and the workspace of one kind of forward pass."""
 
     def __init__(self, p: Problem, w: Weights, residual: Layout | None, return_map: bool, save: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
@@ -57,16 +57,16 @@ class Forward:
         self.workspace = Workspace()
         self.prepare = self.finish_map = None
         if w.v_shrink.dtype != p.dtype:
-            self.prepare = prepare_step(p, scaled=False)
+            self.prepare = gather.prepare_launch(p, scaled=False)
         c_blocks = self._plan(p)
         if return_map:
-            self.finish_map = sum_step(n * hw, c_blocks, root=True)
+            self.finish_map = scale.sum_launch(n * hw, c_blocks, root=True)
         self.workspace.add(n, c)  # alpha
         self.workspace.add(n, c)  # beta
         self.workspace.add(c_blocks if return_map else 0, n, hw)  # map parts
 
     def _plan(self, p: Problem) -> int:
-        """Makes the steps, adds the workspace of pool and z parts; returns the blocks of channels of scale."""
+        """Makes the launches, adds the workspace of pool and z parts; returns the blocks of channels of scale."""
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
         s, config, constants = Stages(p, n, p.config.gather, p.config.scale), p.config, self.constants
         constants = constants | s.rows.constants | {"IMAGES": GATE_IMAGES}
@@ -74,11 +74,11 @@ class Forward:
         gather_tiles, shrink_tiles, _, scale_tiles = s.tiles
         self.workspace.add(s.rows.tiles, s.rows.segments, c)
         self.workspace.add(s.splits, n, r)
-        self.gather = Step(gather.gather, gather_tiles, (*numbers, *p.x), constants | s.gather, config.gather)
-        self.shrink = Step(gate.shrink, shrink_tiles, (*numbers, s.gate_span), constants | s.shrink, GATE)
-        self.expand = expand_step(p, s.splits, saved=False)
+        self.gather = KernelLaunch(gather.gather, gather_tiles, (*numbers, *p.x), constants | s.gather, config.gather)
+        self.shrink = KernelLaunch(gate.shrink, shrink_tiles, (*numbers, s.gate_span), constants | s.shrink, GATE)
+        self.expand = gate.expand_launch(p, s.splits, saved=False)
         numbers = (n * hw, hw, c, p.width, s.scale_span, *self.strides)
-        self.scale = Step(scale.scale, scale_tiles, numbers, constants | s.scale, config.scale)
+        self.scale = KernelLaunch(scale.scale, scale_tiles, numbers, constants | s.scale, config.scale)
         return s.c_blocks
 
     def run(
@@ -98,10 +98,10 @@ class Forward:
         return stats, relu_mask
 
     def _stages(self, x, w, residual, out, stats, relu_mask, pool, z_parts, alpha, beta, map_parts) -> None:
-        self.gather(x, w.v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, relu_mask, pool)
-        self.shrink(pool, w.w_shrink, stats, z_parts)
-        self.expand(z_parts, w.w_expand, w.b_w_shrink, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
-        self.scale(x, residual, out, stats, alpha, beta, map_parts)
+        self.gather(None, x, w.v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, relu_mask, pool)
+        self.shrink(None, pool, w.w_shrink, stats, z_parts)
+        self.expand(None, z_parts, w.w_expand, w.b_w_shrink, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
+        self.scale(None, x, residual, out, stats, alpha, beta, map_parts)
 
 
 class TicketForward(Forward):
@@ -127,9 +127,9 @@ class TicketForward(Forward):
             **{f"EXPAND_{name}": size for name, size in s.expand.items()},
             **{f"SCALE_{name}": size for name, size in s.scale.items()},
         }
-        self.all = Step(
+        self.all = KernelLaunch(
             tickets.forward_tickets,
-            min(len(self.schedule), p.multiprocessors),
+            min(len(self.schedule), p.num_sms),
             (
                 len(self.schedule), n, chunk, pool_chunk, z_chunk, n * hw, hw, c, r, p.width, s.gate_span, s.scale_span,
                 *self.strides,
@@ -146,32 +146,6 @@ class TicketForward(Forward):
             w.w_expand, w.v_collapse, w.a, w.m, w.b_w_shrink, w.b_w_expand, w.b_v_shrink, w.b_v_collapse, stats,
             relu_mask, pool, z_parts, alpha, beta, map_parts,
         )  # fmt: skip
-
-
-def prepare_step(p: Problem, scaled: bool) -> Step:
-    """v_shrink in x's dtype, with ``scaled`` its rows times v_collapse."""
-    programs = p.reduced * cdiv(p.channels, _PREPARE_COLS)
-    constants = {"SCALE": scaled, "COLS": _PREPARE_COLS}
-    return Step(gather.prepare, programs, (p.reduced, p.channels), constants, NO_TUNING)
-
-
-def sum_step(rows: int, parts: int, root: bool) -> Step:
-    """The sum over parts [parts, rows], or its square root."""
-    constants = {"ROOT": root, "ROWS": _SUM_ROWS}
-    return Step(scale.sum_parts, cdiv(rows, _SUM_ROWS), (rows, parts), constants, NO_TUNING)
-
-
-def expand_step(p: Problem, splits: int, saved: bool) -> Step:
-    """z -> alpha and beta; with ``saved``, from stats, and g too."""
-    channels, depth = fit(GATE_BLOCK, p.channels), fit(GATE_DEPTH, p.reduced)
-    sizes = {"SPLITS": splits, "IMAGES": GATE_IMAGES, "DEPTH": depth, "CHANNELS": channels}
-    return Step(
-        gate.expand,
-        cdiv(p.images, GATE_IMAGES) * cdiv(p.channels, channels),
-        (p.images, p.pixels, p.channels, p.reduced, p.width),
-        p.constants | sizes | {"SAVED": saved},
-        GATE,
-    )
 
 
 def run(

@@ -1,13 +1,16 @@
 """gate: the tiles' pooled sums -> p -> z -> g -> alpha, beta, in float32.
 
-The products have few rows, one an image, and weights that are large beside them: the sums over C are split between
+The products have few rows, one per image, and weights that are large beside them: the sums over C are split between
 programs, and whoever reads the parts adds them up in order.
 """
 
 import triton
 import triton.language as tl
 
-from .numerics import dot, how_many, relu
+from .indexing import count_spans, load_matrix, load_vector
+from .launch import KernelLaunch, cdiv, clamp_block
+from .numerics import dot, relu
+from .problem import GATE, GATE_BLOCK, GATE_DEPTH, GATE_IMAGES, Problem
 
 
 @triton.jit
@@ -19,9 +22,9 @@ def add_parts(parts, at, mask, stride, PARTS: tl.constexpr):
     return total
 
 
-@triton.jit
-def shrink_tile(
-    tile,
+@triton.jit(do_not_specialize=["images"])
+def shrink(
+    tile,  # which tile to compute; None: the one of the program's number
     pool,  # [tiles, SEGMENTS, C]
     w_shrink,  # [R, C]
     stats,  # [N, width]: p is written
@@ -40,7 +43,10 @@ def shrink_tile(
     DEPTH: tl.constexpr,
     HIDDEN: tl.constexpr,
 ):
-    splits = how_many(channels, span)
+    """One program for each split of the channels, block of hidden units and block of images."""
+    if tile is None:
+        tile = tl.program_id(0)
+    splits = count_spans(channels, span)
     r_blocks = tl.cdiv(reduced, HIDDEN)
     split = tile % splits
     r_block = tile // splits % r_blocks
@@ -70,33 +76,22 @@ def shrink_tile(
         p = total * share
         to = stats + (n.to(tl.int64) * width + pixels)[:, None] + c[None, :]
         tl.store(to, p, mask=here[:, None] & (c < channels)[None, :] & (r_block == 0))
-        w = tl.load(
-            w_shrink + r.to(tl.int64)[None, :] * channels + c[:, None],
-            mask=(r < reduced)[None, :] & (c < channels)[:, None],
-            other=0.0,
-        )
+        w = load_matrix(w_shrink, r, c, reduced, channels, TRANSPOSED=True)
         z = dot(p, w.to(tl.float32), z, GATE_PRECISION)
-    row = tl.cast(split, tl.int64) * images + n
-    to = z_parts + row[:, None] * reduced + r[None, :]
-    tl.store(to, z, mask=here[:, None] & (r < reduced)[None, :])
-
-
-@triton.jit(do_not_specialize=["images"])
-def shrink(
-    pool, w_shrink, stats, z_parts, images, pixels, channels, reduced, width, span,
-    FLAT: tl.constexpr, SEGMENTS: tl.constexpr, GATE_PRECISION: tl.constexpr, ROWS: tl.constexpr,
-    IMAGES: tl.constexpr, DEPTH: tl.constexpr, HIDDEN: tl.constexpr,
-):  # fmt: skip
-    """One program a share of the channels, a block of hidden units and a block of images."""
-    shrink_tile(
-        tl.program_id(0), pool, w_shrink, stats, z_parts, images, pixels, channels, reduced, width, span,
-        FLAT, SEGMENTS, GATE_PRECISION, ROWS, IMAGES, DEPTH, HIDDEN,
-    )  # fmt: skip
+    store_split(z_parts, z, split, n, images, r, reduced)
 
 
 @triton.jit
-def expand_tile(
-    tile,
+def store_split(parts, value, split, n, images, r, reduced):
+    """parts [splits, images, R] at the split, the images ``n`` and the hidden units ``r`` = value."""
+    row = tl.cast(split, tl.int64) * images + n
+    to = parts + row[:, None] * reduced + r[None, :]
+    tl.store(to, value, mask=(n < images)[:, None] & (r < reduced)[None, :])
+
+
+@triton.jit(do_not_specialize=["images"])
+def expand(
+    tile,  # which tile to compute; None: the one of the program's number
     z_parts,  # [SPLITS, N, R]; not read with SAVED
     w_expand,  # [C, R]
     b_w_shrink,  # [R], with BIAS
@@ -120,6 +115,9 @@ def expand_tile(
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """One program for each block of channels and block of images."""
+    if tile is None:
+        tile = tl.program_id(0)
     blocks = tl.cdiv(channels, CHANNELS)
     n = tile // blocks * IMAGES + tl.arange(0, IMAGES)
     c = tile % blocks * CHANNELS + tl.arange(0, CHANNELS)
@@ -135,18 +133,14 @@ def expand_tile(
         else:
             z = add_parts(z_parts, image * reduced + r[None, :], mask, tl.cast(images, tl.int64) * reduced, SPLITS)
             if BIAS:
-                z += tl.load(b_w_shrink + r, mask=r < reduced, other=0.0).to(tl.float32)[None, :]
+                z += load_vector(b_w_shrink, r, reduced)[None, :]
             tl.store(saved + r[None, :], z, mask=mask & (tile % blocks == 0))
-        w = tl.load(
-            w_expand + c.to(tl.int64)[None, :] * reduced + r[:, None],
-            mask=(c < channels)[None, :] & (r < reduced)[:, None],
-            other=0.0,
-        )
+        w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=True)
         acc = dot(relu(z), w.to(tl.float32), acc, GATE_PRECISION)
     if BIAS:
-        acc += tl.load(b_w_expand + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
-    weight_a = tl.load(a + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
-    weight_m = tl.load(m + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
+        acc += load_vector(b_w_expand, c, channels)[None, :]
+    weight_a = load_vector(a, c, channels)[None, :]
+    weight_m = load_vector(m, c, channels)[None, :]
     mask = here[:, None] & (c < channels)[None, :]
     at = image * channels + c[None, :]
     tl.store(alpha + at, weight_a * acc, mask=mask)
@@ -155,14 +149,10 @@ def expand_tile(
         tl.store(g + at, acc, mask=mask)
 
 
-@triton.jit(do_not_specialize=["images"])
-def expand(
-    z_parts, w_expand, b_w_shrink, b_w_expand, a, m, stats, g, alpha, beta, images, pixels, channels, reduced, width,
-    BIAS: tl.constexpr, SAVED: tl.constexpr, SPLITS: tl.constexpr, GATE_PRECISION: tl.constexpr,
-    IMAGES: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """One program a block of channels and a block of images."""
-    expand_tile(
-        tl.program_id(0), z_parts, w_expand, b_w_shrink, b_w_expand, a, m, stats, g, alpha, beta, images, pixels,
-        channels, reduced, width, BIAS, SAVED, SPLITS, GATE_PRECISION, IMAGES, DEPTH, CHANNELS,
-    )  # fmt: skip
+def expand_launch(p: Problem, splits: int, saved: bool) -> KernelLaunch:
+    """Of z into alpha and beta, z in ``splits`` parts; or with ``saved``, z from stats, into g too."""
+    channels, depth = clamp_block(GATE_BLOCK, p.channels), clamp_block(GATE_DEPTH, p.reduced)
+    sizes = {"SPLITS": splits, "IMAGES": GATE_IMAGES, "DEPTH": depth, "CHANNELS": channels}
+    programs = cdiv(p.images, GATE_IMAGES) * cdiv(p.channels, channels)
+    numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
+    return KernelLaunch(expand, programs, numbers, p.constants | sizes | {"SAVED": saved}, GATE)

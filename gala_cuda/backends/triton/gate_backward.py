@@ -3,8 +3,9 @@
 import triton
 import triton.language as tl
 
-from .gate import add_parts
-from .numerics import dot, how_many, narrow, relu
+from .gate import add_parts, store_split
+from .indexing import count_spans, load_matrix, load_vector
+from .numerics import dot, narrow, relu
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -26,35 +27,28 @@ def grad_hidden(
     DEPTH: tl.constexpr,
     HIDDEN: tl.constexpr,
 ):
-    """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as ``shrink``."""
-    splits = how_many(channels, span)
+    """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as of ``shrink``."""
+    splits = count_spans(channels, span)
     r_blocks = tl.cdiv(reduced, HIDDEN)
     split = tl.program_id(0) % splits
     r_block = tl.program_id(0) // splits % r_blocks
     n = tl.program_id(0) // (splits * r_blocks) * IMAGES + tl.arange(0, IMAGES)
     r = r_block * HIDDEN + tl.arange(0, HIDDEN)
-    here = n < images
     acc = tl.zeros([IMAGES, HIDDEN], tl.float32)
     for k in range(split * span, tl.minimum(split * span + span, channels), DEPTH):
         c = k + tl.arange(0, DEPTH)
-        mask = here[:, None] & (c < channels)[None, :]
+        mask = (n < images)[:, None] & (c < channels)[None, :]
         at = n.to(tl.int64)[:, None] * channels + c[None, :]
         stride = tl.cast(images, tl.int64) * channels
         d_alpha = add_parts(alpha_parts, at, mask, stride, PARTS)
         d_beta = add_parts(beta_parts, at, mask, stride, PARTS)
-        weight_a = tl.load(a + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
-        weight_m = tl.load(m + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
+        weight_a = load_vector(a, c, channels)[None, :]
+        weight_m = load_vector(m, c, channels)[None, :]
         d = weight_a * d_alpha + weight_m * d_beta
         tl.store(dg + at, d, mask=mask & (r_block == 0))
-        w = tl.load(
-            w_expand + c.to(tl.int64)[:, None] * reduced + r[None, :],
-            mask=(c < channels)[:, None] & (r < reduced)[None, :],
-            other=0.0,
-        )
+        w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=False)
         acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
-    row = tl.cast(split, tl.int64) * images + n
-    to = dz_parts + row[:, None] * reduced + r[None, :]
-    tl.store(to, acc, mask=here[:, None] & (r < reduced)[None, :])
+    store_split(dz_parts, acc, split, n, images, r, reduced)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -75,7 +69,7 @@ def grad_pool(
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """dz where the hidden unit was on, and dp = dz . w_shrink over HW; programs as ``expand``."""
+    """dz where the hidden unit was on, and dp = dz . w_shrink over HW; programs as of ``expand``."""
     blocks = tl.cdiv(channels, CHANNELS)
     block = tl.program_id(0) % blocks
     n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)
@@ -91,11 +85,7 @@ def grad_pool(
         z = tl.load(stats + image * width + pixels + channels + r[None, :], mask=mask, other=0.0)
         d = tl.where(z <= 0, 0.0, add_parts(dz_parts, at, mask, stride, SPLITS))
         tl.store(dz + at, d, mask=mask & (block == 0))
-        w = tl.load(
-            w_shrink + r.to(tl.int64)[:, None] * channels + c[None, :],
-            mask=(r < reduced)[:, None] & (c < channels)[None, :],
-            other=0.0,
-        )
+        w = load_matrix(w_shrink, r, c, reduced, channels, TRANSPOSED=False)
         acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
     to = dp + image * channels + c[None, :]
     tl.store(to, acc * (1.0 / tl.cast(pixels, tl.float32)), mask=here[:, None] & (c < channels)[None, :])
@@ -109,12 +99,12 @@ def global_grads(
     dg,  # [N, C]
     dz,  # [N, R]
     stats,
-    d_w_shrink,
-    d_w_expand,
-    d_a,
-    d_m,
-    d_b_w_shrink,
-    d_b_w_expand,  # with BIAS
+    grad_w_shrink,
+    grad_w_expand,
+    grad_a,
+    grad_m,
+    grad_b_w_shrink,
+    grad_b_w_expand,  # with BIAS
     images,
     pixels,
     channels,
@@ -127,7 +117,7 @@ def global_grads(
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The gradients of the global path's weights; one program a block of hidden units and a block of channels."""
+    """The gradients of the global path's weights; one program for each block of hidden units and of channels."""
     r_blocks = tl.cdiv(reduced, HIDDEN)
     c_block = tl.program_id(0) // r_blocks
     r_block = tl.program_id(0) % r_blocks
@@ -161,14 +151,14 @@ def global_grads(
         dg_acc += d
         dz_acc += d_hidden
     mask = (c < channels)[:, None] & (r < reduced)[None, :]
-    to = d_w_expand + c.to(tl.int64)[:, None] * reduced + r[None, :]
-    tl.store(to, narrow(expand_acc, d_w_expand.dtype.element_ty), mask=mask)
-    to = d_w_shrink + r.to(tl.int64)[None, :] * channels + c[:, None]
-    tl.store(to, narrow(shrink_acc, d_w_shrink.dtype.element_ty), mask=mask)
+    to = grad_w_expand + c.to(tl.int64)[:, None] * reduced + r[None, :]
+    tl.store(to, narrow(expand_acc, grad_w_expand.dtype.element_ty), mask=mask)
+    to = grad_w_shrink + r.to(tl.int64)[None, :] * channels + c[:, None]
+    tl.store(to, narrow(shrink_acc, grad_w_shrink.dtype.element_ty), mask=mask)
     mask = (c < channels) & (r_block == 0)
-    tl.store(d_a + c, narrow(tl.sum(a_acc, 1), d_a.dtype.element_ty), mask=mask)
-    tl.store(d_m + c, narrow(tl.sum(m_acc, 1), d_m.dtype.element_ty), mask=mask)
+    tl.store(grad_a + c, narrow(tl.sum(a_acc, 1), grad_a.dtype.element_ty), mask=mask)
+    tl.store(grad_m + c, narrow(tl.sum(m_acc, 1), grad_m.dtype.element_ty), mask=mask)
     if BIAS:
-        tl.store(d_b_w_expand + c, narrow(tl.sum(dg_acc, 1), d_b_w_expand.dtype.element_ty), mask=mask)
+        tl.store(grad_b_w_expand + c, narrow(tl.sum(dg_acc, 1), grad_b_w_expand.dtype.element_ty), mask=mask)
         mask = (r < reduced) & (c_block == 0)
-        tl.store(d_b_w_shrink + r, narrow(tl.sum(dz_acc, 0), d_b_w_shrink.dtype.element_ty), mask=mask)
+        tl.store(grad_b_w_shrink + r, narrow(tl.sum(dz_acc, 0), grad_b_w_shrink.dtype.element_ty), mask=mask)

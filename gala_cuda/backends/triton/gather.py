@@ -1,4 +1,4 @@
-"""gather: x -> local map s, ReLU mask, and what each tile adds to the pooled sum; x is read once.
+"""gather: reads x once and computes the local map s, the ReLU mask, and each tile's part of the pooled sum.
 
 The matrix product takes its operands in x's dtype and adds in float32.
 """
@@ -6,12 +6,15 @@ The matrix product takes its operands in x's dtype and adds in float32.
 import triton
 import triton.language as tl
 
-from .numerics import WORD, dot, narrow, relu, spots, tile_rows
+from .indexing import WORD, load_matrix, load_vector, row_offsets, tile_rows
+from .launch import KernelLaunch, cdiv
+from .numerics import dot, narrow, relu
+from .problem import NO_TUNING, Problem
 
 
-@triton.jit
-def gather_tile(
-    tile,
+@triton.jit(do_not_specialize=["images"])
+def gather(
+    tile,  # which tile of rows to compute; None: the one of the program's number
     x,
     v_shrink,  # [R, C] in x's dtype
     b_v_shrink,  # [R], read with BIAS only
@@ -25,8 +28,8 @@ def gather_tile(
     channels,
     reduced,
     width,
-    x_image,
-    x_step,
+    x_image_stride,
+    x_stride,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     SEGMENTS: tl.constexpr,
@@ -37,6 +40,9 @@ def gather_tile(
     DEPTH: tl.constexpr,
     HIDDEN: tl.constexpr,
 ):
+    """One program for each tile of rows."""
+    if tile is None:
+        tile = tl.program_id(0)
     image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     words = tl.cdiv(reduced, WORD)
     s = tl.zeros([ROWS], tl.float32)
@@ -45,16 +51,9 @@ def gather_tile(
         acc = tl.zeros([ROWS, HIDDEN], tl.float32)
         for k in range(0, channels, DEPTH):
             c = k + tl.arange(0, DEPTH)
-            if FLAT:
-                at = spots((image.to(tl.int64) * x_image)[:, None], pixel, c, x_step, CHANNELS_LAST)
-            else:
-                at = spots(first.to(tl.int64) * x_image, pixel, c, x_step, CHANNELS_LAST)
+            at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
             rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
-            v = tl.load(
-                v_shrink + r.to(tl.int64)[None, :] * channels + c[:, None],
-                mask=(r < reduced)[None, :] & (c < channels)[:, None],
-                other=0.0,
-            )
+            v = load_matrix(v_shrink, r, c, reduced, channels, TRANSPOSED=True)
             acc = dot(rows, v, acc, PRECISION)
             for segment in tl.static_range(SEGMENTS):
                 if SEGMENTS == 1:
@@ -64,9 +63,9 @@ def gather_tile(
                 to = pool + (tile.to(tl.int64) * SEGMENTS + segment) * channels + c
                 tl.store(to, part, mask=(c < channels) & (start == 0))
         if BIAS:
-            acc += tl.load(b_v_shrink + r, mask=r < reduced, other=0.0).to(tl.float32)[None, :]
+            acc += load_vector(b_v_shrink, r, reduced)[None, :]
         acc = tl.where((r < reduced)[None, :], acc, 0.0)  # NaN there where x is infinite
-        collapse = tl.load(v_collapse + r, mask=r < reduced, other=0.0).to(tl.float32)
+        collapse = load_vector(v_collapse, r, reduced)
         s += tl.sum(relu(acc) * collapse[None, :], 1)
         if SAVE:
             on = tl.where(acc <= 0, 0, 1)
@@ -81,44 +80,12 @@ def gather_tile(
     tl.store(stats + image.to(tl.int64) * width + pixel, s, mask=inside)
 
 
-@triton.jit(do_not_specialize=["images"])
-def gather(
-    x,
-    v_shrink,
-    b_v_shrink,
-    v_collapse,
-    b_v_collapse,
-    stats,
-    relu_mask,
-    pool,
-    images,
-    pixels,
-    channels,
-    reduced,
-    width,
-    x_image,
-    x_step,
-    CHANNELS_LAST: tl.constexpr,
-    FLAT: tl.constexpr,
-    SEGMENTS: tl.constexpr,
-    BIAS: tl.constexpr,
-    SAVE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    HIDDEN: tl.constexpr,
-):
-    """One program a tile of rows."""
-    gather_tile(
-        tl.program_id(0), x, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats, relu_mask, pool, images, pixels,
-        channels, reduced, width, x_image, x_step, CHANNELS_LAST, FLAT, SEGMENTS, BIAS, SAVE, PRECISION, ROWS, DEPTH,
-        HIDDEN,
-    )  # fmt: skip
-
-
 @triton.jit
 def prepare(w, row_scale, out, rows, cols, SCALE: tl.constexpr, COLS: tl.constexpr):
-    """out [rows, cols] = w in out's dtype, with SCALE its rows times row_scale; one program some columns of a row."""
+    """out [rows, cols] = w in out's dtype, with SCALE its rows times row_scale.
+
+    One program for each COLS columns of each row.
+    """
     blocks = tl.cdiv(cols, COLS)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     col = tl.program_id(0) % blocks * COLS + tl.arange(0, COLS)
@@ -127,3 +94,11 @@ def prepare(w, row_scale, out, rows, cols, SCALE: tl.constexpr, COLS: tl.constex
     if SCALE:
         value *= tl.load(row_scale + row).to(tl.float32)
     tl.store(out + at, narrow(value, out.dtype.element_ty), mask=col < cols)
+
+
+def prepare_launch(p: Problem, scaled: bool) -> KernelLaunch:
+    """Of v_shrink into x's dtype, with ``scaled`` its rows times v_collapse."""
+    columns = 1024
+    programs = p.reduced * cdiv(p.channels, columns)
+    constants = {"SCALE": scaled, "COLS": columns}
+    return KernelLaunch(prepare, programs, (p.reduced, p.channels), constants, NO_TUNING)

@@ -6,12 +6,13 @@ The matrix products take their operands in x's dtype and add in float32.
 import triton
 import triton.language as tl
 
-from .numerics import WORD, dot, narrow, of_images, spots, squash, tile_rows
+from .indexing import WORD, load_matrix, of_images, row_offsets, tile_rows
+from .numerics import dot, narrow, squash
 
 
 @triton.jit
-def on_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl.constexpr):
-    """The hidden units from ``start`` on that were on in each row: [ROWS, HIDDEN] of 0 and 1."""
+def unpack_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl.constexpr):
+    """[ROWS, HIDDEN] of 0 and 1: which hidden units, from ``start`` on, were on in each row."""
     word = start // WORD + tl.arange(0, HIDDEN // WORD)
     at = relu_mask + (row * words)[:, None] + word[None, :]
     pattern = tl.load(at, mask=inside[:, None] & (word < words)[None, :], other=0)
@@ -20,7 +21,7 @@ def on_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl
 
 @triton.jit(do_not_specialize=["images"])
 def grad_x(
-    d,  # the gradient of x A: grad_out, or the residual's gradient
+    grad_sum,  # the gradient of x A + residual: grad_residual, or without a residual grad_out
     grad,  # of x
     shrink,  # v_collapse times the rows of v_shrink, [R, C] in x's dtype
     stats,
@@ -34,10 +35,10 @@ def grad_x(
     channels,
     reduced,
     width,
-    d_image,
-    d_step,
-    grad_image,
-    grad_step,
+    sum_image_stride,
+    sum_stride,
+    grad_image_stride,
+    grad_stride,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     SEGMENTS: tl.constexpr,
@@ -47,7 +48,7 @@ def grad_x(
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """d x = d A + dp / HW + ds (relu_mask . shrink); one program a tile of rows and channels."""
+    """grad_x = grad_sum A + dp / HW + ds (relu_mask . shrink); one program for each tile of rows and channels."""
     blocks = tl.cdiv(channels, CHANNELS)
     tile = tl.program_id(0) // blocks
     c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
@@ -57,25 +58,21 @@ def grad_x(
     acc = tl.zeros([ROWS, CHANNELS], tl.float32)
     for k in range(0, reduced, DEPTH):
         r = k + tl.arange(0, DEPTH)
-        on = narrow(on_mask(relu_mask, row, inside, k, words, ROWS, DEPTH).to(tl.float32), shrink.dtype.element_ty)
-        v = tl.load(
-            shrink + r.to(tl.int64)[:, None] * channels + c[None, :],
-            mask=(r < reduced)[:, None] & (c < channels)[None, :],
-            other=0.0,
-        )
+        on = unpack_mask(relu_mask, row, inside, k, words, ROWS, DEPTH)
+        on = narrow(on.to(tl.float32), shrink.dtype.element_ty)
+        v = load_matrix(shrink, r, c, reduced, channels, TRANSPOSED=False)
         acc = dot(on, v, acc, PRECISION)
     row_ds = tl.load(ds + row, mask=inside, other=0.0)
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
     a = of_images(alpha, image, first, images, c, channels, ROWS, SEGMENTS)
     b = of_images(beta, image, first, images, c, channels, ROWS, SEGMENTS)
-    attention = squash(a + b * s[:, None], TANH, d.dtype.element_ty)
+    attention = squash(a + b * s[:, None], TANH, grad_sum.dtype.element_ty)
     mask = inside[:, None] & (c < channels)[None, :]
-    start = (image.to(tl.int64) * d_image)[:, None] if FLAT else first.to(tl.int64) * d_image
-    direct = tl.load(d + spots(start, pixel, c, d_step, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
+    at = row_offsets(image, first, pixel, c, sum_image_stride, sum_stride, CHANNELS_LAST, FLAT)
+    direct = tl.load(grad_sum + at, mask=mask, other=0.0).to(tl.float32)
     value = acc * row_ds[:, None] + of_images(dp, image, first, images, c, channels, ROWS, SEGMENTS)
     value += direct * attention
-    start = (image.to(tl.int64) * grad_image)[:, None] if FLAT else first.to(tl.int64) * grad_image
-    at = spots(start, pixel, c, grad_step, CHANNELS_LAST)
+    at = row_offsets(image, first, pixel, c, grad_image_stride, grad_stride, CHANNELS_LAST, FLAT)
     tl.store(grad + at, narrow(value, grad.dtype.element_ty), mask=mask)
 
 
@@ -93,8 +90,8 @@ def local_products(
     reduced,
     tiles,
     splits,
-    x_image,
-    x_step,
+    x_image_stride,
+    x_stride,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     BIAS: tl.constexpr,
@@ -103,7 +100,7 @@ def local_products(
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """T = (ds . relu_mask)^T x; one program a block of T and a share of the tiles of rows."""
+    """T = (ds . relu_mask)^T x; one program for each block of T and each share of the tiles of rows."""
     c_blocks = tl.cdiv(channels, CHANNELS)
     r_blocks = tl.cdiv(reduced, HIDDEN)
     c_block = tl.program_id(0) % c_blocks
@@ -115,16 +112,15 @@ def local_products(
     acc = tl.zeros([HIDDEN, CHANNELS], tl.float32)
     count = tl.zeros([HIDDEN], tl.float32)
     ds_sum = tl.zeros([ROWS], tl.float32)
-    share, longer = tiles // splits, tiles % splits  # the first ``longer`` shares have a tile more
+    share, longer = tiles // splits, tiles % splits  # the first ``longer`` shares have one tile more
     begin = split * share + tl.minimum(split, longer)
     for tile in range(begin, begin + share + tl.where(split < longer, 1, 0)):
         image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
         row = image.to(tl.int64) * pixels + pixel
         row_ds = tl.load(ds + row, mask=inside, other=0.0)
-        on = on_mask(relu_mask, row, inside, r_block * HIDDEN, words, ROWS, HIDDEN)
+        on = unpack_mask(relu_mask, row, inside, r_block * HIDDEN, words, ROWS, HIDDEN)
         weighted = tl.where(on != 0, row_ds[:, None], 0.0)
-        start = (image.to(tl.int64) * x_image)[:, None] if FLAT else first.to(tl.int64) * x_image
-        at = spots(start, pixel, c, x_step, CHANNELS_LAST)
+        at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
         rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
         acc = dot(tl.trans(narrow(weighted, x.dtype.element_ty)), rows, acc, PRECISION)
         if BIAS:
@@ -145,17 +141,17 @@ def local_grads(
     v_shrink,  # in its own dtype, as its gradient
     v_collapse,
     b_v_shrink,
-    d_v_shrink,
-    d_v_collapse,
-    d_b_v_shrink,
-    d_b_v_collapse,
+    grad_v_shrink,
+    grad_v_collapse,
+    grad_b_v_shrink,
+    grad_b_v_collapse,
     channels,
     reduced,
     splits,
     BIAS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The gradients of the local path's weights from T; one program a hidden unit."""
+    """The gradients of the local path's weights from T; one program for each hidden unit."""
     r = tl.program_id(0)
     v = tl.load(v_collapse + r).to(tl.float32)
     collapse = tl.zeros([CHANNELS], tl.float32)
@@ -168,7 +164,7 @@ def local_grads(
         for _ in range(splits):
             total += tl.load(part, mask=c < channels, other=0.0)
             part += size
-        tl.store(d_v_shrink + at, narrow(v * total, d_v_shrink.dtype.element_ty), mask=c < channels)
+        tl.store(grad_v_shrink + at, narrow(v * total, grad_v_shrink.dtype.element_ty), mask=c < channels)
         collapse += tl.load(v_shrink + at, mask=c < channels, other=0.0).to(tl.float32) * total
     value = tl.sum(collapse, 0)
     if BIAS:
@@ -178,6 +174,6 @@ def local_grads(
             count += tl.load(counts + tl.cast(split, tl.int64) * reduced + r)
             total_ds += tl.load(ds_sums + split)
         value += tl.load(b_v_shrink + r).to(tl.float32) * count
-        tl.store(d_b_v_shrink + r, narrow(v * count, d_b_v_shrink.dtype.element_ty))
-        tl.store(d_b_v_collapse, narrow(total_ds, d_b_v_collapse.dtype.element_ty), mask=r == 0)
-    tl.store(d_v_collapse + r, narrow(value, d_v_collapse.dtype.element_ty))
+        tl.store(grad_b_v_shrink + r, narrow(v * count, grad_b_v_shrink.dtype.element_ty))
+        tl.store(grad_b_v_collapse, narrow(total_ds, grad_b_v_collapse.dtype.element_ty), mask=r == 0)
+    tl.store(grad_v_collapse + r, narrow(value, grad_v_collapse.dtype.element_ty))

@@ -18,7 +18,7 @@ _MOST_PLANS = 1024
 _plans: dict[Hashable, Any] = {}
 
 
-class Step:
+class KernelLaunch:
     """One launch: a kernel, its grid of programs, its numbers and its constants, by name."""
 
     __slots__ = ("compiled", "constants", "grid", "kernel", "numbers", "options")
@@ -38,10 +38,10 @@ class Step:
 
 
 class Layout(NamedTuple):
-    """How the kernels walk a feature map: ``step`` lies between pixels with channel lanes, else between channels."""
+    """Strides of a feature map in elements: between images, and between pixels (channels_last) or channels (NCHW)."""
 
-    image: int
-    step: int
+    image_stride: int
+    stride: int
 
     @classmethod
     def of(cls, t: Tensor, channels_last: bool) -> "Layout":
@@ -87,7 +87,7 @@ def alignment(*tensors: Tensor | None) -> int | tuple[int, ...]:
     return tuple(0 if t is None else t.data_ptr() % ALIGNMENT for t in tensors)
 
 
-def fit(size: int, extent: int, least: int = 16) -> int:
+def clamp_block(size: int, extent: int, least: int = 16) -> int:
     """A block no larger than ``size`` and, as a power of two, than ``extent`` needs."""
     return min(size, max(least, 1 << (extent - 1).bit_length()))
 
@@ -96,6 +96,6 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def forget() -> None:
+def clear_plans() -> None:
     """Drop all plans, such as after another table was chosen."""
     _plans.clear()

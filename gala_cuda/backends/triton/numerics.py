@@ -1,4 +1,4 @@
-"""What the kernels compute with: squashes, products, rounding, and where a tile lies in x.
+"""The arithmetic of the kernels: products, rounding, the ReLU and the squashes.
 
 In Triton's interpreter, products and arithmetic of bfloat16 are wrong and float32 is cut, not rounded, to bfloat16:
 ``dot`` widens its operands there and ``narrow`` rounds by hand.
@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-WORD = tl.constexpr(32)  # bits of a word of the sign pattern
 
 
 @triton.jit
@@ -50,7 +49,7 @@ def _exp_parts(y, LESS: tl.constexpr):
 
 
 @triton.jit
-def _tanh_precise(x):
+def _tanh_float32(x):
     """tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, which loses nothing near 0."""
     sign = x.to(tl.int32, bitcast=True) & -2147483648
     size = tl.abs(x)
@@ -61,7 +60,7 @@ def _tanh_precise(x):
 
 
 @triton.jit
-def _sigmoid_precise(x):
+def _sigmoid_float32(x):
     y = -x
     y = tl.where(y < -87.0, -87.0, y)
     y = tl.where(y > 89.0, 89.0, y)
@@ -90,7 +89,7 @@ def _tanh_approx(x):
 def squash(total, TANH: tl.constexpr, dtype: tl.constexpr):
     """tanh or sigmoid of float32, as accurate as a result of ``dtype`` can tell."""
     if dtype == tl.float32:
-        return _tanh_precise(total) if TANH else _sigmoid_precise(total)
+        return _tanh_float32(total) if TANH else _sigmoid_float32(total)
     if not TANH:
         return 1 / (1 + tl.exp(-total))
     if dtype == tl.bfloat16 and not INTERPRETED:
@@ -102,51 +101,3 @@ def squash(total, TANH: tl.constexpr, dtype: tl.constexpr):
 def derivative(attention, TANH: tl.constexpr):
     """Of the squash, from its value."""
     return 1 - attention * attention if TANH else attention * (1 - attention)
-
-
-@triton.jit
-def how_many(extent, span):
-    """Spans that cover the extent (at least 1); a span may be so long that ``tl.cdiv``'s sum of both overflows."""
-    return (extent - 1) // span + 1
-
-
-@triton.jit
-def spots(start, pixel, channel, step, CHANNELS_LAST: tl.constexpr):
-    """Element offsets [P, C] of pixels [P] and channels [C] from ``start`` (a number, or [P, 1]).
-
-    ``step`` lies between pixels with CHANNELS_LAST, else between channels; the other stride is 1.
-    """
-    if CHANNELS_LAST:
-        return start + (pixel.to(tl.int64) * step)[:, None] + channel[None, :]
-    return start + pixel[:, None] + (channel.to(tl.int64) * step)[None, :]
-
-
-@triton.jit
-def tile_rows(tile, images, pixels, ROWS: tl.constexpr, FLAT: tl.constexpr):
-    """The image [ROWS] and pixel [ROWS] of a tile's rows, whether they exist, and the tile's first image.
-
-    FLAT tiles are cut from all images' pixels in a row, the others from each image by itself.
-    """
-    lane = tl.arange(0, ROWS)
-    if FLAT:
-        row = tile * ROWS + lane
-        return row // pixels, row % pixels, row < images * pixels, tile * ROWS // pixels
-    per_image = tl.cdiv(pixels, ROWS)
-    first = tile // per_image
-    pixel = tile % per_image * ROWS + lane
-    return tl.full([ROWS], 0, tl.int32) + first, pixel, pixel < pixels, first
-
-
-@triton.jit
-def of_images(values, image, first, images, channel, channels, ROWS: tl.constexpr, SEGMENTS: tl.constexpr):
-    """values [images, C] for each row's image: [ROWS, C], where a tile spans at most SEGMENTS images from ``first``."""
-    inside = channel < channels
-    found = tl.zeros([ROWS, channel.shape[0]], tl.float32)
-    for segment in tl.static_range(SEGMENTS):
-        this = first + segment
-        row = tl.load(values + this.to(tl.int64) * channels + channel, mask=inside & (this < images), other=0.0)
-        if SEGMENTS == 1:
-            found += row[None, :]
-        else:
-            found = tl.where((image == this)[:, None], row[None, :], found)
-    return found

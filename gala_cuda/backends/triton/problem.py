@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..interface import Weights, is_channels_last
-from .config import MOST, Config, Tile, lookup, multiprocessors
-from .launch import Layout, cdiv, fit
+from .config import MOST, Config, Tile, lookup, num_sms
+from .launch import Layout, cdiv, clamp_block
 
 PROGRAMS = 4  # wanted for each multiprocessor
 SPLITS = 8  # at most, of a sum over channels or pixels between programs
@@ -34,7 +34,7 @@ class Problem:
     tanh: bool
     precision: str
     config: Config
-    multiprocessors: int
+    num_sms: int
 
     @classmethod
     def of(cls, x: Tensor, w: Weights, squash: str, precision: str) -> "Problem":
@@ -57,7 +57,7 @@ class Problem:
             squash == "tanh",
             precision,
             lookup(x, channels_last, reduced),
-            multiprocessors(x.device),
+            num_sms(x.device),
         )
 
     @property
@@ -89,7 +89,7 @@ class Rows:
     @classmethod
     def of(cls, problem: Problem, size: int, images: int | None = None) -> "Rows":
         images, pixels = problem.images if images is None else images, problem.pixels
-        size = fit(size, pixels)
+        size = clamp_block(size, pixels)
         flat = problem.channels_last and pixels % size != 0 and 2 * pixels >= size
         if flat:
             return cls(size, True, cdiv(size - 1, pixels) + 1, cdiv(images * pixels, size))
@@ -109,5 +109,5 @@ def spans(extent: int, block: int, parts: int) -> tuple[int, int]:
 
 def shares(problem: Problem, pixels: int, blocks: int) -> tuple[int, int]:
     """(span, shares) of an image's pixels, so that there are programs enough."""
-    wanted = cdiv(PROGRAMS * problem.multiprocessors, max(1, problem.images * blocks))
+    wanted = cdiv(PROGRAMS * problem.num_sms, max(1, problem.images * blocks))
     return spans(problem.pixels, pixels, min(wanted, SPLITS))

@@ -1,17 +1,20 @@
 """scale: out = x * squash(alpha + beta * s), with a residual relu(out + residual), and the map; and its backward.
 
-A program walks over a share of one image's pixels for a block of channels.
+Each program takes a share of one image's pixels and a block of channels, and goes through them PIXELS at a time.
 """
 
 import triton
 import triton.language as tl
 
-from .numerics import derivative, how_many, narrow, relu, spots, squash
+from .indexing import offsets, part_of_image
+from .launch import KernelLaunch, cdiv
+from .numerics import derivative, narrow, relu, squash
+from .problem import NO_TUNING
 
 
-@triton.jit
-def scale_tile(
-    tile,
+@triton.jit(do_not_specialize=["map_rows"])
+def scale(
+    tile,  # which tile to compute; None: the one of the program's number
     x,
     residual,  # with RESIDUAL
     out,
@@ -24,12 +27,12 @@ def scale_tile(
     channels,
     width,
     span,  # pixels of a program
-    x_image,
-    x_step,
-    residual_image,
-    residual_step,
-    out_image,
-    out_step,
+    x_image_stride,
+    x_stride,
+    residual_image_stride,
+    residual_stride,
+    out_image_stride,
+    out_stride,
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
@@ -37,12 +40,11 @@ def scale_tile(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    blocks = tl.cdiv(channels, CHANNELS)
-    shares = how_many(pixels, span)
-    block = tile % blocks
-    begin = tile // blocks % shares * span
-    image = (tile // (blocks * shares)).to(tl.int64)
-    c = block * CHANNELS + tl.arange(0, CHANNELS)
+    """One program for each block of channels, share of the pixels, and image."""
+    if tile is None:
+        tile = tl.program_id(0)
+    image, share, block, c = part_of_image(tile, pixels, channels, span, CHANNELS)
+    begin = share * span
     a = tl.load(alpha + image * channels + c, mask=c < channels, other=0.0)[None, :]
     b = tl.load(beta + image * channels + c, mask=c < channels, other=0.0)[None, :]
     for start in range(begin, tl.minimum(begin + span, pixels), PIXELS):
@@ -50,32 +52,17 @@ def scale_tile(
         s = tl.load(stats + image * width + pixel, mask=pixel < pixels, other=0.0)[:, None]
         attention = squash(a + b * s, TANH, x.dtype.element_ty)
         mask = (pixel < pixels)[:, None] & (c < channels)[None, :]
-        rows = tl.load(x + spots(image * x_image, pixel, c, x_step, CHANNELS_LAST), mask=mask, other=0.0)
+        rows = tl.load(x + offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST), mask=mask, other=0.0)
         value = rows.to(tl.float32) * attention
         if RESIDUAL:
-            at = spots(image * residual_image, pixel, c, residual_step, CHANNELS_LAST)
+            at = offsets(image * residual_image_stride, pixel, c, residual_stride, CHANNELS_LAST)
             value = relu(value + tl.load(residual + at, mask=mask, other=0.0).to(tl.float32))
-        at = spots(image * out_image, pixel, c, out_step, CHANNELS_LAST)
+        at = offsets(image * out_image_stride, pixel, c, out_stride, CHANNELS_LAST)
         tl.store(out + at, narrow(value, out.dtype.element_ty), mask=mask)
         if MAP:
             squares = tl.sum(tl.where((c < channels)[None, :], attention * attention, 0.0), 1)
             to = map_parts + block.to(tl.int64) * map_rows + image * pixels + pixel
             tl.store(to, squares, mask=pixel < pixels)
-
-
-@triton.jit(do_not_specialize=["map_rows"])
-def scale(
-    x, residual, out, stats, alpha, beta, map_parts, map_rows, pixels, channels, width, span,
-    x_image, x_step, residual_image, residual_step, out_image, out_step,
-    CHANNELS_LAST: tl.constexpr, RESIDUAL: tl.constexpr, MAP: tl.constexpr, TANH: tl.constexpr,
-    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """One program a block of channels, a share of the pixels and an image."""
-    scale_tile(
-        tl.program_id(0), x, residual, out, stats, alpha, beta, map_parts, map_rows, pixels, channels, width, span,
-        x_image, x_step, residual_image, residual_step, out_image, out_step, CHANNELS_LAST, RESIDUAL, MAP, TANH,
-        PIXELS, CHANNELS,
-    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "count"])
@@ -86,6 +73,12 @@ def sum_parts(parts, out, rows, count, ROOT: tl.constexpr, ROWS: tl.constexpr):
     for part in range(count):
         total += tl.load(parts + part * tl.cast(rows, tl.int64) + row, mask=row < rows, other=0.0)
     tl.store(out + row, tl.sqrt_rn(total) if ROOT else total, mask=row < rows)
+
+
+def sum_launch(rows: int, parts: int, root: bool) -> KernelLaunch:
+    """Of parts [parts, rows] into their sum, or into its square root."""
+    block = 256
+    return KernelLaunch(sum_parts, cdiv(rows, block), (rows, parts), {"ROOT": root, "ROWS": block}, NO_TUNING)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -106,14 +99,14 @@ def scale_backward(
     channels,
     width,
     span,
-    grad_image,
-    grad_step,
-    x_image,
-    x_step,
-    out_image,
-    out_step,
-    d_image,
-    d_step,
+    grad_image_stride,
+    grad_stride,
+    x_image_stride,
+    x_stride,
+    out_image_stride,
+    out_stride,
+    residual_image_stride,  # of grad_residual
+    residual_stride,
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
@@ -121,13 +114,8 @@ def scale_backward(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """e = (d x + map_factor A) squash'(A) and its sums; programs as ``scale``."""
-    blocks = tl.cdiv(channels, CHANNELS)
-    shares = how_many(pixels, span)
-    block = tl.program_id(0) % blocks
-    share = tl.program_id(0) // blocks % shares
-    image = (tl.program_id(0) // (blocks * shares)).to(tl.int64)
-    c = block * CHANNELS + tl.arange(0, CHANNELS)
+    """e = (d x + map_factor A) squash'(A) and its sums, d being the gradient of x A; programs as of ``scale``."""
+    image, share, block, c = part_of_image(tl.program_id(0), pixels, channels, span, CHANNELS)
     a = tl.load(alpha + image * channels + c, mask=c < channels, other=0.0)[None, :]
     b = tl.load(beta + image * channels + c, mask=c < channels, other=0.0)[None, :]
     alpha_acc = tl.zeros([PIXELS, CHANNELS], tl.float32)
@@ -138,14 +126,14 @@ def scale_backward(
         mask = inside[:, None] & (c < channels)[None, :]
         s = tl.load(stats + image * width + pixel, mask=inside, other=0.0)[:, None]
         attention = squash(a + b * s, TANH, x.dtype.element_ty)
-        at = spots(image * grad_image, pixel, c, grad_step, CHANNELS_LAST)
+        at = offsets(image * grad_image_stride, pixel, c, grad_stride, CHANNELS_LAST)
         d = tl.load(grad_out + at, mask=mask, other=0.0).to(tl.float32)
         if RESIDUAL:
-            at = spots(image * out_image, pixel, c, out_step, CHANNELS_LAST)
+            at = offsets(image * out_image_stride, pixel, c, out_stride, CHANNELS_LAST)
             d = tl.where(tl.load(out + at, mask=mask, other=0.0).to(tl.float32) <= 0, 0.0, d)
-            at = spots(image * d_image, pixel, c, d_step, CHANNELS_LAST)
+            at = offsets(image * residual_image_stride, pixel, c, residual_stride, CHANNELS_LAST)
             tl.store(grad_residual + at, narrow(d, grad_residual.dtype.element_ty), mask=mask)
-        rows = tl.load(x + spots(image * x_image, pixel, c, x_step, CHANNELS_LAST), mask=mask, other=0.0)
+        rows = tl.load(x + offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST), mask=mask, other=0.0)
         e = d * rows.to(tl.float32)
         if MAP:
             e += tl.load(map_factor + image * pixels + pixel, mask=inside, other=0.0)[:, None] * attention

@@ -15,10 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gate import expand_tile, shrink_tile
-from .gather import gather_tile
-from .numerics import WORD
-from .scale import scale_tile
+from .gate import expand, shrink
+from .gather import gather
+from .indexing import WORD
+from .scale import scale
 
 GATHER, SHRINK, EXPAND, SCALE = range(4)
 _GATHER, _SHRINK, _EXPAND = tl.constexpr(GATHER), tl.constexpr(SHRINK), tl.constexpr(EXPAND)
@@ -119,12 +119,12 @@ def forward_tickets(
     width,
     gate_span,
     scale_span,
-    x_image,
-    x_step,
-    residual_image,
-    residual_step,
-    out_image,
-    out_step,
+    x_image_stride,
+    x_stride,
+    residual_image_stride,
+    residual_stride,
+    out_image_stride,
+    out_stride,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     SEGMENTS: tl.constexpr,
@@ -163,29 +163,30 @@ def forward_tickets(
         pool_here = pool + chunk * tl.cast(pool_chunk, tl.int64)
         if stage == _GATHER:
             relu_mask_here = relu_mask + first * pixels * tl.cdiv(reduced, WORD)
-            gather_tile(
-                tile, x + first * x_image, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats_here, relu_mask_here,
-                pool_here, here, pixels, channels, reduced, width, x_image, x_step, CHANNELS_LAST, FLAT, SEGMENTS,
-                BIAS, SAVE, PRECISION, ROWS, DEPTH, HIDDEN,
+            gather(
+                tile, x + first * x_image_stride, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats_here,
+                relu_mask_here, pool_here, here, pixels, channels, reduced, width, x_image_stride, x_stride,
+                CHANNELS_LAST, FLAT, SEGMENTS, BIAS, SAVE, PRECISION, ROWS, DEPTH, HIDDEN,
             )  # fmt: skip
         elif stage == _SHRINK:
-            shrink_tile(
+            shrink(
                 tile, pool_here, w_shrink, stats_here, z_here, here, pixels, channels, reduced, width, gate_span,
                 FLAT, SEGMENTS, GATE_PRECISION, ROWS, IMAGES, SHRINK_DEPTH, SHRINK_HIDDEN,
             )  # fmt: skip
         elif stage == _EXPAND:
-            expand_tile(
+            expand(
                 tile, z_here, w_expand, b_w_shrink, b_w_expand, a, m, stats_here, None, alpha_here, beta_here, here,
                 pixels, channels, reduced, width, BIAS, False, SPLITS, GATE_PRECISION, IMAGES, EXPAND_DEPTH,
                 EXPAND_CHANNELS,
             )  # fmt: skip
         else:
-            residual_here = residual + first * residual_image if RESIDUAL else residual
+            residual_here = residual + first * residual_image_stride if RESIDUAL else residual
             map_here = map_parts + first * pixels
-            scale_tile(
-                tile, x + first * x_image, residual_here, out + first * out_image, stats_here, alpha_here, beta_here,
-                map_here, map_rows, pixels, channels, width, scale_span, x_image, x_step, residual_image,
-                residual_step, out_image, out_step, CHANNELS_LAST, RESIDUAL, MAP, TANH, SCALE_PIXELS, SCALE_CHANNELS,
+            scale(
+                tile, x + first * x_image_stride, residual_here, out + first * out_image_stride, stats_here, alpha_here,
+                beta_here, map_here, map_rows, pixels, channels, width, scale_span, x_image_stride, x_stride,
+                residual_image_stride, residual_stride, out_image_stride, out_stride, CHANNELS_LAST, RESIDUAL, MAP,
+                TANH, SCALE_PIXELS, SCALE_CHANNELS,
             )  # fmt: skip
         tl.debug_barrier()  # all threads' stores lie before the signal
         tl.atomic_add(counters + signal, 1, sem="release", scope="gpu")

@@ -1,0 +1,94 @@
+"""Which images, pixels and channels a program computes, and how it reads what lies there."""
+
+import triton
+import triton.language as tl
+
+WORD = tl.constexpr(32)  # hidden units in one word of the ReLU mask
+
+
+@triton.jit
+def load_vector(vector, index, size):
+    """vector [size] at ``index`` as float32, 0 from ``size`` on."""
+    return tl.load(vector + index, mask=index < size, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_matrix(matrix, row, column, rows, columns, TRANSPOSED: tl.constexpr):
+    """The block of a contiguous matrix [rows, columns] at these rows and columns, 0 outside of the matrix."""
+    if TRANSPOSED:
+        mask = (row < rows)[None, :] & (column < columns)[:, None]
+        at = matrix + row.to(tl.int64)[None, :] * columns + column[:, None]
+    else:
+        mask = (row < rows)[:, None] & (column < columns)[None, :]
+        at = matrix + row.to(tl.int64)[:, None] * columns + column[None, :]
+    return tl.load(at, mask=mask, other=0.0)
+
+
+@triton.jit
+def count_spans(extent, span):
+    """How many spans cover the extent (at least 1); ``tl.cdiv`` would add the two, which may overflow."""
+    return (extent - 1) // span + 1
+
+
+@triton.jit
+def part_of_image(tile, pixels, channels, span, CHANNELS: tl.constexpr):
+    """A tile's image, its share of the pixels, its block of channels, and those channels [CHANNELS].
+
+    An image has a tile for each block of channels and each share, ``span`` pixels long.
+    """
+    blocks = tl.cdiv(channels, CHANNELS)
+    shares = count_spans(pixels, span)
+    block = tile % blocks
+    share = tile // blocks % shares
+    image = (tile // (blocks * shares)).to(tl.int64)
+    return image, share, block, block * CHANNELS + tl.arange(0, CHANNELS)
+
+
+@triton.jit
+def tile_rows(tile, images, pixels, ROWS: tl.constexpr, FLAT: tl.constexpr):
+    """The image [ROWS] and pixel [ROWS] of a tile's rows, whether they exist, and the tile's first image.
+
+    FLAT tiles are cut from the pixels of all images, one image after the other; the others from each image by itself.
+    """
+    lane = tl.arange(0, ROWS)
+    if FLAT:
+        row = tile * ROWS + lane
+        return row // pixels, row % pixels, row < images * pixels, tile * ROWS // pixels
+    per_image = tl.cdiv(pixels, ROWS)
+    first = tile // per_image
+    pixel = tile % per_image * ROWS + lane
+    return tl.full([ROWS], 0, tl.int32) + first, pixel, pixel < pixels, first
+
+
+@triton.jit
+def offsets(start, pixel, channel, stride, CHANNELS_LAST: tl.constexpr):
+    """Element offsets [P, C] of pixels [P] and channels [C] from ``start`` (a number, or [P, 1]).
+
+    ``stride`` lies between pixels with CHANNELS_LAST, else between channels; the other stride is 1.
+    """
+    if CHANNELS_LAST:
+        return start + (pixel.to(tl.int64) * stride)[:, None] + channel[None, :]
+    return start + pixel[:, None] + (channel.to(tl.int64) * stride)[None, :]
+
+
+@triton.jit
+def row_offsets(image, first, pixel, channel, image_stride, stride, CHANNELS_LAST: tl.constexpr, FLAT: tl.constexpr):
+    """Element offsets [ROWS, C] of a tile's rows, as ``tile_rows`` gives them, and of channels [C]."""
+    if FLAT:
+        return offsets((image.to(tl.int64) * image_stride)[:, None], pixel, channel, stride, CHANNELS_LAST)
+    return offsets(first.to(tl.int64) * image_stride, pixel, channel, stride, CHANNELS_LAST)
+
+
+@triton.jit
+def of_images(values, image, first, images, channel, channels, ROWS: tl.constexpr, SEGMENTS: tl.constexpr):
+    """values [images, C] for each row's image: [ROWS, C], where a tile spans at most SEGMENTS images from ``first``."""
+    inside = channel < channels
+    found = tl.zeros([ROWS, channel.shape[0]], tl.float32)
+    for segment in tl.static_range(SEGMENTS):
+        this = first + segment
+        row = tl.load(values + this.to(tl.int64) * channels + channel, mask=inside & (this < images), other=0.0)
+        if SEGMENTS == 1:
+            found += row[None, :]
+        else:
+            found = tl.where((image == this)[:, None], row[None, :], found)
+    return found
