@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.training.checkpoint import CheckpointError, Checkpoints, as_bytes, write_atomically
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,7 +22,7 @@ EVERYTHING = ["--ema", "0.9", "--mixup", "0.2", "--cutmix", "1", "--accumulate",
 KILLED = """
 import os, signal, sys, torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 
 steps = 0
 
@@ -34,7 +34,7 @@ def kill(*_):
 
 register_optimizer_step_post_hook(kill)
 torch.set_num_threads(1)
-cli.main(sys.argv[2:])
+main(sys.argv[2:])
 """
 
 
@@ -53,13 +53,13 @@ def losses(folder):
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert cli.main([*TINY, *EVERYTHING, "--quiet", "--output", str(whole)]) == 0
+    assert main([*TINY, *EVERYTHING, "--quiet", "--output", str(whole)]) == 0
     step = random.randint(1, STEPS - 1)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(step), *TINY, *EVERYTHING, "--output", broken], check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    assert cli.main([*TINY, *EVERYTHING, "--quiet", "--output", str(broken), "--resume"]) == 0
+    assert main([*TINY, *EVERYTHING, "--quiet", "--output", str(broken), "--resume"]) == 0
     for name in ("last.safetensors", "best.safetensors"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), f"{name}, killed after step {step}"
     assert losses(broken) == losses(whole), f"killed after step {step}"
@@ -67,15 +67,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
 def test_resume_refuses_another_recipe_and_a_new_start_refuses_a_training(tmp_path, capsys):
     base = [*TINY, "--epochs", "1", "--output", str(tmp_path), "--quiet"]
-    assert cli.main(base) == 0
+    assert main(base) == 0
     for extra, message in (
         (["--resume", "--lr", "0.5"], "--lr: lr is not that of the training in"),
         ([], f"argument --output: {tmp_path} holds a training"),
     ):
         with pytest.raises(SystemExit):
-            cli.main([*base, *extra])
+            main([*base, *extra])
         assert message in capsys.readouterr().err
-    assert cli.main(["train", "--output", str(tmp_path), "--resume", "--workers", "0"]) == 0
+    assert main(["train", "--output", str(tmp_path), "--resume", "--workers", "0"]) == 0
     assert "resumed at step 10" in capsys.readouterr().out
 
 
@@ -167,5 +167,5 @@ def test_a_read_only_folder_is_named(checkpoints):
 
 def test_an_output_that_cannot_be_a_folder_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert cli.main([*TINY, "--output", str(tmp_path / "file" / "run")]) == 1
+    assert main([*TINY, "--output", str(tmp_path / "file" / "run")]) == 1
     assert f"cannot write to {tmp_path}/file/run: Not a directory" in capsys.readouterr().err

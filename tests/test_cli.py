@@ -1,6 +1,5 @@
 """The command line: what it prints, writes and returns, and how it refuses."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,9 +8,9 @@ import pytest
 from safetensors.torch import load_file
 
 import gala_cuda
+from gala_cuda import demo
 from gala_cuda.bench import Settings, WrongResultError, suite, timing
-from gala_cuda.cli import demo
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import COMMANDS, main
 from gala_cuda.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,12 +31,12 @@ def test_doctor_as_a_module():
 
 
 def test_doctor_json(capsys):
-    assert cli.main(["doctor", "--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(gala_cuda.doctor().as_dict()))
 
 
 def test_bench(tmp_path, capsys):
-    assert cli.main([*TINY_BENCH, "--dtype", "float64", "--layout", "nchw", "--output", str(tmp_path)]) == 0
+    assert main([*TINY_BENCH, "--dtype", "float64", "--layout", "nchw", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "reference vs" in printed
     assert "[" not in printed  # no mark-up
@@ -53,7 +52,7 @@ def test_bench_fails_on_a_wrong_contestant(monkeypatch, tmp_path, capsys):
         raise WrongResultError("cpu is wrong, nothing was timed")
 
     monkeypatch.setattr(suite, "check", wrong)
-    assert cli.main([*TINY_BENCH, "--output", str(tmp_path)]) == 1
+    assert main([*TINY_BENCH, "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "gala-cuda: cpu is wrong, nothing was timed\n"
     assert not list(tmp_path.iterdir())
 
@@ -61,7 +60,7 @@ def test_bench_fails_on_a_wrong_contestant(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("model", ["gala_resnet18", "se_resnet18", "resnet18"])
 def test_train(tmp_path, capsys, model):
     layers = ["--layers", "layer2.0"] if model == "gala_resnet18" else []
-    assert cli.main([*TINY_TRAINING, "--epochs", "1", "--model", model, *layers, "--output", str(tmp_path)]) == 0
+    assert main([*TINY_TRAINING, "--epochs", "1", "--model", model, *layers, "--output", str(tmp_path)]) == 0
     assert "epoch 1/1" in capsys.readouterr().out
     weights = load_file(tmp_path / "last.safetensors")
     attended = {key.split(".attention")[0] for key in weights if ".attention." in key}
@@ -70,7 +69,7 @@ def test_train(tmp_path, capsys, model):
 
 
 def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
-    assert cli.main([*TINY_TRAINING, "--lr", "1e30", "--output", str(tmp_path)]) == 1
+    assert main([*TINY_TRAINING, "--lr", "1e30", "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("gala-cuda: the loss is")
 
 
@@ -92,7 +91,9 @@ def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
         pytest.param("train --weight-decay -1", "argument --weight-decay: weight_decay is -1.0", id="weight-decay"),
         pytest.param("train --workers -1", "argument --workers: workers is -1", id="workers"),
         pytest.param("train --recipe best", "argument --recipe: recipe is 'best'; expected one of paper", id="recipe"),
-        pytest.param("train --weights none.pth", "weights: none.pth cannot be read as weights: No such", id="weights"),
+        pytest.param(
+            "train --weights none.pth", "argument --weights: none.pth cannot be read as weights: No such", id="weights"
+        ),
         pytest.param("train --augment cutout", "argument --augment: invalid choice: 'cutout'", id="augment"),
         pytest.param(
             "train --recipe finetune",
@@ -113,7 +114,7 @@ def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
 )
 def test_bad_arguments_are_named(capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(arguments.split())
+        main(arguments.split())
     assert exit_.value.code == 2
     told = capsys.readouterr().err
     assert message in told
@@ -121,25 +122,49 @@ def test_bad_arguments_are_named(capsys, arguments, message):
     assert told.endswith("--help)\n")
 
 
-@pytest.mark.parametrize(
-    ("command", "extra"), [("bench", "bench"), ("train", "train"), ("demo", "train"), ("tune", "bench")]
-)
-def test_a_missing_extra_is_named(monkeypatch, capsys, command, extra):
-    def missing(name):
-        raise ModuleNotFoundError("No module named 'rich'", name="rich")
+WITHOUT_EXTRAS = """
+import contextlib, io, json, sys
+sys.modules.update(dict.fromkeys({blocked}))
+from gala_cuda.cli.main import COMMANDS, main
 
-    monkeypatch.setattr(importlib, "import_module", missing)
-    assert cli.main([command]) == 1
-    assert capsys.readouterr().err == f"gala-cuda: rich is not installed; pip install 'gala-cuda[{extra}]'\n"
+def call(line):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = main(line.split())
+        except SystemExit as exit_:
+            code = exit_.code
+    return code, out.getvalue(), err.getvalue()
+
+print(json.dumps({{line: call(line) for line in {lines}}}))
+"""
 
 
-def test_help_needs_no_extra():
-    blocked = ("matplotlib", "rich", "safetensors", "sklearn", "timm", "torchvision", "yaml")
-    start = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
-    code = f"{start}; from gala_cuda.cli.main import main; main(['--help'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "train" in done.stdout
+def test_an_install_without_extras_has_help_and_doctor_and_names_the_extra():
+    blocked = ("PIL", "crc32c", "matplotlib", "rich", "safetensors", "scipy", "sklearn", "timm", "torchvision", "yaml")
+    needs = {"bench": "bench", "tune": "bench", "train": "train", "eval w": "train", "export w": "train",
+             "inspect w x": "train", "clickme check x": "train", "clickme convert x y": "train", "index x": "train",
+             "demo": "train"}  # fmt: skip
+    helps = ["--help", *(f"{command} --help" for command in (*COMMANDS, "clickme check", "clickme convert"))]
+    lines = [*helps, "doctor", *needs]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS.format(blocked=blocked, lines=lines)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    for line in (*helps, "doctor"):
+        assert found[line][0] == 0, line
+    assert {line.split()[0] for line in needs} | {"doctor"} == set(COMMANDS)
+    for line, extra in needs.items():
+        code, out, err = found[line]
+        assert (code, out) == (1, "")
+        assert err.endswith(f" is not installed; pip install 'gala-cuda[{extra}]'\n")
+        assert err.split()[1].split(".")[0] in blocked
+
+
+def test_a_package_of_no_extra_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert main([*TINY_TRAINING, "--tensorboard", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "gala-cuda: tensorboard is not installed; pip install tensorboard\n"
 
 
 @pytest.mark.parametrize(("needed", "code"), [(0.0, 0), (1.0, 1)], ids=["reached", "missed"])
@@ -148,7 +173,7 @@ def test_demo(monkeypatch, tmp_path, capsys, needed, code):
     monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1, batch_size=256))
     tiny = Settings(batches=(2,), shapes=((12, 3, 5),), contestants=("eager", "reference"), seconds=0.01)
     monkeypatch.setattr(demo, "BENCH", tiny)
-    assert cli.main(["demo", "--output", str(tmp_path)]) == code
+    assert main(["demo", "--output", str(tmp_path)]) == code
     out, err = capsys.readouterr()
     for name in ("last.safetensors", "log.jsonl", "attention.png", "bench.json", "bench.png"):
         assert (tmp_path / name).stat().st_size > 0
@@ -159,6 +184,6 @@ def test_demo(monkeypatch, tmp_path, capsys, needed, code):
 
 def test_demo_refuses_a_backend_that_does_not_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("GALA_BACKEND", "cuda")
-    assert cli.main(["demo", "--output", str(tmp_path)]) == 1
+    assert main(["demo", "--output", str(tmp_path)]) == 1
     assert "backend 'cuda' cannot run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import webdataset
 from imagesets import read
 from PIL import Image
 
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.data.human_maps import convert
 from gala_cuda.data.human_maps.encode import KINDS
 from gala_cuda.data.human_maps.samples import open_samples
@@ -33,7 +33,7 @@ def test_check_reports_counts_ranges_and_what_is_broken(tmp_path, capsys):
     files.write_tfrecord(
         folder / "train.tfrecords", [files.raw_example(7), files.raw_example(8) | {"label": (9, "int")}]
     )
-    assert cli.main(["clickme", "check", str(folder), "--json"]) == 1
+    assert main(["clickme", "check", str(folder), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert list(report) == ["train", "val"]
     train = report["train"]
@@ -58,12 +58,12 @@ def test_check_reports_counts_ranges_and_what_is_broken(tmp_path, capsys):
 
 def test_check_prints_a_table_and_its_exit_code_is_0_where_all_is_well(tmp_path, capsys):
     folder = files.write_all(tmp_path, "raw")
-    assert cli.main(["clickme", "check", str(folder)]) == 0
+    assert main(["clickme", "check", str(folder)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["with", "a", "map", "5", "2"] in lines
     assert ["format", "tfrecord", "tfrecord"] in lines
     (folder / "val-00001-of-00002").write_bytes(b"no record")
-    assert cli.main(["clickme", "check", str(folder)]) == 1
+    assert main(["clickme", "check", str(folder)]) == 1
     assert "broken: val-00001-of-00002: the length of the record is damaged" in capsys.readouterr().out
 
 
@@ -82,7 +82,7 @@ def test_converted_samples_are_the_same_where_the_format_allows(tmp_path, capsys
     folder = files.write_all(tmp_path / "source", source)
     (folder / "classes.txt").write_text("a\nb\nc\n")
     target = tmp_path / "new" / "target"
-    assert cli.main(["clickme", "convert", str(folder), str(target), "--to", kind, "--per-shard", "4"]) == 0
+    assert main(["clickme", "convert", str(folder), str(target), "--to", kind, "--per-shard", "4"]) == 0
     assert f"written: 8 samples to {target}, 0 left out" in capsys.readouterr().out
     assert (target / "classes.txt").read_text() == "a\nb\nc\n"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["target"]
@@ -101,7 +101,7 @@ def test_converted_samples_are_the_same_where_the_format_allows(tmp_path, capsys
 def test_other_libraries_read_what_convert_writes(tmp_path):
     folder = files.write_all(tmp_path / "source", "npz")
     for kind in KINDS:
-        assert cli.main(["clickme", "convert", str(folder), str(tmp_path / kind), "--to", kind]) == 0
+        assert main(["clickme", "convert", str(folder), str(tmp_path / kind), "--to", kind]) == 0
     expected = files.picture(3)
     sample = list(webdataset.WebDataset(str(tmp_path / "webdataset" / "train-000000.tar"), shardshuffle=False))[3]
     assert (sample["__key__"], sample["cls"]) == ("0003", b"0")
@@ -122,7 +122,7 @@ def test_other_libraries_read_what_convert_writes(tmp_path):
 def test_what_cannot_be_read_is_left_out_and_named(tmp_path, capsys):
     folder = files.write_all(tmp_path / "source", "npz")
     (folder / "train" / "0002.npz").write_bytes(b"")
-    assert cli.main(["clickme", "convert", str(folder), str(tmp_path / "target"), "--to", "pth"]) == 1
+    assert main(["clickme", "convert", str(folder), str(tmp_path / "target"), "--to", "pth"]) == 1
     out = capsys.readouterr().out
     assert "left out: train/0002.npz: no readable NPZ file" in out
     assert "written: 7 samples" in out
@@ -143,7 +143,7 @@ def test_keys_stay_in_their_folder_and_apart(tmp_path):
                 tar.addfile(member, io.BytesIO(data))
             tar.addfile(tarfile.TarInfo(".between"))
     written = tmp_path.parent / f"{tmp_path.name}-new"
-    assert cli.main(["clickme", "convert", str(tmp_path), str(written), "--to", "npz"]) == 0
+    assert main(["clickme", "convert", str(tmp_path), str(written), "--to", "npz"]) == 0
     assert len(samples_of(written)) == len(keys)
     assert not (tmp_path.parent / "out.npz").exists()
 
@@ -174,6 +174,6 @@ def test_wrong_folders_are_refused_before_anything_is_written(tmp_path, capsys, 
     (tmp_path / "full" / "file").touch()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["clickme", "convert", str(tmp_path / source), str(tmp_path / target)])
+        main(["clickme", "convert", str(tmp_path / source), str(tmp_path / target)])
     assert re.search(f"argument SOURCE or TARGET: .*{message}", capsys.readouterr().err)
     assert sorted(tmp_path.rglob("*")) == before

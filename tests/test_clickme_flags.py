@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from scipy import stats
 from test_clickme_training import SIDE, TEST, TRAIN
 
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.clickme.score import combined
 from gala_cuda.data.load import load
 from gala_cuda.models.attention_maps import attention_maps, input_gradient
@@ -34,15 +34,15 @@ def test_the_commands_train_and_evaluate_a_folder_of_maps(tmp_path, capsys):
     write(pictures / "val", TEST, 20)
     options = ["--image-size", str(SIDE), "--width", "4", "--batch-size", "16", "--workers", "0", "--epochs", "2"]
     command = ["train", "--clickme", str(pictures), "--clickme-weight", "3", *options, "--output", str(output)]
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert "map loss" in capsys.readouterr().out
     assert resolve(str(output / "recipe.yaml"), {}).map_weight == 3
     log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     assert [epoch["map_loss"] > 0 for epoch in log] == [True, True]
-    assert cli.main([*command, "--resume"]) == 0
+    assert main([*command, "--resume"]) == 0
     weights = str(output / "last.safetensors")
     capsys.readouterr()
-    assert cli.main(["eval", weights, "--clickme", str(pictures), "--maps", "--json", "--workers", "0"]) == 0
+    assert main(["eval", weights, "--clickme", str(pictures), "--maps", "--json", "--workers", "0"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["map_similarity"] == pytest.approx(log[-1]["map_similarity"], abs=1e-6)
     assert result["maps"]["rho"] == pytest.approx(log[-1]["map_similarity"], abs=1e-6)
@@ -65,7 +65,7 @@ def test_refusals_of_the_command_are_named_and_write_nothing(tmp_path, capsys, o
     write(tmp_path / "clickme/val", TEST, 2)
     options = [str(tmp_path / "clickme") if option == "FOLDER" else option for option in options]
     with pytest.raises(SystemExit):
-        cli.main(["train", *options, "--image-size", "24", "--output", str(tmp_path / "run")])
+        main(["train", *options, "--image-size", "24", "--output", str(tmp_path / "run")])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -96,7 +96,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("options", [[], ["--saliency"]], ids=["attention", "saliency"])
 def test_eval_prints_the_columns_of_the_papers_table(weights, folder, capsys, options):
     command = ["eval", weights, "--clickme", folder, "--maps", "--workers", "0", *options]
-    assert cli.main([*command, "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     test = load(folder, 64, 0, 32, maps="paper").test
     # Batches and layout are the command's: interpolated maps have values that only rounding tells apart.
@@ -113,7 +113,7 @@ def test_eval_prints_the_columns_of_the_papers_table(weights, folder, capsys, op
     assert score["rho"] == pytest.approx(np.mean(rho), abs=1e-6)
     assert result["map_similarity"] == pytest.approx(np.mean(rho), abs=1e-6)
     assert score["low"] < score["rho"] < score["high"]
-    assert cli.main(command) == 0
+    assert main(command) == 0
     printed = capsys.readouterr().out
     shown = (f"{100 * (1 - result['top1']):.2f}", f"{100 * score['ratio']:.2f}", f"{score['p']:.4f}", "top-5 error")
     assert [text for text in shown if text not in printed] == []
@@ -133,5 +133,5 @@ def test_eval_prints_the_columns_of_the_papers_table(weights, folder, capsys, op
 )
 def test_arguments_of_eval_that_do_not_go_together_are_named(weights, capsys, arguments, message):
     with pytest.raises(SystemExit):
-        cli.main(["eval", weights, *arguments])
+        main(["eval", weights, *arguments])
     assert message in capsys.readouterr().err

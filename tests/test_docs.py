@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gala_cuda.bench.peers import Formula
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import build_parser
 from tools.drawings import __main__ as drawings
 from tools.drawings.figures import EAGER
 
@@ -42,7 +42,7 @@ def test_commands_of_the_pages_are_understood():
     found = [line for page in PAGES for line in commands(page.read_text())]
     assert len(found) > 20
     for line in found:
-        cli._parser().parse_args(shlex.split(line, comments=True)[1:])
+        build_parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
 def test_drawings_are_current(tmp_path):

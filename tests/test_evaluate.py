@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gala_cuda import GALA
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.data.load import load
 from gala_cuda.networks.network import Network, NetworkError, WeightsError, load_weights, read_weights, rebuilt, start
 from gala_cuda.training.evaluate import evaluate
@@ -144,7 +144,7 @@ def test_refusals_name_what_is_wrong(tmp_path):
 def test_own_images_to_checkpoint_to_eval_to_export(tmp_path, capsys):
     run = tmp_path / "run"
     tiny = ["--image-size", "8", "--width", "4", "--batch-size", "256"]
-    assert cli.main(["train", *tiny, "--epochs", "2", "--layers", "layer2.0", "--output", str(run), "--quiet"]) == 0
+    assert main(["train", *tiny, "--epochs", "2", "--layers", "layer2.0", "--output", str(run), "--quiet"]) == 0
     assert capsys.readouterr().out == ""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     for name, expected in (
@@ -152,13 +152,13 @@ def test_own_images_to_checkpoint_to_eval_to_export(tmp_path, capsys):
         ("checkpoints/step-00000010", lines[-1]),
         ("", max(lines, key=lambda line: line["test_accuracy"])),
     ):
-        assert cli.main(["eval", str(run / name), "--json"]) == 0
+        assert main(["eval", str(run / name), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["top1"], found["top5"]) == (expected["test_accuracy"], expected["test_top5"])
-    assert cli.main(["eval", str(run)]) == 0
+    assert main(["eval", str(run)]) == 0
     assert "images by class" in capsys.readouterr().out
 
-    assert cli.main(["export", str(run), "--format", "onnx", "pt2", "--output", str(tmp_path / "net")]) == 0
+    assert main(["export", str(run), "--format", "onnx", "pt2", "--output", str(tmp_path / "net")]) == 0
     assert f"{tmp_path}/net.onnx: logits as the network's to" in capsys.readouterr().out
     weights, network = read_weights(run / "best.safetensors")
     model, x = rebuilt(network, weights).eval(), torch.randn(5, 1, 8, 8)
@@ -175,11 +175,11 @@ def test_own_images_to_checkpoint_to_eval_to_export(tmp_path, capsys):
     [
         pytest.param("eval nowhere.pth", "nowhere.pth cannot be read as weights: No such file", id="missing"),
         pytest.param("eval w.pth", "argument --model: w.pth does not name its network", id="no-model"),
-        pytest.param("eval w.pth --model resnet34", "weights: the weights are of another network", id="model"),
+        pytest.param("eval w.pth --model resnet34", "argument WEIGHTS: the weights are of another network", id="model"),
         pytest.param(
             "eval w.pth --model resnet18", "--data: data is not given, and there is no recipe.yaml", id="data"
         ),
-        pytest.param("eval .", "weights: . holds none of best.safetensors", id="folder"),
+        pytest.param("eval .", "argument WEIGHTS: . holds none of best.safetensors", id="folder"),
         pytest.param("export w.pth --format tflite", "argument --format: invalid choice: 'tflite'", id="format"),
     ],
 )
@@ -187,7 +187,7 @@ def test_bad_arguments_are_named(tmp_path, monkeypatch, capsys, arguments, messa
     monkeypatch.chdir(tmp_path)
     torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), "w.pth")
     with pytest.raises(SystemExit):
-        cli.main(arguments.split())
+        main(arguments.split())
     assert message in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from imagesets import write_shard
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.data import shards
 from gala_cuda.data.choices import located
 from gala_cuda.data.folders import files_below, splits_named
@@ -104,7 +104,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
     told = "left out: 4 files (2 .heic, 1 .png, 1 .txt), not named as pictures or in no class's folder, such as "
     assert opened(tmp_path).notes == (told + f"{tmp_path}/train/stray.png",)
     command = ["train", "--data", str(tmp_path), "--output", str(tmp_path / "run"), "--workers", "0", "--epochs", "1"]
-    assert cli.main([*command, "--model", "resnet18", "--width", "16", "--image-size", "16", "--device", "cpu"]) == 0
+    assert main([*command, "--model", "resnet18", "--width", "16", "--image-size", "16", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert told in printed
     assert f"data: {tmp_path}: 4 images of 2 classes to train on, 4 held out" in printed

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from gala_cuda import convert, gala_resnet18
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.data.pictures import centre_crop, decode
 from gala_cuda.inspection.sheet import overlay
 from gala_cuda.inspection.sources import open_images
@@ -108,7 +108,7 @@ def test_inspect_pictures(weights, tmp_path, capsys):
     (pictures / "china" / "broken<b>.png").write_bytes(b"no picture")
     output = tmp_path / "out"
     command = ["inspect", str(weights / "gala_resnet18.safetensors"), str(pictures), "--output", str(output)]
-    assert cli.main([*command, "--limit", "18"]) == 0
+    assert main([*command, "--limit", "18"]) == 0
     printed = capsys.readouterr().out
     assert f"skipped {pictures}/china/broken<b>.png: no image of a known format" in printed
     columns, rows = page_rows(output)
@@ -135,7 +135,7 @@ def test_inspect_clickme(weights, tmp_path):
         (tmp_path / "maps" / "val").mkdir(parents=True, exist_ok=True)
         np.savez(tmp_path / "maps" / "val" / f"{i}.npz", image=image, heatmap=heatmap, label=np.int64(i))
     command = ["inspect", str(weights / "gala_resnet18.safetensors"), str(tmp_path / "maps"), "--layers", "layer3.0"]
-    assert cli.main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
     columns, ((_, first), (_, second)) = page_rows(tmp_path / "out")
     assert columns == ["image", "human map", "layer3.0", "input gradient"]
     assert [len(first), len(second)] == [4, 3]
@@ -163,7 +163,7 @@ def test_inspect_shows_the_gradient_alone_without_gala(weights, tmp_path, model)
     picture = tmp_path / "picture.png"
     Image.new("RGB", (40, 32), "red").save(picture)
     command = ["inspect", str(weights / f"{model}.safetensors"), str(picture), "--output", str(tmp_path)]
-    assert cli.main(command) == 0
+    assert main(command) == 0
     columns, rows = page_rows(tmp_path)
     assert columns == ["image", "input gradient"]
     assert len(rows) == 1
@@ -187,7 +187,7 @@ def test_inspect_refuses(weights, tmp_path, monkeypatch, capsys, model, images, 
     (tmp_path / "broken.png").write_bytes(b"no picture")
     command = ["inspect", str(weights / f"{model}.safetensors"), images, *options.split(), "--output", "out"]
     try:
-        found = cli.main(command)
+        found = main(command)
     except SystemExit as error:
         found = error.code
     assert found == code

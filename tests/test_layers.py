@@ -20,12 +20,13 @@ LAYERS = (
     ("training",),
     ("inspection",),
     ("bench",),
+    ("demo",),
     ("cli", "__main__"),
 )
 # Imported where they are used, for an install may lack them: what torch itself or an extra brings.
 OPTIONAL = {"onnxruntime", "scipy", "tensorboard", "timm", "torch.utils.tensorboard", "triton", "yaml"}
 # Packages of our own that need an extra, or Triton: only these are imported inside functions.
-NEEDING_EXTRAS = ("bench", "data", "inspection", "networks", "training", "console", "cli", "backends.triton")
+NEEDING_EXTRAS = ("bench", "data", "inspection", "networks", "training", "console", "demo", "backends.triton")
 
 
 def modules():

@@ -12,8 +12,8 @@ from PIL import Image
 from rich.table import Table
 
 from gala_cuda import resnet18
-from gala_cuda.cli import main as cli
-from gala_cuda.cli import training_commands as commands
+from gala_cuda.cli import export as export_command
+from gala_cuda.cli.main import main
 from gala_cuda.console import PlainConsole
 from gala_cuda.inspection.sheet import overlay
 from gala_cuda.networks.network import read_weights
@@ -132,7 +132,7 @@ def test_exports_keep_dots(tmp_path, monkeypatch, output, written):
         path.write_bytes(b"")
         return 0.0
 
-    monkeypatch.setattr(commands, "FORMATS", {"onnx": export, "pt2": export})
+    monkeypatch.setattr(export_command, "FORMATS", {"onnx": export, "pt2": export})
     options = ["--model", "resnet18", "--image-size", "32", "--format", "onnx", "pt2"]
-    assert cli.main(["export", "weights.pth", *options, "--output", output]) == 0
+    assert main(["export", "weights.pth", *options, "--output", output]) == 0
     assert sorted(str(path) for path in [*Path().glob("*.*"), *Path().glob("w/*")]) == sorted([*written, "weights.pth"])

@@ -1,6 +1,5 @@
 """What weights know of their network and data, against flags and data that say otherwise."""
 
-import argparse
 import json
 
 import pytest
@@ -13,12 +12,12 @@ from sklearn.datasets import load_sample_images
 from test_libraries import of_timm
 
 from gala_cuda import convert
-from gala_cuda.cli import main as cli
-from gala_cuda.cli.opening import open_network
+from gala_cuda.cli.main import main
 from gala_cuda.networks.classes import places, unnamed
 from gala_cuda.networks.network import Network, NetworkError, WeightsError, start
 from gala_cuda.training.checkpoint import as_bytes
 from gala_cuda.training.recipe import Recipe
+from gala_cuda.training.trained_network import open_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,12 +79,12 @@ def trained(tmp_path_factory, pictures):
         "--workers",
         "0",
     ]
-    assert cli.main([*command, "--layers", "layer2", "layer3.0", "--output", str(output), "--quiet"]) == 0
+    assert main([*command, "--layers", "layer2", "layer3.0", "--output", str(output), "--quiet"]) == 0
     return output
 
 
 def evaluated(capsys, *arguments):
-    assert cli.main(["eval", *map(str, arguments), "--workers", "0", "--json"]) == 0
+    assert main(["eval", *map(str, arguments), "--workers", "0", "--json"]) == 0
     out, err = capsys.readouterr()
     return json.loads(out), err
 
@@ -140,7 +139,7 @@ def torch_file(trained):
 )  # fmt: skip
 def test_what_contradicts_the_weights_is_named(trained, pictures, capsys, arguments, message):
     with pytest.raises(SystemExit):
-        cli.main(arguments.format(run=trained, data=pictures).split())
+        main(arguments.format(run=trained, data=pictures).split())
     assert message.format(run=trained) in capsys.readouterr().err
 
 
@@ -152,7 +151,7 @@ def test_flags_may_repeat_what_the_weights_say(trained, capsys):
 
 def opened(path, **given):
     said = []
-    found = open_network(argparse.Namespace(weights_file=path, **given), Recipe(**given), said.append)
+    found = open_network(path, Recipe(**given), given, said.append)
     assert said == [f"pictures, as is usual for {given['model']}: {found[1].how.described(found[1].size)}"]
     return found
 
@@ -196,7 +195,7 @@ def test_keep_output_of_weights_that_do_not_say_so(tmp_path, capsys):
         assert torch.equal(found.eval()(images), model.eval()(images))
     flags = ["--model", "torchvision/resnet18", "--layers", "layer3", "--keep-output", "--image-size", "32"]
     output = ["--output", str(tmp_path / "x")]
-    assert cli.main(["export", str(tmp_path / "w.pth"), *flags, *output, "--format", "pt2"]) == 0
+    assert main(["export", str(tmp_path / "w.pth"), *flags, *output, "--format", "pt2"]) == 0
 
 
 def test_inspect_and_eval_prepare_pictures_as_the_library_does(tmp_path, monkeypatch, pictures, capsys):
@@ -218,16 +217,16 @@ def test_inspect_and_eval_prepare_pictures_as_the_library_does(tmp_path, monkeyp
         timm.models.VisionTransformer, "forward", lambda self, x: seen.append(x.detach()) or forward(self, x)
     )
     arguments = [str(tmp_path / "w.pth"), "--model", "timm/vit_tiny_patch16_224"]
-    assert cli.main(["inspect", *arguments, str(tmp_path / "china.png"), "--output", str(tmp_path / "out")]) == 0
+    assert main(["inspect", *arguments, str(tmp_path / "china.png"), "--output", str(tmp_path / "out")]) == 0
     expected = of_timm("vit_tiny_patch16_224")(picture)
     torch.testing.assert_close(seen[-1][0], expected, rtol=0, atol=1e-5)
-    assert cli.main(["eval", *arguments, "--data", str(tmp_path / "data"), "--workers", "0"]) == 0
+    assert main(["eval", *arguments, "--data", str(tmp_path / "data"), "--workers", "0"]) == 0
     torch.testing.assert_close(seen[-1], torch.stack([expected, expected]), rtol=0, atol=1e-5)
     assert "names are known on one side only" in capsys.readouterr().out
 
 
 def test_weights_record_how_their_pictures_were_prepared(tmp_path, pictures):
     command = ["train", "--data", str(pictures), "--model", "timm/test_vit", "--epochs", "1", "--workers", "0"]
-    assert cli.main([*command, "--batch-size", "100", "--output", str(tmp_path), "--quiet"]) == 0
+    assert main([*command, "--batch-size", "100", "--output", str(tmp_path), "--quiet"]) == 0
     _, network = torch_file(tmp_path)
     assert (network.size, network.how.mean, network.how.crop) == (160, (0.5, 0.5, 0.5), (160, 168))

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gala_cuda.cli.training_arguments import add_flags, given_flags
+from gala_cuda.cli.recipe_flags import add_recipe_flags, given_flags
 from gala_cuda.training.recipe import PRESETS, Recipe, RecipeError, as_yaml, resolve
 
 
@@ -60,7 +60,7 @@ def test_recipes_of_before_are_read(tmp_path):
 def test_flags_replace_what_a_file_says_and_a_file_what_its_preset_says(tmp_path):
     file, parser = tmp_path / "mine.yaml", argparse.ArgumentParser()
     file.write_text("preset: modern\nepochs: 7\nlr: 5e-2\nlayers: [layer2, layer3.0]\n")
-    add_flags(parser)
+    add_recipe_flags(parser)
     flags = given_flags(parser.parse_args(["--epochs", "8", "--no-channels-last", "--decay-at", "0.5", "0.75"]))
     recipe = resolve(str(file), flags)
     assert (recipe.epochs, recipe.lr, recipe.layers) == (8, 0.05, ("layer2", "layer3.0"))

@@ -6,7 +6,7 @@ import math
 import pytest
 from PIL import Image
 
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COLOURS = {"apple": (200, 40, 40), "grass": (40, 200, 40), "sky": (40, 40, 200)}
@@ -24,7 +24,7 @@ def begun(monkeypatch, tmp_path):
             folder.mkdir(parents=True)
             for i in range(count):
                 Image.new("RGB", (20 + i, 20), colour).save(folder / f"{i}.png")
-    assert cli.main([*TRAIN, "1"]) == 0
+    assert main([*TRAIN, "1"]) == 0
     return tmp_path
 
 
@@ -72,7 +72,7 @@ def test_other_data_is_refused_by_name_before_anything_is_written(begun, capsys,
     before = files(begun / "run")
     capsys.readouterr()
     with pytest.raises(SystemExit) as refused:
-        cli.main([*TRAIN, "2", "--resume"])
+        main([*TRAIN, "2", "--resume"])
     assert refused.value.code == 2
     assert capsys.readouterr().err == (
         f"gala-cuda train: argument --data: data is not what the training in run was begun with: {told}; expected the "
@@ -84,7 +84,7 @@ def test_other_data_is_refused_by_name_before_anything_is_written(begun, capsys,
 
 def test_a_training_is_extended_and_not_cut_short(begun, capsys):
     capsys.readouterr()
-    assert cli.main([*TRAIN, "3", "--resume"]) == 0
+    assert main([*TRAIN, "3", "--resume"]) == 0
     out = capsys.readouterr().out
     lr = 0.4 * 6 / 256 * 0.5 * (1 + math.cos(math.pi * (2 / 6 - 0.1) / 0.9))
     assert "resumed at step 2, from run/checkpoints/step-00000002\n" in out
@@ -92,12 +92,12 @@ def test_a_training_is_extended_and_not_cut_short(begun, capsys):
     log = [json.loads(line) for line in (begun / "run/log.jsonl").read_text().splitlines()]
     assert [(epoch["epoch"], epoch["step"]) for epoch in log] == [(1, 2), (2, 4), (3, 6)]
     with pytest.raises(SystemExit):
-        cli.main([*TRAIN, "2", "--resume"])
+        main([*TRAIN, "2", "--resume"])
     assert (
         "argument --epochs: epochs is 2, but the training in run is in epoch 3 or beyond; expected at least 3"
         in capsys.readouterr().err
     )
-    assert cli.main([*TRAIN, "3", "--resume"]) == 0  # nothing is left to do
+    assert main([*TRAIN, "3", "--resume"]) == 0  # nothing is left to do
 
 
 def test_another_recipe_is_refused_by_its_flag(begun, capsys):
@@ -106,5 +106,5 @@ def test_another_recipe_is_refused_by_its_flag(begun, capsys):
         (["--recipe", "modern", "--model", "resnet18"], "argument --recipe: modern, "),
     ):
         with pytest.raises(SystemExit):
-            cli.main([*TRAIN, "1", "--resume", *extra])
+            main([*TRAIN, "1", "--resume", *extra])
         assert message in capsys.readouterr().err

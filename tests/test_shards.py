@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from imagesets import equal, read, write_folder, write_shard, write_shards
 
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.data import shards
 from gala_cuda.data.errors import UnreachableError
 
@@ -100,11 +100,11 @@ def test_a_wrong_index_is_named(shard):
 
 def test_the_command_that_writes_an_index(shard, capsys):
     folder = shard[0].parent
-    assert cli.main(["index", str(folder)]) == 0
+    assert main(["index", str(folder)]) == 0
     assert capsys.readouterr().out == f"written: {folder / shards.INDEX}\n"
     assert read(folder).train.images == 200
     with pytest.raises(SystemExit):
-        cli.main(["index", str(folder / "nowhere")])
+        main(["index", str(folder / "nowhere")])
     assert "argument FOLDER: there are no tar shards of the split train" in capsys.readouterr().err
 
 

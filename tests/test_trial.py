@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 from gala_cuda.networks.network import Network, NetworkError
 from gala_cuda.training.recipe import Recipe, RecipeError
 from gala_cuda.training.trial import check, check_training
@@ -88,8 +88,6 @@ def test_a_size_that_a_network_cannot_take_is_refused():
 )
 def test_the_flag_is_named_and_nothing_is_written(tmp_path, capsys, flags, message):
     with pytest.raises(SystemExit):
-        cli.main(
-            ["train", "--data", "synthetic:8", *flags.split(), "--device", "cpu", "--output", str(tmp_path / "out")]
-        )
+        main(["train", "--data", "synthetic:8", *flags.split(), "--device", "cpu", "--output", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from gala_cuda.backends.triton import config as table
 from gala_cuda.backends.triton import forward_plan, launch
 from gala_cuda.backends.triton.config import Config, TableError, Tile
 from gala_cuda.bench import search, tiles, timing, tune
-from gala_cuda.cli import main as cli
+from gala_cuda.cli.main import main
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SETTINGS = tune.Settings(((32, 2, 2),), (1,), (torch.float32,), ("channels_last",), device=str(DEVICE))
@@ -329,7 +329,7 @@ def test_a_table_that_would_be_lost_is_refused(tmp_path):
 def test_no_gpu_is_an_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert cli.main(["tune"]) == 1
+    assert main(["tune"]) == 1
     assert "tune measures on a GPU; device is cuda, and torch sees" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 
@@ -349,7 +349,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tune, "tune", stand_in)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     chosen = "tune --shape 32x4x4 --batch 1 2 --dtype float32 --layout channels_last nchw --seconds 2"
-    assert cli.main(chosen.split()) == 0
+    assert main(chosen.split()) == 0
     path = tmp_path / "gala_cuda" / "triton-table.json"
     wanted = tune.Settings(((32, 4, 4),), (1, 2), (torch.float32,), ("channels_last", "nchw"), 2.0)
     assert given == [(wanted, path)]

@@ -1,9 +1,11 @@
-"""What the command line's arguments may be, and how a bad one is told: in a line, without the usage before it."""
+"""Arguments of several commands, what they may be, and a parser that tells a bad one in one line, without the usage."""
 
 import argparse
 import math
+import os
 import re
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -53,3 +55,16 @@ def device(text: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise argparse.ArgumentTypeError(f"{text!r} was given, but torch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """``args.device``, else a GPU where there is one; without a number, the GPU of this process's local rank."""
+    device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return device
+
+
+def add_weights_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights_file", type=Path, metavar="WEIGHTS", help="safetensors or torch.save file of this "
+        "package, of torchvision or of timm; or the folder of a training")  # fmt: skip

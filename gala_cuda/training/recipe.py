@@ -124,6 +124,11 @@ class Recipe:
         return self.clickme or self.data
 
     @property
+    def source_field(self) -> str:
+        """Which field says so."""
+        return "data" if self.clickme is None else "clickme"
+
+    @property
     def map_weight(self) -> float:
         """λ, with which the loss of images with human maps counts."""
         return WEIGHTS[self.clickme_loss] if self.clickme_weight is None else self.clickme_weight

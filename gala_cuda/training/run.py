@@ -86,7 +86,7 @@ class Folder:
             )  # fmt: skip
         if changes := list(_changes(found.state["data"], self.facts)):
             raise RecipeError(
-                "data" if self.recipe.clickme is None else "clickme",
+                self.recipe.source_field,
                 f"is not what the training in {output} was begun with: {', '.join(changes)}; expected the same images, "
                 f"or another --output, which may start from --weights {output / 'last.safetensors'}",
             )

@@ -1,11 +1,84 @@
-"""The network that a recipe starts from."""
+"""What a recipe starts with: its images, and a network for them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
 
 from ..data.choices import DIGITS
+from ..data.load import Data, load
 from ..data.pictures import IMAGENET, Preprocessing
+from ..errors import SettingError
+from ..networks import network as networks
+from ..networks.classes import places
 from ..networks.network import Network
-from .recipe import Recipe
+from . import distributed
+from .loop import images_per_part
+from .recipe import Recipe, RecipeError
+from .trial import check_training
 
 SMALL_IMAGE = 64  # pixels; below, the stem keeps the resolution
+
+Say = Callable[[str], object]  # shows a line to the user
+
+
+class Start(NamedTuple):
+    """A network before its first step, its description, the images, and the recipe with their size and its width."""
+
+    model: nn.Module
+    network: Network
+    data: Data
+    recipe: Recipe
+
+
+def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
+    """Reads the images of ``recipe``, and builds its network, which is tried on an empty one; nothing is written.
+
+    Raises:
+        SettingError: the images cannot be had, there is no such network, or the two do not go together.
+    """
+    if recipe.keep_output and not recipe.weights:
+        raise RecipeError("keep_output", "is True, but weights is None; expected --weights FILE", ["weights"])
+    file = None if recipe.weights is None else Path(recipe.weights).name
+    size, how = networks.prepared(recipe.model, recipe.image_size, file)
+    size = recipe.image_size if recipe.source == DIGITS else size
+    data = load_images(recipe, images_per_part(recipe), size, how, device, say)
+    say(
+        f"data: {recipe.source}: {data.train.total:,} images of {len(data.classes):,} classes to train on, "
+        f"{data.test.total:,} held out"
+    )
+    network = network_of(recipe, data.classes, data.channels, data.size, how)
+    recipe = replace(recipe, image_size=network.size, width=network.width)
+    torch.manual_seed(recipe.seed)
+    model = networks.start(network, recipe.weights)
+    check_training(model, network, recipe, data.train.images // len(data.train) // distributed.world().size)
+    return Start(model, network, data, recipe)
+
+
+def load_images(
+    recipe: Recipe, batch_size: int, size: int | None, how: Preprocessing, device: torch.device, say: Say
+) -> Data:
+    """This process's share of the images of ``recipe``, in batches: ``size`` pixels, prepared as ``how`` says.
+
+    Raises:
+        SettingError: they cannot be had.
+    """
+    world = distributed.world()
+    blurred = recipe.clickme_loss == "harmonization"  # gala_tpu's loss blurs them itself, after the crop
+    maps = None if recipe.clickme is None else "harmonization" if blurred else "paper"
+    try:
+        data = load(
+            recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
+            augment=recipe.augment, how=how, maps=maps, pin_memory=device.type == "cuda",
+        )  # fmt: skip
+    except (FileNotFoundError, ValueError) as error:
+        raise SettingError([recipe.source_field], str(error)) from error
+    for note in data.notes:
+        say(note)
+    return data
 
 
 def network_of(
@@ -15,3 +88,22 @@ def network_of(
     stem = "small" if size < SMALL_IMAGE else "imagenet"
     width = recipe.width or (16 if recipe.source == DIGITS else 64)
     return Network(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, how)
+
+
+def class_numbers(recipe: Recipe, data: Data, network: Network, say: Say) -> list[int]:
+    """The number that ``network`` has for each class of ``data``, the images of ``recipe``, by the classes' names.
+
+    Raises:
+        SettingError: the network has other classes, or takes images of other channels.
+    """
+    try:
+        if data.channels != network.channels:
+            raise ValueError(
+                f"has images of {data.channels} channels; expected {network.channels}, as the network takes"
+            )
+        numbers, note = places(data.classes, network.classes)
+    except ValueError as error:
+        raise SettingError([recipe.source_field], f"{recipe.source} {error}") from error
+    if note is not None:
+        say(note)
+    return numbers

@@ -62,8 +62,7 @@ def _too_few(network: Network, recipe: Recipe) -> RecipeError:
         )
     if recipe.batch_size == 1:
         return RecipeError("batch_size", f"is 1, {why}")
-    flag = "data" if recipe.clickme is None else "clickme"
-    return RecipeError(flag, f"{recipe.source} has one image to train on for each process, {why}")
+    return RecipeError(recipe.source_field, f"{recipe.source} has one image to train on for each process, {why}")
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
-"""The weights that a command is given: where they are, which network, and what a flag may change about them."""
+"""Networks that are trained already, opened again by the file of their weights."""
 
-import argparse
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,32 +11,35 @@ from ..models.blocks import select
 from ..networks import network as networks
 from ..networks import weights_file
 from ..networks.network import Network, NetworkError, WeightsError
-from ..training.recipe import Recipe, RecipeError, resolve
-from ..training.trial import check
-from .training_arguments import given_flags
+from .recipe import Recipe, RecipeError, resolve
+from .trial import check
 
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
 _OF_NETWORK = ("model", "layers", "keep_output")
-Say = Callable[[str], None]
 
 
 def open_network(
-    args: argparse.Namespace, recipe: Recipe, say: Say, fixed: Collection[str] = _OF_NETWORK
+    place: Path,
+    recipe: Recipe,
+    given: Mapping[str, Any],
+    say: Callable[[str], object],
+    fixed: Collection[str] = _OF_NETWORK,
 ) -> tuple[nn.Module, Network]:
-    """The network of ``args.weights_file`` with its weights, tried on an empty image.
+    """The network of the weights at ``place``, a file or the folder of a training, tried on an empty image.
 
-    Where the file names its network, flags of the names ``fixed`` may only repeat it; the image size may differ.
+    Where the file names its network, the fields ``fixed`` of the recipe may only repeat it, if they are among those
+    that are ``given``; the image size may differ. Where it does not, ``recipe`` says which network it is.
 
     Raises:
-        NetworkError: a flag does not go with the weights.
+        NetworkError: a field does not go with the weights.
         WeightsError: they cannot be read, or are of another network.
     """
-    path = weights_in(args.weights_file)
+    path = weights_in(place)
     file = weights_file.read(path)
     if file.entry is not None:
         averaged = " (averaged)" if file.entry.split(".")[-1] in weights_file.AVERAGED else ""
         say(f"weights: {file.entry} of {path}{averaged}")
-    network, given = networks.named_in(file.metadata, path), given_flags(args)
+    network = networks.named_in(file.metadata, path)
     if network is None:
         network = networks.described_by(
             path, file.tensors, given.get("model"), recipe.layers, recipe.keep_output, recipe.image_size
@@ -68,23 +70,23 @@ def _fit(network: Network, weights: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def weights_in(path: Path) -> Path:
-    """The file of weights at ``path``, which may be the folder of a training. Raises WeightsError."""
-    if not path.is_dir():
-        return path
-    found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+def weights_in(place: Path) -> Path:
+    """The file of weights at ``place``, which may be the folder of a training. Raises WeightsError."""
+    if not place.is_dir():
+        return place
+    found = [place / name for name in _IN_FOLDERS if (place / name).is_file()]
     if not found:
-        raise WeightsError(f"{path} holds none of {', '.join(_IN_FOLDERS)}")
+        raise WeightsError(f"{place} holds none of {', '.join(_IN_FOLDERS)}")
     return found[0]
 
 
-def trained_on(path: Path) -> tuple[dict[str, Any], Path]:
-    """(the fields data and clickme of the recipe beside the weights at ``path``, or none; that recipe's file).
+def trained_on(place: Path) -> tuple[dict[str, Any], Path]:
+    """(the fields data and clickme of the recipe beside the weights at ``place``, or none; that recipe's file).
 
     Raises:
         RecipeError: the recipe cannot be read.
     """
-    beside = (path if path.is_dir() else path.parent) / "recipe.yaml"
+    beside = (place if place.is_dir() else place.parent) / "recipe.yaml"
     if not beside.is_file():
         return {}, beside
     try:
@@ -95,14 +97,14 @@ def trained_on(path: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _refuse_others(path: Path, network: Network, weights: Collection[str], given: dict[str, Any]) -> None:
-    """Raises NetworkError for a flag that contradicts what ``path`` says of its network."""
-    for name, flag in given.items():
-        value = tuple(flag) if isinstance(flag, list) else flag
+    """Raises NetworkError for a field that contradicts what ``path`` says of its network."""
+    for name, field in given.items():
+        value = tuple(field) if isinstance(field, list) else field
         own = network.attended if name == "layers" else getattr(network, name)
         if value == own or (name == "layers" and _blocks(weights, value) == _blocks(weights, own)):
             continue
-        shown = [" ".join(entry) if isinstance(entry, tuple) else entry for entry in (value, own)]
-        raise NetworkError(name, f"{name} is {shown[0]}, but {path} holds a network with {name} {shown[1] or 'none'}")
+        here, there = (" ".join(entry) if isinstance(entry, tuple) else entry for entry in (value, own))
+        raise NetworkError(name, f"{name} is {here}, but {path} holds a network with {name} {there or 'none'}")
 
 
 def _blocks(weights: Collection[str], layers: tuple[str, ...]) -> list[str]:

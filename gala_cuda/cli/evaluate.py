@@ -1,0 +1,95 @@
+"""``gala-cuda eval``: tests weights on held-out images."""
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ..clickme.score import CEILING, PAIRS, MapRecord, MapScore, returns_maps
+from ..errors import SettingError
+from ..training.recipe import Recipe, resolve
+from .arguments import add_weights_file, device, device_of, positive
+from .extras import extra
+from .recipe_flags import add_recipe_flags, blaming_arguments, given_flags
+
+HELP = "Test weights: accuracy, confusion, image/s."
+FIELDS = ("data", "clickme", "model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_weights_file(parser)
+    add = parser.add_argument
+    add("--json", action="store_true", help="as JSON")
+    add("--device", type=device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    add("--maps", action="store_true", help="compare attention maps, or input gradients of networks without attention, "
+        "with the human maps of --clickme: the columns of the paper's table")  # fmt: skip
+    add("--saliency", action="store_true", help="with --maps: compare input gradients in any case")
+    add("--ceiling", type=positive, default=CEILING, metavar="X", help="correlation of people among each other, "
+        "to which the maps' is set in proportion (default: %(default)s, as Fel et al. published)")  # fmt: skip
+    add_recipe_flags(parser, FIELDS)
+
+
+def run(args: argparse.Namespace) -> int:
+    with extra("train"):
+        from ..console import PlainConsole
+        from ..training import distributed
+        from ..training.evaluate import evaluate, print_evaluation, print_score
+        from ..training.start import class_numbers, load_images
+        from ..training.trained_network import open_network, trained_on
+    device, given, beside = device_of(args), given_flags(args), Path()
+    with blaming_arguments(args), distributed.joined(device) as world:
+        if given.keys().isdisjoint(("data", "clickme")):
+            own, beside = trained_on(args.weights_file)
+            given |= own
+        recipe = resolve(None, given)
+        say = PlainConsole(stderr=args.json, quiet=not world.main).print_line
+        _check_maps(args, recipe, world.size)
+        model, network = open_network(args.weights_file, recipe, given, say)
+        if "data" not in given and recipe.clickme is None:
+            raise SettingError(
+                ("data",), f"data is not given, and there is no {beside} to say what the weights were trained on"
+            )
+        if beside.name:
+            say(f"tested on {recipe.source}, as {beside} says")
+        elif recipe.clickme is None and recipe.data != given["data"]:
+            say(f"tested on {recipe.data}")
+        data = load_images(recipe, recipe.batch_size, network.size, network.how, device, say)
+        numbers = class_numbers(recipe, data, network, say)
+        model = model.to(device).to(memory_format=torch.channels_last)
+        every = math.ceil(data.test.images / PAIRS)
+        record = MapRecord(args.saliency or not returns_maps(model), every) if args.maps else None
+        result = evaluate(model, data.test, device, recipe.precision, record, numbers)
+        score = None if record is None else _score(record, args)
+        if not world.main:
+            return 0
+        if args.json:
+            maps = {} if score is None else {"maps": asdict(score)}
+            print(json.dumps({**asdict(result), "confusion": result.confusion.tolist(), **maps}))
+            return 0
+        in_order = numbers == list(range(len(network.classes)))
+        print_evaluation(result, data.classes if in_order else network.classes, console := PlainConsole())
+        if score is not None:
+            print_score(result, score, console)
+    return 0
+
+
+def _check_maps(args: argparse.Namespace, recipe: Recipe, processes: int) -> None:
+    """Refuses what does not go with --maps."""
+    if args.saliency and not args.maps:
+        raise argparse.ArgumentError(None, "argument --saliency: is what --maps compares; expected --maps too")
+    if args.maps and recipe.clickme is None:
+        raise argparse.ArgumentError(None, "argument --maps: compares with human maps; expected --clickme DIR")
+    if args.maps and processes > 1:
+        raise argparse.ArgumentError(None, f"argument --maps: there are {processes} processes; expected 1")
+    if args.ceiling > 1:
+        raise argparse.ArgumentError(None, f"argument --ceiling: is {args.ceiling}; expected a correlation, at most 1")
+
+
+def _score(record: MapRecord, args: argparse.Namespace) -> MapScore:
+    try:
+        return record.score(args.ceiling)
+    except ValueError as error:
+        raise argparse.ArgumentError(None, f"argument --maps: {error}") from error

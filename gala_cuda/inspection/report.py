@@ -1,0 +1,135 @@
+"""What a network attends to in some images, written as an HTML page and as PNG sheets."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data.sampling import Images
+from ..errors import GalaError
+from ..models.attention_maps import PAPER, attention_maps, chosen_layers, gala_blocks, input_gradient
+from ..networks.network import Network, NetworkError
+from . import page
+from .sheet import overlay
+from .sources import Shown, has_maps, read, spread
+
+HUMAN, GRADIENT = "human map", "input gradient"
+ROWS = 16  # images of one forward pass and of one sheet
+NAME = 32  # characters of an image's name beside its row
+
+
+class InspectionError(GalaError, RuntimeError):
+    """There is nothing to show, or it cannot be written; the message says why."""
+
+
+class Rows(NamedTuple):
+    """Some images with their maps."""
+
+    images: Tensor  # [n, C, size, size]
+    maps: dict[str, Tensor]  # title to [n, H', W'], of NaN where there is none
+    titles: list[str]
+
+
+def choose_columns(model: nn.Module, network: Network, wanted: Sequence[str]) -> dict[str, str]:
+    """The titles of what is shown beside each image, by name: blocks, of ``wanted`` or the usual, and the gradient.
+
+    Raises:
+        NetworkError: the network has none of the layers ``wanted``.
+    """
+    names = gala_blocks(model)
+    try:
+        layers = chosen_layers(names, wanted) if names or wanted else []
+    except ValueError as error:
+        raise NetworkError("layers", str(error)) from error
+    numbers = PAPER if network.model.endswith("resnet50") else {}
+    titles = {name: f"{name}\n(layer {numbers[name]})" if name in numbers else name for name in layers}
+    return {**titles, GRADIENT: GRADIENT}
+
+
+def write_report(
+    model: nn.Module,
+    classes: Sequence[str],
+    sources: Sequence[Images],
+    columns: Mapping[str, str],
+    limit: int,
+    heading: str,
+    output: Path,
+    skip: Callable[[str, str], None],
+) -> list[Path]:
+    """Writes inspection.html and sheets of ``ROWS`` images into the folder ``output``; the paths of all of them.
+
+    At most ``limit`` images are taken, evenly spaced over ``sources``. ``columns`` are those of :func:`choose_columns`,
+    before which human maps come where there are some; ``skip`` hears name and reason of each image that cannot be read.
+
+    Raises:
+        InspectionError: none of the images can be read, or a file cannot be written.
+    """
+    if has_maps(sources):
+        columns = {HUMAN: HUMAN, **columns}
+    images = read(spread(sources, limit), skip)
+    parts = (see(model, part, classes, columns) for part in iter(lambda: list(islice(images, ROWS)), []))
+    try:
+        return _write(parts, heading, list(columns.values()), output)
+    except OSError as error:
+        raise InspectionError(f"cannot write {error.filename or output}: {error.strerror}") from error
+
+
+def see(model: nn.Module, images: list[Shown], classes: Sequence[str], columns: Mapping[str, str]) -> Rows:
+    """The maps of ``columns``, from "human map", names of blocks and "input gradient" to their titles.
+
+    The gradient is that of the true class's logit, where that class is known, else of the answer's.
+    """
+    device = next(model.parameters()).device
+    pixels = torch.stack([each.image for each in images]).to(device, memory_format=torch.channels_last)
+    logits, found = attention_maps(model, pixels)
+    answers = logits.argmax(1)
+    known = [each.label if each.label is not None and each.label < len(classes) else None for each in images]
+    labels = [answer if label is None else label for answer, label in zip(answers.tolist(), known, strict=True)]
+    none = torch.full(pixels.shape[2:], torch.nan)
+    maps = found | {
+        GRADIENT: input_gradient(model, pixels, torch.tensor(labels, device=device)),
+        HUMAN: torch.stack([none if each.heatmap is None else each.heatmap for each in images]),
+    }
+    probabilities = logits.softmax(1).gather(1, answers[:, None])[:, 0].tolist()
+    titles = [
+        f"{_short(each.name)}\n{classes[answer]}, {probability:.0%}" + _truth(label, answer, classes)
+        for each, answer, probability, label in zip(images, answers.tolist(), probabilities, known, strict=True)
+    ]
+    return Rows(pixels, {title: maps[name] for name, title in columns.items()}, titles)
+
+
+def _write(parts: Iterable[Rows], heading: str, columns: Sequence[str], output: Path) -> list[Path]:
+    """Page and sheets, the images part by part; nothing where there are none. Raises InspectionError, OSError."""
+    path, written = output / "inspection.html", list[Path]()
+    draft = path.with_name(f".{path.name}.draft")
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(page.start(heading, columns))
+            for number, (images, maps, titles) in enumerate(parts, 1):
+                for i, title in enumerate(titles):
+                    file.write(page.row(images[i], {name: of_all[i] for name, of_all in maps.items()}, title))
+                written.append(output / ("inspection.png" if number == 1 else f"inspection-{number}.png"))
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as boxes; the page has them
+                    overlay(images, maps, titles, heading).savefig(written[-1], dpi=150)
+            file.write(page.END)
+        if not written:
+            raise InspectionError("none of the images can be read")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return [path, *written]
+
+
+def _short(name: str) -> str:
+    """The end of a long name."""
+    return name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+
+
+def _truth(label: int | None, answer: int, classes: Sequence[str]) -> str:
+    return f"\n({classes[label]})" if label not in (None, answer) else ""
