@@ -6,8 +6,10 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from gala_cuda.bench.correctness import avoid_ties, check
+from gala_cuda import GALA
+from gala_cuda.bench.correctness import check
 from gala_cuda.bench.peers import BASELINES, OTHERS, Contestant, contestant
+from gala_cuda.testing import clear_ties
 
 from .attempts import TIMED_OUT
 from .forms import Kind, running
@@ -52,8 +54,9 @@ def enter(context: Context, kind: Kind, x: Tensor, grad: Tensor, autotuned: bool
     """Everyone who is there for ``kind``, checked. Overwrites ties in x."""
     usable, left_out = context.usable(kind)
     found = Field(context, left_out=left_out)
-    formula = contestant("eager", x.shape[1], REDUCTION, x.dtype, x.device)
-    avoid_ties(x, formula.module.get_parameter("v_shrink"))
+    formula = contestant("eager", x.shape[1], REDUCTION, x.dtype, x.device).module
+    assert isinstance(formula, GALA)
+    clear_ties(x, formula.weights)
     for name in [*BASELINES, *usable, *OTHERS]:
         if name == "max-autotune" and not autotuned:
             continue

@@ -1,6 +1,5 @@
 """What ``tune`` tries and measures: candidate tiles, example problems, and passes over them with a row's tiles."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,15 +8,13 @@ import torch
 import triton
 from torch import Tensor
 
-from ..backends import reference
-from ..backends.interface import BackwardCall, Weights, weight_shapes
+from ..backends.interface import BackwardCall, Weights
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config, Tile
 from ..backends.triton.forward_plan import Forward, TicketForward
 from ..backends.triton.launch import KernelLaunch, Layout, clamp_block
 from ..backends.triton.problem import Problem
-from .correctness import LIMITS, avoid_ties
-from .suite import LAYOUTS
+from ..testing import Case, draw, norm_error, norm_tolerance
 
 # the kind of pass that each kernel is part of, and its step in that pass's plan
 PARTS = {
@@ -94,55 +91,24 @@ def candidates(kernel: str, tile: Tile, shapes: list[Shape]) -> list[Tile]:
 
 
 class Example:
-    """A random problem on the device: x and the incoming gradients in ``dtype``, weights as in mixed precision.
+    """A random problem on the device, with weights as in mixed precision.
 
-    ``full`` adds biases, a residual and the map. Values are such that float64 has one right answer, which no sum loses
-    to cancellation: no hidden unit and no output within rounding of its ReLU, a gradient that leans towards x.
+    `full` adds biases, a residual and the map. The gradient leans towards x, so that none of its sums cancels: errors
+    are relative to the norm of a single problem.
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype, layout: str, device: torch.device, full: bool = False):
-        generator = torch.Generator(device).manual_seed(0)
-
-        def normal(*sizes: int) -> Tensor:
-            return torch.randn(sizes, generator=generator, device=device)
-
-        n, c, height, width, reduced = shape
-        memory_format = LAYOUTS[layout]
-        wide = torch.promote_types(dtype, torch.float32)
-        self.w = Weights(
-            *(  # type: ignore[arg-type]
-                (normal(*sizes) / math.sqrt(sizes[-1] if len(sizes) == 2 or name == "v_collapse" else 1))
-                .to(dtype)  # the products take it so
-                .to(wide)
-                if full or not name.startswith("b_")
-                else None
-                for name, sizes in weight_shapes(c, reduced)._asdict().items()
-            )
-        )
         self.shape, self.full = shape, full
-        self.x = normal(n, c, height, width).to(dtype).to(memory_format=memory_format)
-        self.grad = (self.x + normal(n, c, height, width)).to(dtype).to(memory_format=memory_format)
-        self.residual = self.grad_map = None
-        if full:
-            self._make_unambiguous()
-            product = self.x.double() * reference.attention(self.x.double(), self._doubled(), "tanh")
-            shortcut = normal(n, c, height, width)
-            near = (shortcut + product).abs() < 4 * torch.finfo(dtype).eps
-            self.residual = torch.where(near, shortcut + 1, shortcut).to(dtype).to(memory_format=memory_format)
-            self.grad_map = normal(n, height, width)
+        order = "channels_last" if layout == "channels_last" else "contiguous"
+        wide = torch.promote_types(dtype, torch.float32)
+        case = Case(
+            shape[:4], shape.reduced, dtype, wide, order, bias=full, residual=full, map=full, representable=True
+        )
+        drawn = draw(case, device=device)
+        self.drawn = drawn._replace(grad_out=drawn.x + drawn.grad_out)
+        self.x, self.w, self.residual, squash, self.grad, self.grad_map = self.drawn
         precision = "tf32x3" if dtype == torch.float32 else "tf32"  # torch's default
-        self.problem = Problem.of(self.x, self.w, "tanh", precision)
-
-    def _make_unambiguous(self) -> None:
-        biases = self.w.b_v_shrink
-        assert biases is not None
-        ones = torch.ones_like(self.x[:, :1])
-        extended = torch.cat([self.x, ones], 1)
-        avoid_ties(extended, torch.cat([self.w.v_shrink, biases[:, None]], 1))
-        self.x.copy_(extended[:, :-1])
-
-    def _doubled(self) -> Weights:
-        return Weights._make(None if t is None else t.double() for t in self.w)
+        self.problem = Problem.of(self.x, self.w, squash, precision)
 
     def plan(self, kind: str, config: Config) -> Forward | Backward:
         problem = replace(self.problem, config=config)
@@ -168,22 +134,11 @@ class Example:
         call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, relu_mask, "tanh", True, True)
         return _named(*plan.run(call))
 
-    def exact(self) -> dict[str, Tensor]:
-        """out, map and the gradients in float64, by name; with ``full`` only."""
-        assert self.residual is not None
-        assert self.grad_map is not None
-        x, w = self.x.double(), self._doubled()
-        out, attn_map, stats, relu_mask = reference.forward(x, w, self.residual.double(), "tanh", True, True)
-        factor = torch.where(attn_map == 0, 0.0, self.grad_map / attn_map)
-        call = BackwardCall(self.grad.double(), factor, x, w, out, stats, relu_mask, "tanh", True, True)
-        grads = reference.backward(call)
-        return {"out": out, "map": attn_map, **_named(*grads)}
 
-
-def _named(grad_x: Tensor | None, dw: Weights | None, grad_residual: Tensor | None) -> dict[str, Tensor]:
-    assert dw is not None
-    named = {"d x": grad_x, **{f"d {name}": t for name, t in dw._asdict().items()}, "d residual": grad_residual}
-    return {name: t for name, t in named.items() if t is not None}
+def _named(grad_x: Tensor | None, grad_w: Weights | None, grad_residual: Tensor | None) -> dict[str, Tensor]:
+    assert grad_w is not None
+    named = {"x": grad_x, **grad_w._asdict(), "residual": grad_residual}
+    return {f"grad {name}": t for name, t in named.items() if t is not None}
 
 
 class Pass:
@@ -233,15 +188,14 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
     assert isinstance(backward, Backward)
     saved = example.forward(forward)
     got = {"out": saved[0], "map": saved[1], **example.backward(backward, *saved)}
-    limit = LIMITS[example.x.dtype][0]
+    limit = norm_tolerance(example.x.dtype)
     for name, want in exact.items():
-        norm = torch.linalg.vector_norm(want).item()
-        error = torch.linalg.vector_norm(got[name].double() - want).item()
-        if not error <= limit * norm:
+        error = norm_error(got[name], want)
+        if not error <= limit:
             dtype = str(example.x.dtype).removeprefix("torch.")
             raise TileError(
-                f"wrong: {name} at {tuple(example.x.shape)}, {dtype}, is off float64 by {error:.1e} in a norm of "
-                f"{norm:.1e}; expected at most {limit:.0e} of it"
+                f"wrong: {name} at {tuple(example.x.shape)}, {dtype}, is off float64 by {error:.1e} relative; expected "
+                f"at most {limit:.1e}"
             )
     return backward if PARTS[kernel][0] == "backward" else forward
 

@@ -34,9 +34,9 @@ def tolerance(result: torch.dtype, dtype: torch.dtype, terms: int, rounded_opera
 def norm_tolerance(dtype: torch.dtype) -> float:
     """The largest allowed error of a whole result of a backend, in the L2 norm, relative to the norm of the result.
 
-    For problems of any size: in a norm the errors of sums average out. Rounding to x's dtype errs by 0.29 eps in the
-    mean square; the result's own rounding and that of two operands of a product on tensor cores make 0.5 eps. Float64
-    1.8e-14 is counted twice as in `tolerance`: 3.6e-14; float32 9.6e-6, bfloat16 4.7e-3, float16 6.0e-4.
+    For problems of any size: in a norm the errors of sums average out. Rounding to x's dtype errs by at most 0.29 eps
+    in the mean square; the result's own rounding and that of two operands of a product on tensor cores make 0.5 eps.
+    Float32 9.6e-6, bfloat16 4.7e-3, float16 6.0e-4, and float64, whose sums count twice as in `tolerance`, 3.6e-14.
     """
     sixteen_bits = torch.finfo(dtype).eps if dtype.itemsize == 2 else 0.0
     return NORM_ROUNDINGS * sixteen_bits + NORM_SUMS * _sources(dtype) * _accumulated(dtype)
