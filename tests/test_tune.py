@@ -14,7 +14,9 @@ from triton.runtime.errors import OutOfResources
 from gala_cuda.backends.triton import config as table
 from gala_cuda.backends.triton import forward_plan, launch
 from gala_cuda.backends.triton.config import Config, TableError, Tile
-from gala_cuda.bench import search, tiles, timing, tune
+from gala_cuda.bench import passes, search, timing, tune
+from gala_cuda.bench.candidates import Shape, candidates
+from gala_cuda.bench.tuned_row import TileError, TunedRow
 from gala_cuda.cli.main import main
 from gala_cuda.testing import exact
 
@@ -76,10 +78,10 @@ def prefer(kernel: str, wanted: Tile, spread: float = 0.0):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Without the comparison with float64, which takes longest; other tests have it."""
-    monkeypatch.setattr(search, "check", lambda example, _, kernel, row: example.plan(tiles.PARTS[kernel][0], row))
+    monkeypatch.setattr(search, "check", lambda example, _, kernel, row: example.plan(passes.PARTS[kernel].kind, row))
 
 
-def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> search.Tuned:
+def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> TunedRow:
     """The only row of ``settings``, tuned for one kernel."""
     monkeypatch.setattr(search, "KERNELS", (kernel,))
     monkeypatch.setattr(search, "CHUNKS", (1 / 4, 1))
@@ -110,17 +112,15 @@ def test_the_fastest_tile_is_found(monkeypatch, tmp_path, unchecked, kernel, wan
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "map"), (torch.bfloat16, "grad v_shrink")])
 def test_every_kernel_is_checked(dtype, name):
     """Right results pass; of a kernel's own plan, the launch with its name is looked at for spills."""
-    example = tiles.Example(tiles.Shape(2, 32, 2, 2, 8), dtype, "channels_last", DEVICE, full=True)
+    example = passes.Example(Shape(2, 32, 2, 2, 8), dtype, "channels_last", DEVICE, full=True)
     want = exact(example.drawn)
-    found = {
-        kernel: getattr(tiles.check(example, want, kernel, START), tiles.PARTS[kernel][1]) for kernel in tiles.PARTS
-    }
+    found = {kernel: part.launch(passes.check(example, want, kernel, START)) for kernel, part in passes.PARTS.items()}
     assert {kernel: made.kernel.__name__ for kernel, made in found.items()} == {
         **{kernel: kernel for kernel in table.KERNELS},
         "tickets": "forward_tickets",
     }
-    with pytest.raises(tiles.TileError, match=f"wrong: {name} at"):
-        tiles.check(example, want | {name: 1.1 * want[name]}, "gather", START)
+    with pytest.raises(TileError, match=f"wrong: {name} at"):
+        passes.check(example, want | {name: 1.1 * want[name]}, "gather", START)
 
 
 def test_what_is_faster_by_less_than_the_spread_is_not_taken(monkeypatch, tmp_path):
@@ -133,7 +133,7 @@ def fault(monkeypatch):
     """Makes passes with a tile of scale fail: ``fault(tile, error)`` raises ``error``, or without it spoils ``out``."""
 
     def arrange(bad: Tile, error: Exception | None = None) -> None:
-        planned, run = tiles.Example.plan, tiles.Example.forward
+        planned, run = passes.Example.plan, passes.Example.forward
         bad_plans = []
 
         def plan(self, kind, config):
@@ -150,8 +150,8 @@ def fault(monkeypatch):
                 out[-1, -1] += 1
             return out, *rest
 
-        monkeypatch.setattr(tiles.Example, "plan", plan)
-        monkeypatch.setattr(tiles.Example, "forward", forward)
+        monkeypatch.setattr(passes.Example, "plan", plan)
+        monkeypatch.setattr(passes.Example, "forward", forward)
 
     return arrange
 
@@ -186,7 +186,7 @@ def test_a_row_none_of_whose_tiles_runs_is_refused(monkeypatch, tmp_path):
     def fail(self, plan):
         raise OutOfResources(300, 200, "shared memory")
 
-    monkeypatch.setattr(tiles.Example, "forward", fail)
+    monkeypatch.setattr(passes.Example, "forward", fail)
     with pytest.raises(tune.BenchmarkError, match=r"gather runs with no tile that was tried; OutOfResources"):
         find(monkeypatch, tmp_path, "gather", clock(lambda call: 1.0))
     assert not (tmp_path / "found.json").exists()
@@ -194,16 +194,16 @@ def test_a_row_none_of_whose_tiles_runs_is_refused(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["launches", "tickets", "backward"])
 def test_a_pass_is_a_call_to_time(kind):
-    example = tiles.Example(tiles.Shape(1, 16, 2, 2, 4), torch.float32, "nchw", DEVICE)
-    assert timing.alternate({kind: tiles.Pass(example, START, kind)}, 1e-3, DEVICE)[kind].median > 0
+    example = passes.Example(Shape(1, 16, 2, 2, 4), torch.float32, "nchw", DEVICE)
+    assert timing.alternate({kind: passes.Pass(example, START, kind)}, 1e-3, DEVICE)[kind].median > 0
 
 
 def test_local_memory_is_refused():
     """As Triton counts it: 32-bit words; the interpreter compiles nothing."""
     for compiled in (None, SimpleNamespace(n_spills=0)):
-        tiles.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=compiled)), "scale")
-    with pytest.raises(tiles.TileError, match="uses 8 bytes of local memory"):
-        tiles.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=SimpleNamespace(n_spills=2))), "scale")
+        passes.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=compiled)), "scale")
+    with pytest.raises(TileError, match="uses 8 bytes of local memory"):
+        passes.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=SimpleNamespace(n_spills=2))), "scale")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     }
 
     monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
-    example = tiles.Example(tiles.Shape(2, 32, 2, 2, 8), torch.float32, "channels_last", DEVICE)
+    example = passes.Example(Shape(2, 32, 2, 2, 8), torch.float32, "channels_last", DEVICE)
     torch.ops.gala_cuda.gala(example.x, *example.w, None, "tanh", False, False, "triton")
     (plan,) = launch._plans.values()
     assert isinstance(plan, forward_plan.TicketForward)
@@ -295,8 +295,8 @@ def test_rows_of_a_new_architecture_are_added_at_all_widths(start):
 
 def test_candidates():
     """One step each; none that the problem or the registers have no room for."""
-    shapes = [tiles.Shape(2, 256, 8, 8, 64)]
-    found = {str(each) for each in tiles.candidates("gather", tile("gather", 64, 64, 512, warps=4, stages=5), shapes)}
+    shapes = [Shape(2, 256, 8, 8, 64)]
+    found = {str(each) for each in candidates("gather", tile("gather", 64, 64, 512, warps=4, stages=5), shapes)}
     assert found == {
         "32x64x512, 4 warps, 5 stages",
         "64x32x512, 4 warps, 5 stages",
@@ -306,7 +306,7 @@ def test_candidates():
         "64x64x512, 8 warps, 5 stages",
         "64x64x512, 4 warps, 4 stages",
     }
-    found = {str(each) for each in tiles.candidates("scale_backward", tile("scale_backward", 16, 16), [shapes[0]])}
+    found = {str(each) for each in candidates("scale_backward", tile("scale_backward", 16, 16), [shapes[0]])}
     assert found == {
         "8x16, 4 warps, 2 stages",
         "32x16, 4 warps, 2 stages",
@@ -314,8 +314,8 @@ def test_candidates():
         "16x16, 2 warps, 2 stages",
         "16x16, 8 warps, 2 stages",
     }
-    wide = [tiles.Shape(2, 1024, 32, 32, 64)]
-    found = {str(each) for each in tiles.candidates("scale", tile("scale", 64, 256), wide)}
+    wide = [Shape(2, 1024, 32, 32, 64)]
+    found = {str(each) for each in candidates("scale", tile("scale", 64, 256), wide)}
     assert found == {"32x256, 4 warps, 2 stages", "64x128, 4 warps, 2 stages", "64x256, 8 warps, 2 stages"}
 
 
@@ -345,7 +345,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
         where = dict(zip(table.KIND, (90, 4, True, 16), strict=True))
         after = replace(START, scale=tile("scale", 16, 16), tickets_from=1 << 20)
         gains = dict.fromkeys((*table.KERNELS, "form"), 1.0) | {"scale": 1.25}
-        return [search.Tuned(where, START, after, gains, {"forward": 1.5, "backward": None}, [("scale", "t", "why")])]
+        return [TunedRow(where, START, after, gains, {"forward": 1.5, "backward": None}, [("scale", "t", "why")])]
 
     monkeypatch.setattr(tune, "tune", stand_in)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

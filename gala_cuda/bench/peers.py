@@ -57,10 +57,10 @@ def default_names(x: Tensor) -> tuple[list[str], dict[str, str]]:
 def contestant(
     name: str, channels: int, reduction: int, dtype: torch.dtype, device: torch.device, compiler: str = "inductor"
 ) -> Contestant:
-    """The contestant ``name`` for ``channels``. All GALA blocks have the same parameters, those of torch's seed 0.
+    """The contestant `name` for `channels`. All GALA blocks have the same parameters, those of torch's seed 0.
 
-    Baselines hold them in ``dtype``; the backends keep float32 beside 16-bit x, as in mixed-precision training.
-    ``compiler`` is torch.compile's backend; max-autotune is a mode of inductor alone.
+    Baselines hold them in `dtype`; the backends keep float32 beside 16-bit x, as in mixed-precision training.
+    `compiler` is torch.compile's backend; max-autotune is a mode of inductor alone.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)

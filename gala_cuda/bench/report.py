@@ -1,4 +1,4 @@
-"""The results as tables, JSON and a bar chart."""
+"""Results of the benchmark as tables, JSON and a bar chart."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ def print_tables(result: Result, console: Console) -> None:
 
 
 def write(result: Result, folder: Path) -> list[Path]:
-    """Writes bench.json and bench.png into ``folder``, which is made; returns both paths."""
+    """Writes bench.json and bench.png into `folder`, which is made; returns both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "bench.json", folder / "bench.png"]
     paths[0].write_text(json.dumps(result.as_dict(), indent=1) + "\n")
@@ -45,7 +45,7 @@ def write(result: Result, folder: Path) -> list[Path]:
 
 
 def chart(result: Result) -> Figure:
-    """Speed of each contestant over that of the fastest baseline, one panel a pass."""
+    """Speed of each contestant over that of the fastest baseline, one panel for each pass."""
     width = max(8.0, 2.4 + 0.26 * len(result.cases) * (len(result.names) + 1))
     figure = Figure(figsize=(width, 7.5), layout="constrained")
     panels = figure.subplots(len(PASSES), 1, sharex=True)
@@ -75,7 +75,7 @@ def chart(result: Result) -> Figure:
 def _times(result: Result) -> Table:
     baselines = [name for name in result.names if name in BASELINES]
     fused = [name for name in result.names if name in backends.NAMES]
-    table = _table("Milliseconds a call: median ± half the interquartile range")
+    table = _table("Milliseconds for one call: median ± half the interquartile range")
     table.add_column("N x C x H x W", no_wrap=True)
     table.add_column("pass", no_wrap=True)
     for name in result.names:

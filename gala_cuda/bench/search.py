@@ -1,55 +1,25 @@
-"""The search for the tiles of one row of the table.
+"""The search for the fastest tiles of one row of the table.
 
-Kernel by kernel: of the tiles one step from the best so far (``tiles.candidates``), those that compile, keep to the
+It goes kernel by kernel. Of the tiles one step from the best so far (`candidates`), those that compile, keep to the
 registers and agree with float64 are timed within the whole pass that the kernel is part of, in turn with the best so
-far, and replace it where they are faster by more than the spread, until no step helps. Then the form of the forward
-pass: one launch of tickets, over chunks of several sizes, or a launch a stage.
+far, and replace it where they are faster by more than the spread, until no step helps. Then it chooses the form of the
+forward pass: one launch of tickets, over chunks of several sizes, or one launch for each stage.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from ..backends.triton.config import KERNELS, Config
 from ..testing import exact
-from .tiles import (
-    CHECKED_IMAGES,
-    CHUNKS,
-    PARTS,
-    Example,
-    Pass,
-    Shape,
-    TileError,
-    attempt,
-    candidates,
-    check,
-    refuse_spills,
-)
-from .timing import Timing
+from .candidates import Shape, candidates
+from .passes import PARTS, Example, Pass, attempt, check, refuse_spills
+from .timing import Clock
+from .tuned_row import Say, TileError, TunedRow, form
 
-Clock = Callable[[dict[str, Callable[[], object]], float, torch.device], dict[str, Timing]]
-Say = Callable[[str, bool], object]  # what is being done; True where it should stay on the screen
-
-
-@dataclass
-class Tuned:
-    """A row of the table before and after, and what was found on the way."""
-
-    where: dict[str, Any]
-    before: Config
-    after: Config
-    gains: dict[str, float] = field(default_factory=dict)  # by kernel, and "form": speed-up of its pass
-    # "forward", "backward": speed-up of the pass by all of it; None where the row before does not run
-    speedup: dict[str, float | None] = field(default_factory=dict)
-    dropped: list[tuple[str, str, str]] = field(default_factory=list)  # kernel, tile, why it was not timed
-
-    @property
-    def name(self) -> str:
-        layout = "channels_last" if self.where["channels_last"] else "nchw"
-        return f"sm_{self.where['arch']}, {self.where['bytes']} bytes, {layout}, R <= {self.where['hidden']}"
+CHUNKS = (1 / 4, 1 / 2, 1, 2)  # of the row's chunk_bytes
+CHECKED_IMAGES = 16  # at most, in float64
 
 
 def tickets_from(faster: dict[int, bool]) -> int | None:
@@ -63,11 +33,11 @@ def tickets_from(faster: dict[int, bool]) -> int | None:
 
 
 class Search:
-    """The search for one row, on ``problems`` that fall in it; ``run`` fills ``tuned``."""
+    """The search for one row, on `problems` that fall in it; `run` fills `tuned`."""
 
     def __init__(
         self,
-        tuned: Tuned,
+        tuned: TunedRow,
         layout: str,
         problems: list[tuple[Shape, torch.dtype]],
         seconds: float,
@@ -120,9 +90,9 @@ class Search:
         self.say(f"  {kernel}: {getattr(self.tuned.after, kernel)}, {gain:.3f}x", True)
 
     def _usable(self, kernel: str, config: Config, name: str, present: bool = False) -> list[Pass] | None:
-        """The passes that ``kernel`` is part of, one for each example; None where a tile is unfit, which is noted.
+        """The passes that `kernel` is part of, one for each example; None where a tile is unfit, which is noted.
 
-        The tile that is ``present`` may spill.
+        The tile that is `present` may spill.
         """
         made: list[Pass] = []
 
@@ -132,7 +102,7 @@ class Search:
                 if not present:
                     refuse_spills(plan, kernel)
             for example in self.examples:
-                made.append(Pass(example, config, PARTS[kernel][0]))
+                made.append(Pass(example, config, PARTS[kernel].kind))
                 if not present:
                     refuse_spills(made[-1].plan, kernel)
 
@@ -144,7 +114,7 @@ class Search:
         return made
 
     def _faster(self, before: list[Pass] | None, after: list[Pass] | None) -> float | None:
-        """The speed-up over all examples where it is beyond the spread, else None; 1 where only ``after`` runs."""
+        """The speed-up over all examples where it is beyond the spread, else None; 1 where only `after` runs."""
         if after is None or before is None:
             return None if after is None else 1.0
         compared = [self._compare(*pair) for pair in zip(before, after, strict=True)]
@@ -201,13 +171,6 @@ class Search:
             self.tuned.dropped.append((name, "the row before", str(error)))
             return None
         return _mean(gains)
-
-
-def form(config: Config) -> str:
-    """The form of the forward pass in words."""
-    if config.tickets_from is None:
-        return "launches"
-    return f"tickets from {config.tickets_from} bytes, chunks of {config.chunk_bytes}"
 
 
 def _form_of(config: Config, example: Example) -> str:

@@ -1,4 +1,4 @@
-"""One run of the benchmark: for each shape check, then time, then measure what is kept for backward."""
+"""One run of the benchmark: each shape is checked, then timed, and what is kept for backward is measured."""
 
 import datetime
 import importlib.util
@@ -31,7 +31,7 @@ class BenchmarkError(GalaError, ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to time. ``contestants`` of None are eager, torch.compile and each fused backend that runs."""
+    """What to time. `contestants` of None are eager, torch.compile and each fused backend that runs."""
 
     batches: tuple[int, ...] = BATCHES
     shapes: tuple[tuple[int, int, int], ...] = SHAPES  # C, H, W
@@ -54,7 +54,7 @@ class Case:
     timings: dict[str, dict[str, Timing]]
 
     def speedup(self, kind: str, name: str, baseline: str | None = None) -> float:
-        """How many times faster ``name`` is than ``baseline``, or than the fastest baseline."""
+        """How many times faster `name` is than `baseline`, or than the fastest baseline."""
         times = {key: timing.median for key, timing in self.timings[kind].items()}
         reference = min(times[key] for key in BASELINES if key in times) if baseline is None else times[baseline]
         return reference / times[name]
@@ -79,7 +79,7 @@ class Result:
         return list(self.cases[0].errors)
 
     def as_dict(self) -> dict:
-        """Plain data for JSON: times in seconds, shapes [N, C, H, W], ``speedup`` against each baseline."""
+        """Plain data for JSON: times in seconds, shapes [N, C, H, W], `speedup` against each baseline."""
         plain = asdict(self)
         plain["settings"]["dtype"] = str(self.settings.dtype).removeprefix("torch.")
         for case, entry in zip(self.cases, plain["cases"], strict=True):
@@ -92,7 +92,7 @@ class Result:
 
 
 def run(settings: Settings, say: Callable[[str], object] = lambda _: None) -> Result:
-    """Runs the benchmark; ``say`` hears what is being done.
+    """Runs the benchmark; `say` hears what is being done.
 
     Raises:
         BenchmarkError: a setting is out of range, or a contestant asked for cannot run; the message says which and why.

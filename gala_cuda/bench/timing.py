@@ -1,4 +1,4 @@
-"""Alternated timing, and the memory kept for backward."""
+"""Times of several calls, measured in turn, and the bytes that a call keeps for its backward pass."""
 
 import ctypes
 import itertools
@@ -19,7 +19,7 @@ ROUNDS = (7, 101)  # at least, at most
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: the median over the rounds and the quartiles."""
+    """Seconds for one call: the median over the rounds and the quartiles."""
 
     median: float
     first_quartile: float
@@ -31,6 +31,9 @@ class Timing:
     def spread(self) -> float:
         """Half the interquartile range over the median."""
         return (self.third_quartile - self.first_quartile) / (2 * self.median)
+
+
+Clock = Callable[[dict[str, Callable[[], object]], float, torch.device], dict[str, Timing]]  # `alternate` is one
 
 
 def pin_allocator() -> bool:
@@ -47,7 +50,7 @@ def pin_allocator() -> bool:
 
 
 def alternate(calls: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, Timing]:
-    """Times ``calls`` in turn, round after round within about ``seconds``, so that the machine's drift hits all alike.
+    """Times `calls` in turn, round after round within about `seconds`, so that the machine's drift hits all alike.
 
     Each round starts with another call. Caches are warm: each sample repeats its call.
     """
@@ -69,13 +72,13 @@ def rounds_within(seconds: float, round_seconds: float) -> int:
 
 
 def in_turn(names: list[str], rounds: int) -> Iterator[str]:
-    """``rounds`` times every name, each round starting with another."""
+    """`rounds` times every name, each round starting with another."""
     for i in range(rounds):
         yield from itertools.islice(itertools.cycle(names), i % len(names), i % len(names) + len(names))
 
 
 def summary(samples: list[float], calls_per_round: int) -> Timing:
-    """The quartiles of ``samples``, seconds a call, one of each round."""
+    """The quartiles of `samples`, each the seconds for one call in one round."""
     quartiles = torch.tensor(samples, dtype=torch.float64).quantile(
         torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     )
@@ -84,7 +87,7 @@ def summary(samples: list[float], calls_per_round: int) -> Timing:
 
 
 def saved_bytes(call: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the backward of ``call(x)``, beyond x and the parameters themselves."""
+    """Bytes that autograd keeps for the backward of `call(x)`, beyond x and the parameters themselves."""
     own = {t.untyped_storage().data_ptr() for t in (x, *parameters)}
     held: weakref.WeakSet[_Held] = weakref.WeakSet()
 

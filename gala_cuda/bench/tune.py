@@ -1,4 +1,4 @@
-"""``gala-cuda tune``: measures on a GPU which tiles the Triton kernels are fastest with, and writes them as a table."""
+"""`gala-cuda tune`: measures on a GPU which tiles the Triton kernels are fastest with, and writes them as a table."""
 
 import contextlib
 import datetime
@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,15 +17,13 @@ from .. import backends
 from ..backends.triton import config as table
 from ..diagnostics import describe, version
 from ..version import __version__
+from .candidates import Shape
 from .suite import SHAPES, BenchmarkError
-from .timing import alternate
-
-if TYPE_CHECKING:  # they import Triton, which may be missing
-    from .search import Clock, Say, Tuned
-    from .tiles import Shape
+from .timing import Clock, alternate
+from .tuned_row import Say, TileError, TunedRow, form
 
 REDUCTION = 4
-_Work = dict[tuple[int, str], list[tuple["Shape", torch.dtype]]]
+_Work = dict[tuple[int, str], list[tuple[Shape, torch.dtype]]]
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,20 @@ def default_output() -> Path:
 
 
 def tune(
-    settings: Settings, output: Path, say: "Say" = lambda text, lasting: None, time: "Clock | None" = None
-) -> list["Tuned"]:
-    """Tunes each row that ``settings`` fall in, starting from the table in use, which it writes to ``output`` with the
+    settings: Settings, output: Path, say: Say = lambda text, lasting: None, time: Clock | None = None
+) -> list[TunedRow]:
+    """Tunes each row that `settings` fall in, starting from the table in use, which it writes to `output` with the
     rows found, after each of them.
 
-    ``time`` stands in for ``timing.alternate`` in tests, which may then be on the CPU in Triton's interpreter.
+    `time` stands in for `timing.alternate` in tests, which may then be on the CPU in Triton's interpreter.
 
     Raises:
-        BenchmarkError: it cannot be measured here, or ``output`` holds a table that would be lost.
+        BenchmarkError: it cannot be measured here, or `output` holds a table that would be lost.
         TableError: the table in use is missing or malformed, or has no row to start from.
     """
     device = torch.device(settings.device)
     _refuse(settings, device, output, measuring=time is None)
-    from .search import Search, Tuned
-    from .tiles import TileError
+    from .search import Search  # it needs Triton
 
     path = table.in_use()
     start = table.read(path)
@@ -73,7 +70,7 @@ def tune(
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         for number, ((index, layout), problems) in enumerate(work.items(), 1):
             where, config = rows[index]
-            tuned = Tuned(where, config, config)
+            tuned = TunedRow(where, config, config)
             say(f"row {number} of {len(work)}: {tuned.name}", True)
             try:
                 Search(tuned, layout, problems, settings.seconds, device, say, time or alternate).run()
@@ -89,10 +86,8 @@ def tune(
     return found
 
 
-def print_results(found: Iterable["Tuned"], console: Console) -> None:
+def print_results(found: Iterable[TunedRow], console: Console) -> None:
     """What changed, and which tiles were left out and why."""
-    from .search import form
-
     found = list(found)
     grid = Grid(title="Tiles: sizes in the table's order, warps, stages", title_justify="left")
     for heading in ("row", "kernel", "before", "after"):
@@ -129,10 +124,10 @@ def _refuse(settings: Settings, device: torch.device, output: Path, measuring: b
 
 
 def _work(settings: Settings, rows: list[table.Row], arch: int) -> _Work:
-    """By the index of its row, and layout: the shapes and dtypes that fall in it. A new architecture's rows are added,
-    those of all widths: else the widths that are not tuned would fall to a row that is."""
-    from .tiles import Shape
+    """The shapes and dtypes to tune for, by the index of the row that they fall in, and by layout.
 
+    Rows of a new architecture are added for all widths: else the widths that are not tuned would fall to a row that is.
+    """
     work: _Work = {}
     for layout in settings.layouts:
         for dtype in settings.dtypes:
@@ -148,7 +143,7 @@ def _work(settings: Settings, rows: list[table.Row], arch: int) -> _Work:
     return work
 
 
-def _record(tuned: "Tuned", problems: list[tuple["Shape", torch.dtype]], device: torch.device) -> dict[str, Any]:
+def _record(tuned: TunedRow, problems: list[tuple[Shape, torch.dtype]], device: torch.device) -> dict[str, Any]:
     """What the file says about how a row was measured."""
     speedup = {name: None if value is None else round(value, 3) for name, value in tuned.speedup.items()}
     return {

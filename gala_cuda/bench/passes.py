@@ -1,8 +1,8 @@
-"""What ``tune`` tries and measures: candidate tiles, example problems, and passes over them with a row's tiles."""
+"""Random problems and passes over them with given tiles: what `gala-cuda tune` checks and times."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -10,84 +10,30 @@ from torch import Tensor
 
 from ..backends.interface import BackwardCall, Weights
 from ..backends.triton.backward_plan import Backward, Strides
-from ..backends.triton.config import Config, Tile
+from ..backends.triton.config import Config
 from ..backends.triton.forward_plan import Forward, TicketForward
-from ..backends.triton.launch import KernelLaunch, Layout, clamp_block
+from ..backends.triton.launch import KernelLaunch, Layout
 from ..backends.triton.problem import Problem
 from ..testing import Case, draw, norm_error, norm_tolerance
+from .candidates import Shape
+from .tuned_row import TileError
 
-# the kind of pass that each kernel is part of, and its step in that pass's plan
+
+class Part(NamedTuple):
+    """Where a kernel is launched: in which kind of pass, and by which launch of that pass's plan."""
+
+    kind: str
+    launch: Callable[[Any], KernelLaunch]
+
+
 PARTS = {
-    "gather": ("launches", "gather"),
-    "scale": ("launches", "scale"),
-    "scale_backward": ("backward", "scale"),
-    "grad_x": ("backward", "grad_x"),
-    "local_products": ("backward", "local_products"),
-    "tickets": ("tickets", "all"),
+    "gather": Part("launches", lambda plan: plan.gather),
+    "scale": Part("launches", lambda plan: plan.scale),
+    "scale_backward": Part("backward", lambda plan: plan.scale),
+    "grad_x": Part("backward", lambda plan: plan.grad_x),
+    "local_products": Part("backward", lambda plan: plan.local_products),
+    "tickets": Part("tickets", lambda plan: plan.all),
 }
-# what a program keeps in registers: blocks by the names of their two sizes
-KEPT = {
-    "gather": (("ROWS", "HIDDEN"),),
-    "scale": (("PIXELS", "CHANNELS"),),
-    "scale_backward": (("PIXELS", "CHANNELS"),),
-    "grad_x": (("ROWS", "CHANNELS"),),
-    "local_products": (("HIDDEN", "CHANNELS"),),
-    "tickets": (("ROWS", "HIDDEN"), ("PIXELS", "CHANNELS")),
-}
-PIPELINED = ("gather", "grad_x", "local_products", "tickets")  # loops around a product: stages matter
-WARPS, STAGES = (2, 16), (1, 5)
-REGISTERS = 255 * 32  # of a warp
-CHUNKS = (1 / 4, 1 / 2, 1, 2)  # of the row's chunk_bytes
-CHECKED_IMAGES = 16  # at most, in float64
-
-
-class TileError(Exception):
-    """A candidate cannot be used; the message says why."""
-
-
-class Shape(NamedTuple):
-    """A feature map and its block's hidden width."""
-
-    images: int
-    channels: int
-    height: int
-    width: int
-    reduced: int
-
-
-def limits(kernel: str, shapes: list[Shape]) -> dict[str, tuple[int, int]]:
-    """The least and the largest useful value of each of a kernel's sizes; ``clamp_block`` cuts larger ones down."""
-    channels, reduced = max(s.channels for s in shapes), max(s.reduced for s in shapes)
-    pixels = max(s.height * s.width for s in shapes)
-    extents = {"ROWS": pixels, "PIXELS": pixels, "HIDDEN": reduced, "CHANNELS": channels, "DEPTH": channels}
-    least = dict.fromkeys(extents, 16) | {"HIDDEN": 32}  # a word of the sign pattern
-    if kernel == "grad_x":
-        extents["DEPTH"], least["DEPTH"] = reduced, 32
-    if kernel == "scale_backward":
-        least["PIXELS"] = 4
-    return {name: (least[name], clamp_block(1 << 30, extent, least[name])) for name, extent in extents.items()}
-
-
-def candidates(kernel: str, tile: Tile, shapes: list[Shape]) -> list[Tile]:
-    """The tiles one step from ``tile``: one size, or the warps, halved or doubled, or a stage more or less.
-
-    Left out are sizes beyond ``limits``, and tiles that keep more numbers than the registers of their warps.
-    """
-    found, useful = [], limits(kernel, shapes)
-    for name, size in tile.sizes:
-        least, most = useful[name]
-        for other in (min(size, most) // 2, min(size, most) * 2):
-            if least <= other <= most:
-                found.append(replace(tile, sizes=tuple((n, other if n == name else s) for n, s in tile.sizes)))
-    found += [replace(tile, warps=w) for w in (tile.warps // 2, tile.warps * 2) if WARPS[0] <= w <= WARPS[1]]
-    if kernel in PIPELINED:
-        found += [replace(tile, stages=s) for s in (tile.stages - 1, tile.stages + 1) if STAGES[0] <= s <= STAGES[1]]
-
-    def kept(tile: Tile) -> int:
-        sizes = {name: min(size, useful[name][1]) for name, size in tile.sizes}
-        return max(sizes[rows] * sizes[columns] for rows, columns in KEPT[kernel])
-
-    return [other for other in found if kept(other) <= REGISTERS * other.warps]
 
 
 class Example:
@@ -129,7 +75,7 @@ class Example:
     def backward(
         self, plan: Backward, out: Tensor | None, attn_map: Tensor, stats: Tensor, relu_mask: Tensor
     ) -> dict[str, Tensor]:
-        """The gradients by name, from what ``forward`` returned; ``out`` with ``full`` only."""
+        """The gradients by name, from what `forward` returned; `out` with `full` only."""
         factor = None if self.grad_map is None else torch.where(attn_map == 0, 0.0, self.grad_map / attn_map)
         call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, relu_mask, "tanh", True, True)
         return _named(*plan.run(call))
@@ -177,7 +123,7 @@ def _captured(run: Callable[[], object], device: torch.device) -> Callable[[], o
 
 
 def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Config) -> Forward | Backward:
-    """Runs both passes with ``config``, tickets in several chunks; the plan that ``kernel`` is part of.
+    """Runs both passes with `config`, tickets in several chunks, and returns the plan that `kernel` is part of.
 
     Raises TileError where a result is off float64.
     """
@@ -197,19 +143,19 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
                 f"wrong: {name} at {tuple(example.x.shape)}, {dtype}, is off float64 by {error:.1e} relative; expected "
                 f"at most {limit:.1e}"
             )
-    return backward if PARTS[kernel][0] == "backward" else forward
+    return backward if PARTS[kernel].kind == "backward" else forward
 
 
 def refuse_spills(plan: Forward | Backward, kernel: str) -> None:
-    """Raises TileError where ``kernel``, compiled in a plan that ran, uses local memory."""
-    made: KernelLaunch = getattr(plan, PARTS[kernel][1])
+    """Raises TileError where `kernel`, compiled in a plan that ran, uses local memory."""
+    made: KernelLaunch = PARTS[kernel].launch(plan)
     words = getattr(made.compiled, "n_spills", None)  # the interpreter compiles nothing
     if words:
-        raise TileError(f"uses {4 * words} bytes of local memory a thread")
+        raise TileError(f"uses {4 * words} bytes of local memory in each thread")
 
 
 def attempt(run: Callable[[], object], device: torch.device) -> None:
-    """Calls ``run``; TileError where Triton cannot compile or launch what it needs. Other failures pass through."""
+    """Calls `run`; TileError where Triton cannot compile or launch what it needs. Other failures pass through."""
     try:
         run()
     except torch.OutOfMemoryError:
