@@ -20,8 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from gala_cuda.bench.timing import in_turn, pin_allocator, saved_bytes
 from gala_cuda.clickme import GalaMapLoss
+from gala_cuda.data.batches import Batch
 from gala_cuda.data.clickme_sample import ClickMeSample
-from gala_cuda.data.sampling import Batch
 from gala_cuda.models import gala_resnet50
 from gala_cuda.training.meters import Meter
 from gala_cuda.training.recipe import Recipe

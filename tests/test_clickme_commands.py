@@ -16,8 +16,8 @@ from PIL import Image
 
 from gala_cuda.cli.main import main
 from gala_cuda.data.human_maps import convert
-from gala_cuda.data.human_maps.encode import KINDS
-from gala_cuda.data.human_maps.samples import open_samples
+from gala_cuda.data.human_maps.formats import WRITERS
+from gala_cuda.data.human_maps.split_reader import open_split
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_check_prints_a_table_and_its_exit_code_is_0_where_all_is_well(tmp_path,
 
 
 def samples_of(folder, split="train"):
-    samples = open_samples(folder, split)
+    samples = open_split(folder, split)
     return [samples.read(i) for i in range(len(samples))]
 
 
@@ -77,7 +77,7 @@ def through_jpeg(array):
 
 
 @pytest.mark.parametrize("source", files.KINDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WRITERS)
 def test_converted_samples_are_the_same_where_the_format_allows(tmp_path, capsys, source, kind):
     folder = files.write_all(tmp_path / "source", source)
     (folder / "classes.txt").write_text("a\nb\nc\n")
@@ -94,13 +94,13 @@ def test_converted_samples_are_the_same_where_the_format_allows(tmp_path, capsys
             image, heatmap = through_jpeg(image), through_jpeg(heatmap.astype(np.uint8))
         np.testing.assert_array_equal(new.image.permute(1, 2, 0), image)
         np.testing.assert_array_equal(new.heatmap[0], heatmap)
-    numbers = [open_samples(place, "train").record(0).numbers for place in (folder, target)]
+    numbers = [open_split(place, "train").record(0).numbers for place in (folder, target)]
     assert numbers[1] | numbers[0] == numbers[1]  # nothing is missing
 
 
 def test_other_libraries_read_what_convert_writes(tmp_path):
     folder = files.write_all(tmp_path / "source", "npz")
-    for kind in KINDS:
+    for kind in WRITERS:
         assert main(["clickme", "convert", str(folder), str(tmp_path / kind), "--to", kind]) == 0
     expected = files.picture(3)
     sample = list(webdataset.WebDataset(str(tmp_path / "webdataset" / "train-000000.tar"), shardshuffle=False))[3]
@@ -156,7 +156,7 @@ def test_an_interrupted_convert_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert.convert(folder, tmp_path / "target", KINDS["npz"], 10, interrupted)
+        convert.convert(folder, tmp_path / "target", WRITERS["npz"], 10, interrupted)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

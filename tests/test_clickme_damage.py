@@ -14,11 +14,11 @@ import pytest
 import torch
 import webdataset
 
+from gala_cuda.data.batches import Batches
 from gala_cuda.data.errors import TooManyUnreadableError, UnreadableError
 from gala_cuda.data.human_maps import record
-from gala_cuda.data.human_maps.images import clickme_folder
-from gala_cuda.data.human_maps.samples import open_samples
-from gala_cuda.data.sampling import Batches
+from gala_cuda.data.human_maps.dataset import open_clickme_folder
+from gala_cuda.data.human_maps.split_reader import open_split
 
 MUTATIONS = 10_000
 PATIENCE = 60.0  # seconds of the CPU for one, a thousand times what it takes
@@ -104,7 +104,7 @@ def with_a_header(data, rng):
 def outcomes(file):
     """Of each record of a file: the sample, checked, or why it cannot be read."""
     try:
-        samples = open_samples(file)
+        samples = open_split(file)
     except FileNotFoundError as error:  # what is left has the look of an empty file
         return [str(error)]
     found = []
@@ -140,12 +140,12 @@ def test_mutations_end_in_a_named_error_or_a_sample(tmp_path, kind, monkeypatch)
 
 def test_a_mutated_index_is_never_trusted(tmp_path):
     folder, rng = files.write_all(tmp_path, "tar"), random.Random(0)
-    true = open_samples(folder, "train").labels
+    true = open_split(folder, "train").labels
     kept = folder / ".gala-clickme-train.npz"
     data = kept.read_bytes()
     for _ in range(300):
         kept.write_bytes(mutated(data, rng))
-        samples = open_samples(folder, "train")
+        samples = open_split(folder, "train")
         assert torch.equal(samples.labels, true)
         samples.read(1)
 
@@ -174,7 +174,7 @@ def test_what_follows_a_broken_record_is_read_where_it_can_be(tmp_path):
     middle = len(one) // 2  # of the image, in whatever order the fields were written
     body = one[:middle] + bytes([one[middle] ^ 1]) + one[middle + 1 :]
     (tmp_path / "train.tfrecord").write_bytes(one + body + one + one[:8] + b"????" + one)
-    samples = open_samples(tmp_path, "train")
+    samples = open_split(tmp_path, "train")
     assert samples.labels.tolist() == [0, 0, 0, -1]
     samples.read(2)
     for number, message in ((1, "the record's checksum is not that of its data"), (3, "the rest of the file is lost")):
@@ -186,11 +186,11 @@ def test_what_follows_a_broken_record_is_read_where_it_can_be(tmp_path):
 def test_broken_records_are_counted_and_skipped_in_training(tmp_path, one_thread):
     folder = files.write_all(tmp_path, "npz", range(200), range(3))
     (folder / "train" / "0003.npz").write_bytes(b"PK\3\4")
-    train, _, _ = clickme_folder(folder, 14)
+    train, _, _ = open_clickme_folder(folder, 14)
     batches = Batches(train, 8, 0, 2, train=True)
     assert [len(images) for images, *_ in batches.epoch()] == [8] * 25
     assert batches.skipped == [("train/0003.npz", "no readable NPZ file: File is not a zip file")]
     for number in range(50):
         (folder / "train" / f"{number:04}.npz").write_bytes(b"")
     with pytest.raises(TooManyUnreadableError, match=r"train/00\d\d.npz \(no readable NPZ file"):
-        list(Batches(clickme_folder(folder, 14)[0], 8, 0, train=True).epoch())
+        list(Batches(open_clickme_folder(folder, 14)[0], 8, 0, train=True).epoch())

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from gala_cuda.data.batches import Batches
 from gala_cuda.data.clickme_sample import ClickMeSample
 from gala_cuda.data.errors import UnreadableError
-from gala_cuda.data.human_maps import index, transform
-from gala_cuda.data.human_maps.images import clickme_folder
-from gala_cuda.data.human_maps.samples import open_samples
-from gala_cuda.data.sampling import Batches
+from gala_cuda.data.human_maps import augmentation, record_index
+from gala_cuda.data.human_maps.dataset import open_clickme_folder
+from gala_cuda.data.human_maps.map_modes import blur_map, process_map
+from gala_cuda.data.human_maps.split_reader import open_split
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def _cache(tmp_path_factory, monkeypatch):
 
 
 def contents(folder, split="train"):
-    samples = open_samples(folder, split)
+    samples = open_split(folder, split)
     return [samples.read(i) for i in range(len(samples))]
 
 
@@ -65,21 +66,21 @@ def test_formats_are_told_by_content_and_mix(tmp_path):
     files.write_pth(tmp_path / "train-b.npz", 1)
     files.write_tfrecord(tmp_path / "train-c", [files.raw_example(2), files.jpeg_example(0)])
     (tmp_path / "train-notes.txt").write_text("not a sample")
-    samples = open_samples(tmp_path, "train")
+    samples = open_split(tmp_path, "train")
     assert [samples.name(i) for i in range(4)] == ["train-a.data", "train-b.npz", "train-c#0", "train-c#1"]
     assert [int(samples.read(i).label) for i in range(4)] == samples.labels.tolist() == [0, 1, 2, 0]
-    assert len(open_samples(tmp_path / "train-c")) == 2
+    assert len(open_split(tmp_path / "train-c")) == 2
 
 
 def test_a_folder_without_files_or_labels_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no ClickMe records in train/\* of .* with train as a word"):
-        clickme_folder(tmp_path)
+        open_clickme_folder(tmp_path)
     with pytest.raises(ValueError, match=r"split is '../x'; expected a name"):
-        open_samples(tmp_path, "../x")
+        open_split(tmp_path, "../x")
     for split in ("train", "val"):
         (tmp_path / f"{split}.npz").write_bytes(b"PK\3\4")
     with pytest.raises(ValueError, match=r"no record in .* has a label that can be read"):
-        clickme_folder(tmp_path)
+        open_clickme_folder(tmp_path)
 
 
 @pytest.mark.parametrize("augment", ["paper", "modern", "randaugment", "none"])
@@ -89,8 +90,8 @@ def test_image_and_map_are_moved_alike(tmp_path, augment):
     image[:, 90:130, 60:110] = 255
     heatmap[:, 90:130, 60:110] = 5
     sample = ClickMeSample(image, torch.tensor(0), heatmap, torch.tensor(True))
-    moved = transform.Transform(
-        transform.augmentation(augment, 224, "raw").geometric, torch.nn.Identity(), "raw"
+    moved = augmentation.ClickMeTransform(
+        augmentation.augmentation(augment, 224, "raw").geometric, torch.nn.Identity(), "raw"
     )  # without the changes of colour
     centres = set()
     for seed in range(12):
@@ -108,15 +109,15 @@ def test_a_map_of_other_sides_follows_the_image_and_may_be_cropped_away(tmp_path
     heatmap = np.zeros((4, 8), np.float32)
     heatmap[:, :4] = 3
     np.savez(tmp_path / "train.npz", image=np.zeros((16, 32, 3), np.uint8), heatmap=heatmap, label=np.array([1]))
-    sample = open_samples(tmp_path, "train").read(0)
+    sample = open_split(tmp_path, "train").read(0)
     assert (sample.image.shape, sample.heatmap.shape) == ((3, 16, 32), (1, 4, 8))
-    centre = transform.centre_crop(14, "paper")(sample)
+    centre = augmentation.centre_crop(14, "paper")(sample)
     assert (centre.heatmap[0, :, :5] == 1).all()
     assert (centre.heatmap[0, :, 9:] == 0).all()
     seen = set()
     for seed in range(20):
         torch.manual_seed(seed)
-        moved = transform.augmentation("paper", 7, "paper")(sample._replace(image=sample.image[:, ::2, ::2]))
+        moved = augmentation.augmentation("paper", 7, "paper")(sample._replace(image=sample.image[:, ::2, ::2]))
         assert moved.has_map == moved.heatmap.any()
         seen.add(bool(moved.has_map))
     assert seen == {True, False}
@@ -124,7 +125,7 @@ def test_a_map_of_other_sides_follows_the_image_and_may_be_cropped_away(tmp_path
 
 def test_colours_leave_the_map_alone(tmp_path):
     files.write_all(tmp_path, "npz")
-    plain, coloured = (clickme_folder(tmp_path, 14, augment, "raw")[0] for augment in ("none", "modern"))
+    plain, coloured = (open_clickme_folder(tmp_path, 14, augment, "raw")[0] for augment in ("none", "modern"))
     assert {True} == {bool((coloured.read(0, seed).heatmap >= 0).all()) for seed in range(9)}
     assert len({coloured.read(0, seed).image.sum().item() for seed in range(9)}) > 6
     assert torch.equal(coloured.read(0, 1).image, coloured.read(0, 1).image)
@@ -135,21 +136,21 @@ def test_colours_leave_the_map_alone(tmp_path):
 def test_maps_are_processed_as_chosen():
     heatmap = torch.zeros(1, 256, 256)
     heatmap[0, 128, 100] = 8
-    assert torch.equal(transform.processed(heatmap, "raw"), heatmap)
-    assert torch.equal(transform.processed(heatmap, "paper"), heatmap / 8)
+    assert torch.equal(process_map(heatmap, "raw"), heatmap)
+    assert torch.equal(process_map(heatmap, "paper"), heatmap / 8)
     weights = np.exp(-((np.arange(49) - 24) ** 2) / (2 * 28.0**2))
     expected = 8 * np.outer(weights, weights) / weights.sum() ** 2
-    blurred = transform.blurred(heatmap, 49, 28.0)
+    blurred = blur_map(heatmap, 49, 28.0)
     np.testing.assert_allclose(blurred[0, 104:153, 76:125], expected, rtol=1e-5)
     assert blurred.sum() == pytest.approx(8, rel=1e-5)
-    wide = transform.processed(heatmap, "harmonization")
+    wide = process_map(heatmap, "harmonization")
     assert wide.shape == (1, 256, 256)
     assert wide.sum() == pytest.approx(8, rel=1e-3)
     spread = (wide[0] > wide.max() / 2).nonzero()
     assert (spread.max(0).values - spread.min(0).values).tolist() == pytest.approx([40, 40], abs=2)  # 10 of 64
-    for wrong in ("augment", "maps"):
+    for wrong in ("augment", "map_mode"):
         with pytest.raises(ValueError, match=f"{wrong} is 'x'; expected one of paper"):
-            transform.augmentation(**{"augment": "paper", "size": 14, "maps": "raw"} | {wrong: "x"})
+            augmentation.augmentation(**{"augment": "paper", "size": 14, "map_mode": "raw"} | {wrong: "x"})
 
 
 def identified(batches):
@@ -164,7 +165,7 @@ def identified(batches):
 @pytest.mark.parametrize("kind", ["raw", "tar"])
 def test_workers_and_ranks_give_each_sample_once(tmp_path, kind, one_thread):
     files.write_all(tmp_path, kind, range(12), range(11))
-    train, val, classes = clickme_folder(tmp_path, 14, "none", "raw")
+    train, val, classes = open_clickme_folder(tmp_path, 14, "none", "raw")
     assert (classes, train.shape) == (("0", "1", "2"), (3, 14, 14))
     once = Counter((int(val.labels[i]), round(float(val.read(i, 0).heatmap.sum()), 3)) for i in range(11))
     for workers, world in ((0, 1), (2, 1), (2, 2)):
@@ -182,8 +183,8 @@ def test_the_index_is_kept_and_renewed(tmp_path, monkeypatch):
     kept = folder / ".gala-clickme-train.npz"
     first = contents(folder)
     assert kept.is_file()
-    built, build = [], index.build
-    monkeypatch.setattr(index, "build", lambda *given: built.append(given) or build(*given))
+    built, build = [], record_index.build_index
+    monkeypatch.setattr(record_index, "build_index", lambda *given: built.append(given) or build(*given))
     assert len(contents(folder)) == len(first)
     assert not built  # it was read
     whole = kept.read_bytes()
@@ -193,31 +194,31 @@ def test_the_index_is_kept_and_renewed(tmp_path, monkeypatch):
         assert kept.read_bytes() == whole
     assert len(built) == 3
     files.write_npz(folder / "train" / "0000.npz", 2)
-    assert open_samples(folder, "train").labels[0] == 2
+    assert open_split(folder, "train").labels[0] == 2
     (folder / "train" / "0001.npz").unlink()
     assert len(contents(folder)) == len(first) - 1
     assert len(built) == 5
-    monkeypatch.setattr(index, "VERSION", b"another")
-    open_samples(folder, "train")
+    monkeypatch.setattr(record_index, "VERSION", b"another")
+    open_split(folder, "train")
     assert len(built) == 6
 
 
 @pytest.mark.parametrize("column", ["file_of", "offset", "length", "label", "formats", "files"])
 def test_an_index_that_lies_is_built_anew(tmp_path, column):
     folder = files.write_all(tmp_path, "tar")
-    true = open_samples(folder, "train").labels
+    true = open_split(folder, "train").labels
     kept = folder / ".gala-clickme-train.npz"
     with np.load(kept) as found:
         columns = dict(found)
     wrong = np.array([b"../secret", b"b"]) if column == "files" else np.full_like(columns[column], -7)
     np.savez(kept, **columns | {column: wrong})
-    assert torch.equal(open_samples(folder, "train").labels, true)
+    assert torch.equal(open_split(folder, "train").labels, true)
 
 
 def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(tmp_path, monkeypatch):
     folder = files.write_all(tmp_path / "data", "raw")
     monkeypatch.setattr(
-        index, "_places", lambda folder, split: (tmp_path / "data" / "train-00000-of-00002" / "x", kept)
+        record_index, "_index_paths", lambda folder, split: (tmp_path / "data" / "train-00000-of-00002" / "x", kept)
     )
     kept = tmp_path / "cache" / "kept.npz"
     assert len(contents(folder)) == files.COUNT
@@ -231,7 +232,7 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(tmp_path, monke
 def test_a_label_outside_the_classes_is_unreadable(tmp_path):
     files.write_all(tmp_path, "npz")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    train, _, classes = clickme_folder(tmp_path, 14)
+    train, _, classes = open_clickme_folder(tmp_path, 14)
     assert classes == ("cat", "dog")
     train.read(1, 0)
     with pytest.raises(UnreadableError, match="the label is 2; expected 0 to 1"):

@@ -13,7 +13,7 @@ from experiments.clickme import __main__ as clickme_experiment
 from experiments.clickme import report
 from experiments.clickme.scenes import CLASSES, SceneImages, blurred, draw
 from gala_cuda.clickme.score import spearman
-from gala_cuda.data.sampling import Batches
+from gala_cuda.data.batches import Batches
 
 ROOT = Path(__file__).resolve().parents[1]
 

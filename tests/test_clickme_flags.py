@@ -10,10 +10,11 @@ from scipy import stats
 from test_clickme_training import SIDE, TEST, TRAIN
 
 from gala_cuda.cli.main import main
-from gala_cuda.clickme.score import combined
+from gala_cuda.clickme.score import mean_over_layers
 from gala_cuda.data.load import load
 from gala_cuda.models.attention_maps import attention_maps, input_gradient
-from gala_cuda.networks.network import Network, read_weights, rebuilt
+from gala_cuda.networks.loading import read_weights, rebuild
+from gala_cuda.networks.network import Network
 from gala_cuda.training.recipe import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,14 +99,13 @@ def test_eval_prints_the_columns_of_the_papers_table(weights, folder, capsys, op
     command = ["eval", weights, "--clickme", folder, "--maps", "--workers", "0", *options]
     assert main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    test = load(folder, 64, 0, 32, maps="paper").test
+    test = load(folder, 64, 0, 32, map_mode="paper").test
     # Batches and layout are the command's: interpolated maps have values that only rounding tells apart.
-    model, rho = rebuilt(*reversed(read_weights(weights))).eval().to(memory_format=torch.channels_last), []
+    model, rho = rebuild(*reversed(read_weights(weights))).eval().to(memory_format=torch.channels_last), []
     for images, labels, heatmaps, has_map in test.epoch():
         images = images.to(memory_format=torch.channels_last)
-        maps = (
-            input_gradient(model, images, labels) if options else combined(attention_maps(model, images)[1], (32, 32))
-        )
+        _, attention = attention_maps(model, images)
+        maps = input_gradient(model, images, labels) if options else mean_over_layers(attention, (32, 32))
         pairs = zip(maps[has_map], heatmaps[has_map], strict=True)
         rho += [stats.spearmanr(ours.flatten(), theirs.flatten()).statistic for ours, theirs in pairs]
     score = result["maps"]

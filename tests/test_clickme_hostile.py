@@ -15,7 +15,7 @@ import torch
 from clickme_files import archived, framed, packed
 
 from gala_cuda.data.errors import UnreadableError
-from gala_cuda.data.human_maps.samples import open_samples
+from gala_cuda.data.human_maps.split_reader import open_split
 
 PATIENCE = 60.0  # seconds of the CPU for one, a thousand times what it takes
 
@@ -101,7 +101,7 @@ def test_hostile_files_are_named_and_execute_nothing(tmp_path, name, content, me
     witness, file = tmp_path / "witness", tmp_path / name
     file.write_bytes(content(witness))
     start = time.process_time()
-    samples = open_samples(file)
+    samples = open_split(file)
     with pytest.raises(UnreadableError, match=message):
         samples.read(0)
     assert time.process_time() - start < PATIENCE
@@ -113,4 +113,4 @@ def test_special_files_are_passed_over(tmp_path):
     files.write_split(tmp_path, "npz", "train", [0, 1])
     os.mkfifo(tmp_path / "train" / "pipe.npz")
     os.symlink(tmp_path / "nowhere", tmp_path / "train" / "link.npz")
-    assert len(open_samples(tmp_path, "train")) == 2
+    assert len(open_split(tmp_path, "train")) == 2

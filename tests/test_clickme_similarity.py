@@ -11,10 +11,10 @@ from torch import nn
 from gala_cuda import gala_resnet18, resnet18
 from gala_cuda.clickme import score as similarity
 from gala_cuda.clickme.score import (
-    MapRecord,
+    MapScoreMeter,
     bootstrap_interval,
-    combined,
     human_ceiling,
+    mean_over_layers,
     permutation_p,
     ranks,
     returns_maps,
@@ -50,13 +50,13 @@ def test_constant_rows_and_rows_that_hold_no_number_have_no_correlation():
 def test_maps_are_resized_and_averaged_over_layers():
     maps = {"a": drawn(2, 4, 4), "b": drawn(2, 4, 4, seed=1), "c": drawn(2, 2, 3, seed=2)}
     expected = sum(nn.functional.interpolate(m[:, None], (9, 8), mode="bilinear")[:, 0] for m in maps.values()) / 3
-    torch.testing.assert_close(combined(maps, (9, 8)), expected)
-    assert torch.equal(combined(list(maps.values()), (9, 8)), combined(maps, (9, 8)))
+    torch.testing.assert_close(mean_over_layers(maps, (9, 8)), expected)
+    assert torch.equal(mean_over_layers(list(maps.values()), (9, 8)), mean_over_layers(maps, (9, 8)))
 
 
 def recorded(ours, theirs, has_map=None, batch=None, **options):
     """A record of one layer's maps, in batches."""
-    record = MapRecord(**options)
+    record = MapScoreMeter(**options)
     has_map = torch.ones(len(ours), dtype=torch.bool) if has_map is None else has_map
     for part in torch.arange(len(ours)).split(batch or len(ours)):
         record.add([ours[part]], theirs[part], has_map[part])

@@ -14,11 +14,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gala_cuda import GALA, gala_resnet18, resnet18
-from gala_cuda.clickme import GalaMapLoss, HarmonizationLoss, MapRecord
+from gala_cuda.clickme import GalaMapLoss, HarmonizationLoss, MapScoreMeter
+from gala_cuda.data.batches import Batches
 from gala_cuda.data.clickme_sample import ClickMeSample
+from gala_cuda.data.datasets import InMemoryDataset
 from gala_cuda.data.load import Data
-from gala_cuda.data.sampling import Batches
-from gala_cuda.data.sources import InMemory
 from gala_cuda.training.distributed import joined, world
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.loop import fit, images_per_part
@@ -63,7 +63,7 @@ TRAIN, TEST = Spots(160, 0), Spots(60, 1)
 
 
 def data(recipe=RECIPE, maps=True, rank=0, world=1, sets=(TRAIN, TEST)):
-    sources = sets if maps else [InMemory(each.images, each.labels) for each in sets]
+    sources = sets if maps else [InMemoryDataset(each.images, each.labels) for each in sets]
     train, test = (
         Batches(source, images_per_part(recipe), train=train, rank=rank, world=world)
         for source, train in zip(sources, (True, False), strict=True)
@@ -107,7 +107,7 @@ def test_input_gradients_learn_to_be_where_people_look(tmp_path):
     taught, _ = trained(tmp_path / "taught", taught_recipe, network(resnet18), sets=sets)
     untaught_recipe = replace(taught_recipe, clickme_weight=0.0)
     _, untaught = trained(tmp_path / "untaught", untaught_recipe, network(resnet18), sets=sets)
-    evaluate(untaught, data(sets=sets).test, CPU, record=(record := MapRecord(saliency=True)))
+    evaluate(untaught, data(sets=sets).test, CPU, record=(record := MapScoreMeter(saliency=True)))
     assert taught[-1].map_similarity > record.rho.mean() + 0.05
     assert {epoch.map_loss is None for epoch in taught} == {False}
 

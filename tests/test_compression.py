@@ -10,10 +10,10 @@ import clickme_files as files
 import pytest
 from imagesets import write_shard
 
-from gala_cuda.data import shards
+from gala_cuda.data import shard_index, shards
 from gala_cuda.data.compression import compression
 from gala_cuda.data.errors import UnreadableError
-from gala_cuda.data.human_maps.samples import open_samples
+from gala_cuda.data.human_maps.split_reader import open_split
 
 PACKED = {"gzip": gzip.compress, "zlib": zlib.compress, "bzip2": bz2.compress, "xz": lzma.compress}
 
@@ -40,7 +40,7 @@ def record(tmp_path):
 def test_compressed_records_are_told(tmp_path, kind, name):
     (tmp_path / name).write_bytes(PACKED[kind](record(tmp_path)))
     with pytest.raises(ValueError, match=rf"{name} is compressed by {kind}, .*; unpack it"):
-        open_samples(tmp_path, "train")
+        open_split(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_compressed_shards_are_told(tmp_path, kind, suffix):
         file = tmp_path / f"{split}{suffix}"
         write_shard(file, {"0.png": b"", "0.cls": b"0"})
         file.write_bytes(PACKED[kind](file.read_bytes()))
-    assert shards.are_in(tmp_path)
-    for read in (shards.write_index, lambda place: open_samples(place, "train")):
+    assert shard_index.is_shard_folder(tmp_path)
+    for read in (shard_index.write_index, lambda place: open_split(place, "train")):
         with pytest.raises(ValueError, match=rf"train{suffix} is compressed by {kind}, .*; unpack it"):
             read(tmp_path)
 
@@ -70,7 +70,7 @@ def test_an_archive_whose_keys_lie_apart_is_told(tmp_path):
     image = files.encoded(files.picture(0)[0], "PNG")
     members = {f"{i}.png": image for i in range(2)} | {f"{i}.cls": b"1" for i in range(2)}
     write_shard(tmp_path / "train.tar", members)
-    samples = open_samples(tmp_path, "train")
+    samples = open_split(tmp_path, "train")
     reasons = []
     for i in range(len(samples)):
         with pytest.raises(UnreadableError) as raised:

@@ -13,7 +13,10 @@ from torch import nn
 from gala_cuda import GALA
 from gala_cuda.cli.main import main
 from gala_cuda.data.load import load
-from gala_cuda.networks.network import Network, NetworkError, WeightsError, load_weights, read_weights, rebuilt, start
+from gala_cuda.networks.errors import NetworkError, WeightsError
+from gala_cuda.networks.loading import initial_model, read_weights, rebuild
+from gala_cuda.networks.network import Network
+from gala_cuda.networks.state_dict import load_weights
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.export import ExportError, export_onnx
 from gala_cuda.training.recipe import Recipe
@@ -90,7 +93,7 @@ def test_weights_of_other_libraries(tmp_path, write, file, model):
     network, path = write(tmp_path / file), tmp_path / file
     weights, named = read_weights(path)
     assert named is None
-    found = rebuilt(described(model), weights).eval()
+    found = rebuild(described(model), weights).eval()
     torch.testing.assert_close(found(images()), network(images()))
 
 
@@ -99,11 +102,11 @@ def test_weights_of_other_libraries(tmp_path, write, file, model):
 def test_fine_tuning_starts_from_the_outputs_of_the_weights(tmp_path, model):
     original = of_torchvision(tmp_path / "w.pth")
     network = described(model, ("layer3", "layer4.1"), keep_output=True)
-    model = start(network, str(tmp_path / "w.pth")).eval()
+    model = initial_model(network, str(tmp_path / "w.pth")).eval()
     assert [name for name, layer in model.named_modules() if isinstance(layer, GALA)] == [
         "layer3.0.attention", "layer3.1.attention", "layer4.1.attention"]  # fmt: skip
     torch.testing.assert_close(model(images()), original(images()), rtol=1e-4, atol=1e-4)
-    again = rebuilt(network, model.state_dict()).eval()
+    again = rebuild(network, model.state_dict()).eval()
     assert torch.equal(again(images()), model(images()))
 
 
@@ -111,7 +114,7 @@ def test_fine_tuning_starts_from_the_outputs_of_the_weights(tmp_path, model):
 def test_other_classes_get_a_new_last_layer(tmp_path):
     original = of_torchvision(tmp_path / "w.pth")
     for model in ("resnet18", "gala_resnet18"):
-        found = start(described(model, classes=("a", "b")), str(tmp_path / "w.pth"))
+        found = initial_model(described(model, classes=("a", "b")), str(tmp_path / "w.pth"))
         assert found.fc.weight.shape == (2, 512)
         assert torch.equal(found.layer3[1].conv2.weight, original.layer3[1].conv2.weight)
 
@@ -123,7 +126,7 @@ def test_refusals_name_what_is_wrong(tmp_path):
         (described("resnet18", channels=1), r"conv1.weight is \[64, 3, 7, 7\], expected \[64, 1, 7, 7\]"),
     ):
         with pytest.raises(WeightsError, match=message):
-            start(network, str(tmp_path / "w.pth"))
+            initial_model(network, str(tmp_path / "w.pth"))
     with pytest.raises(WeightsError, match=r"fc.bias is \[2\], expected"):
         load_weights(original, torchvision.models.resnet18(num_classes=2).state_dict())
     for content, message in ((b"", "cannot be read"), (b"text" * 9, "cannot be read")):
@@ -161,7 +164,7 @@ def test_own_images_to_checkpoint_to_eval_to_export(tmp_path, capsys):
     assert main(["export", str(run), "--format", "onnx", "pt2", "--output", str(tmp_path / "net")]) == 0
     assert f"{tmp_path}/net.onnx: logits as the network's to" in capsys.readouterr().out
     weights, network = read_weights(run / "best.safetensors")
-    model, x = rebuilt(network, weights).eval(), torch.randn(5, 1, 8, 8)
+    model, x = rebuild(network, weights).eval(), torch.randn(5, 1, 8, 8)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = model(x)

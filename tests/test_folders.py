@@ -14,12 +14,12 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from gala_cuda.cli.main import main
-from gala_cuda.data import shards
-from gala_cuda.data.choices import located
+from gala_cuda.data import shard_index
+from gala_cuda.data.choices import explicit_source
 from gala_cuda.data.folders import files_below, splits_named
-from gala_cuda.data.human_maps.samples import open_samples, open_splits
+from gala_cuda.data.human_maps.split_reader import open_split, open_splits
 from gala_cuda.data.load import load
-from gala_cuda.data.picture_files import Folder
+from gala_cuda.data.picture_folder import PictureFolder
 from gala_cuda.training.recipe import Recipe, as_yaml, resolve
 
 TWIN = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(200)  # of macOS, beside every file
@@ -74,12 +74,12 @@ def test_nested_folders_and_links_are_taken_as_torchvision_does(tmp_path):
     os.symlink(tmp_path / "elsewhere" / "x" / "4.png", train / "a-dog" / "link.png")
     os.symlink(tmp_path / "elsewhere", train / "bird")
     theirs = ImageFolder(train)
-    ours = Folder(train)
+    ours = PictureFolder(train)
     assert ours.classes == theirs.classes
     assert [(ours.name(i), int(label)) for i, label in enumerate(ours.labels)] == theirs.samples
     os.symlink(train / "cat", train / "cat" / "b" / "round")  # it leads back to itself
     os.mkfifo(train / "cat" / "pipe.png")
-    again = Folder(train)
+    again = PictureFolder(train)
     assert [again.name(i) for i in range(len(again.labels))] == [name for name, _ in theirs.samples]
     os.symlink(tmp_path / "nowhere", train / "cat" / "gone.png")
     assert sum(name.endswith("gone.png") for name in files_below(train)) == 1
@@ -155,11 +155,11 @@ def test_the_same_shard_is_never_trained_on_and_tested(tmp_path, name):
     assert [len(samples) for samples in open_splits(tmp_path).values()] == [5, 3, 4]
     for wrong, message in (("train-val-1.tar", "has train and val in its name"), ("more.tar", "is of no split")):
         write_maps(tmp_path / wrong, 1)
-        for read in (opened, shards.write_index, lambda place: open_samples(place, "val")):
+        for read in (opened, shard_index.write_index, lambda place: open_split(place, "val")):
             with pytest.raises(ValueError, match=f"{wrong} {message}"):
                 read(tmp_path)
         (tmp_path / wrong).unlink()
-    index = json.loads(shards.write_index(tmp_path).read_text())
+    index = json.loads(shard_index.write_index(tmp_path).read_text())
     index["val"] += index["train"]
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=rf"{name}-train-000.tar is in both splits"):
@@ -194,10 +194,10 @@ def test_clickme_files_are_of_the_split_that_their_names_have_as_a_word(tmp_path
     write(tmp_path / "train" / "__MACOSX" / "0.npz", TWIN)
     write(tmp_path / "README.txt", b"-")
     assert [len(samples) for samples in open_splits(tmp_path).values()] == [3, 1]
-    assert len(open_samples(tmp_path, "validation")) == 1
+    assert len(open_split(tmp_path, "validation")) == 1
     write_npz(tmp_path / "0.npz", 0)
     with pytest.raises(ValueError, match=r"0\.npz is of no split; expected one of train, val, test as a word"):
-        open_samples(tmp_path, "train")
+        open_split(tmp_path, "train")
 
 
 def test_what_systems_leave_in_archives_is_passed_over(tmp_path):
@@ -210,14 +210,14 @@ def test_what_systems_leave_in_archives_is_passed_over(tmp_path):
                 tar.addfile(member, io.BytesIO(TWIN))
     data = opened(tmp_path)
     assert (data.train.total, skipped(data.train)) == (2, [])
-    assert len(open_samples(tmp_path, "train")) == 2
+    assert len(open_split(tmp_path, "train")) == 2
 
 
 def test_a_folder_named_like_a_built_in_set_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert located("digits") == resolve(None, {"data": "digits"}).data == Recipe().data == "builtin:digits"
-    assert located("synthetic:20") == "builtin:synthetic:20"
-    assert (located("pictures"), located("builtin:digits")) == ("pictures", "builtin:digits")
+    assert explicit_source("digits") == resolve(None, {"data": "digits"}).data == Recipe().data == "builtin:digits"
+    assert explicit_source("synthetic:20") == "builtin:synthetic:20"
+    assert (explicit_source("pictures"), explicit_source("builtin:digits")) == ("pictures", "builtin:digits")
     write_classes(Path("digits"), ("one", "two", "zero"))
     write_classes(Path("synthetic"))
     assert opened("digits").classes == ("one", "two", "zero")

@@ -14,11 +14,13 @@ from torch import nn
 
 from gala_cuda import convert, gala_resnet18
 from gala_cuda.cli.main import main
-from gala_cuda.data.pictures import centre_crop, decode
+from gala_cuda.data.augmentation import centre_crop
+from gala_cuda.data.picture_decoding import decode_picture
+from gala_cuda.inspection.images import open_images
 from gala_cuda.inspection.sheet import overlay
-from gala_cuda.inspection.sources import open_images
-from gala_cuda.models.attention_maps import attention_maps, chosen_layers, gala_blocks, input_gradient
-from gala_cuda.networks.network import Network, read_weights, rebuilt
+from gala_cuda.models.attention_maps import attention_maps, choose_blocks, gala_blocks, input_gradient
+from gala_cuda.networks.loading import read_weights, rebuild
+from gala_cuda.networks.network import Network
 from gala_cuda.training.checkpoint import as_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,8 +117,8 @@ def test_inspect_pictures(weights, tmp_path, capsys):
     assert columns == ["image", "layer2.0", "layer2.1", "layer3.1", "input gradient"]
     assert len(rows) == 2 * VAL
     assert all([picture.size for picture in found] == [(32, 32), (4, 4), (4, 4), (2, 2), (32, 32)] for _, found in rows)
-    model = rebuilt(*read_weights(weights / "gala_resnet18.safetensors")[::-1]).eval()
-    first = centre_crop(32)(decode((pictures / "china" / "000.png").read_bytes()))
+    model = rebuild(*read_weights(weights / "gala_resnet18.safetensors")[::-1]).eval()
+    first = centre_crop(32)(decode_picture((pictures / "china" / "000.png").read_bytes()))
     probability, answer = model(first[None]).softmax(1)[0].max(0)
     assert f"<br>{('china', 'flower')[answer]}, {probability:.0%}" in rows[0][0]
     attn_map = attention_maps(model, first[None])[1]["layer3.1"][0]
@@ -220,4 +222,4 @@ def test_maps_of_a_converted_network_are_those_of_ours():
     ],
 )
 def test_chosen_layers(names, wanted, chosen):
-    assert chosen_layers(names, wanted) == chosen
+    assert choose_blocks(names, wanted) == chosen

@@ -7,9 +7,11 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gala_cuda.data.pictures import Preprocessing, centre_crop
-from gala_cuda.models.narrow import NarrowConv2d
-from gala_cuda.networks.libraries import NetworkError, build, preparation
+from gala_cuda.data.augmentation import centre_crop
+from gala_cuda.data.preprocessing import Preprocessing
+from gala_cuda.models.narrow_convs import NarrowConv2d
+from gala_cuda.networks.errors import NetworkError
+from gala_cuda.networks.libraries import build, published_preprocessing
 
 PHOTOGRAPHS = [Image.fromarray(pixels) for pixels in load_sample_images().images]
 
@@ -42,11 +44,11 @@ def of_timm(name, **given):
     ],
 )  # fmt: skip
 def test_pictures_are_prepared_as_the_library_does(model, size, file, expected):
-    found_size, how = preparation(model, size, file)
+    found_size, preprocessing = published_preprocessing(model, size, file)
     for picture in PHOTOGRAPHS:
         wanted = expected()(picture)
         assert wanted.shape == (3, found_size, found_size)
-        torch.testing.assert_close(centre_crop(found_size, how)(picture), wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(centre_crop(found_size, preprocessing)(picture), wanted, rtol=0, atol=1e-5)
 
 
 def test_a_preparation_is_told():
@@ -58,15 +60,15 @@ def test_a_preparation_is_told():
         ),
         ("timm/resnet18", "224 x 224 pixels, the shorter side scaled to 235", "mean 0.485 0.456 0.406, std 0.229 "),
     ):
-        size, how = preparation(model, None)
-        assert how.described(size).startswith(f"{pixels} (bicubic); {numbers}")
+        size, preprocessing = published_preprocessing(model, None)
+        assert preprocessing.describe(size).startswith(f"{pixels} (bicubic); {numbers}")
 
 
 def test_a_configuration_that_cannot_be_followed_is_refused():
     with pytest.raises(NetworkError, match="1024 x 768 pixels; expected a square"):
-        preparation("timm/vit_base_patch16_sapiens2", None)
+        published_preprocessing("timm/vit_base_patch16_sapiens2", None)
     with pytest.raises(NetworkError, match="there is no 'timm/resnet19'"):
-        preparation("timm/resnet19", None)
+        published_preprocessing("timm/resnet19", None)
     for values, message in (
         ({"mean": (0.5,)}, "mean is"),
         ({"std": (0.0, 1.0, 1.0)}, "std"),

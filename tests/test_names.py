@@ -16,7 +16,7 @@ from gala_cuda.cli import export as export_command
 from gala_cuda.cli.main import main
 from gala_cuda.console import PlainConsole
 from gala_cuda.inspection.sheet import overlay
-from gala_cuda.networks.network import read_weights
+from gala_cuda.networks.loading import read_weights
 from gala_cuda.text import printable
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")

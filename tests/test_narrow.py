@@ -12,7 +12,7 @@ from torch import nn
 
 import gala_cuda
 from gala_cuda import convert
-from gala_cuda.models.narrow import NarrowConv2d, guard
+from gala_cuda.models.narrow_convs import NarrowConv2d, replace_narrow_convs
 
 NETWORKS = [name for name in gala_cuda.__all__ if "resnet" in name]
 STEPS = """
@@ -75,7 +75,7 @@ def test_a_guarded_convolution_computes_the_same(channels, options, size):
         return out, *torch.autograd.grad(out.square().sum(), [x, *conv.parameters()])
 
     expected, keys = answers(), list(conv.state_dict())
-    guard(conv)
+    replace_narrow_convs(conv)
     assert type(conv) is NarrowConv2d
     assert list(conv.state_dict()) == keys
     for found, wanted in zip(answers(), expected, strict=True):
@@ -88,7 +88,7 @@ def test_only_what_can_fail_is_guarded():
         nn.Conv2d(32, 32, 1, 2, groups=2),
     ]  # fmt: skip
     for conv in fine:
-        guard(conv)
+        replace_narrow_convs(conv)
         assert type(conv) is nn.Conv2d
     narrow = [name for name, module in gala_cuda.resnet18(3, width=8).named_modules() if type(module) is NarrowConv2d]
     assert narrow == ["layer2.0.downsample.0"]

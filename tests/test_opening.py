@@ -13,8 +13,10 @@ from test_libraries import of_timm
 
 from gala_cuda import convert
 from gala_cuda.cli.main import main
-from gala_cuda.networks.classes import places, unnamed
-from gala_cuda.networks.network import Network, NetworkError, WeightsError, start
+from gala_cuda.networks.classes import match_classes, placeholder_names
+from gala_cuda.networks.errors import NetworkError, WeightsError
+from gala_cuda.networks.loading import initial_model
+from gala_cuda.networks.network import Network
 from gala_cuda.training.checkpoint import as_bytes
 from gala_cuda.training.recipe import Recipe
 from gala_cuda.training.trained_network import open_network
@@ -29,15 +31,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         (("dog", "cat"), ("cat", "dog"), [1, 0], "matched by name: they are in another order"),
         (("dog",), ("cat", "dog"), [1], "matched by name: 1 of 2 are there"),
         (("0", "1"), ("0", "1", "2"), [0, 1], "2 of 3 are there"),
-        (("cat", "dog"), unnamed(2), [0, 1], "names are known on one side only"),
-        (("1", "2"), unnamed(2), [0, 1], "names are known on one side only"),
+        (("cat", "dog"), placeholder_names(2), [0, 1], "names are known on one side only"),
+        (("1", "2"), placeholder_names(2), [0, 1], "names are known on one side only"),
         (("cat", "dog"), ("0", "1"), [0, 1], "names are known on one side only"),
         (("0", "1"), ("cat", "dog"), [0, 1], "names are known on one side only"),
         (("crane", "crane"), ("crane", "crane"), [0, 1], None),
     ],
 )
 def test_classes_are_matched_by_name(classes, known, expected, said):
-    numbers, note = places(classes, known)
+    numbers, note = match_classes(classes, known)
     assert numbers == expected
     assert note is said is None or said in note
 
@@ -46,7 +48,7 @@ def test_classes_are_matched_by_name(classes, known, expected, said):
     ("classes", "known", "message"),
     [
         (("cat", "wolf"), ("cat", "dog"), "does not know, wolf; it knows cat, dog"),
-        (("cat", "dog", "wolf"), unnamed(2), "has 3 classes; expected 2"),
+        (("cat", "dog", "wolf"), placeholder_names(2), "has 3 classes; expected 2"),
         (("1", "2"), ("0", "1"), "does not know, 2; it knows 0, 1"),
         (("crane",), ("crane", "crane"), "has crane twice"),
         (tuple("abcdefgh"), ("z",), "a, b, c, d, e and 3 more; it knows z"),
@@ -54,7 +56,7 @@ def test_classes_are_matched_by_name(classes, known, expected, said):
 )
 def test_other_classes_are_refused(classes, known, message):
     with pytest.raises(ValueError, match=message):
-        places(classes, known)
+        match_classes(classes, known)
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +111,15 @@ def test_folders_in_another_order_are_matched_by_name(trained, pictures, tmp_pat
     assert found["top1"] == expected["top1"]
     assert found["confusion"] == [row[::-1] for row in expected["confusion"][::-1]]
     assert said == "classes are matched by name: they are in another order\n"
-    again = start(Network(**{**vars(network), "classes": ("china", "flower")}), str(tmp_path / "w.safetensors"))
+    again = initial_model(Network(**{**vars(network), "classes": ("china", "flower")}), str(tmp_path / "w.safetensors"))
     torch.testing.assert_close(again.fc.weight, file[0]["fc.weight"])
-    other = start(Network(**{**vars(network), "classes": ("china", "tulip")}), str(tmp_path / "w.safetensors"))
+    other = initial_model(Network(**{**vars(network), "classes": ("china", "tulip")}), str(tmp_path / "w.safetensors"))
     assert not torch.equal(other.fc.weight, file[0]["fc.weight"])
     assert torch.equal(other.conv1.weight, file[0]["conv1.weight"])
 
 
 def torch_file(trained):
-    from gala_cuda.networks.network import read_weights
+    from gala_cuda.networks.loading import read_weights
 
     return read_weights(trained / "best.safetensors")
 
@@ -152,7 +154,7 @@ def test_flags_may_repeat_what_the_weights_say(trained, capsys):
 def opened(path, **given):
     said = []
     found = open_network(path, Recipe(**given), given, said.append)
-    assert said == [f"pictures, as is usual for {given['model']}: {found[1].how.described(found[1].size)}"]
+    assert said == [f"pictures, as is usual for {given['model']}: {found[1].preprocessing.describe(found[1].size)}"]
     return found
 
 
@@ -169,7 +171,7 @@ def test_sizes_are_the_librarys(tmp_path, model, file, size, crop):
     network = (timm.create_model if library == "timm" else torchvision.models.get_model)(name, num_classes=3)
     (save_file if "safe" in file else torch.save)(network.state_dict(), tmp_path / file)
     _, found = opened(tmp_path / file, model=model)
-    assert (found.size, found.how.crop) == (size, crop)
+    assert (found.size, found.preprocessing.crop) == (size, crop)
     assert opened(tmp_path / file, model=model, image_size=64)[1].size == 64
 
 
@@ -229,4 +231,4 @@ def test_weights_record_how_their_pictures_were_prepared(tmp_path, pictures):
     command = ["train", "--data", str(pictures), "--model", "timm/test_vit", "--epochs", "1", "--workers", "0"]
     assert main([*command, "--batch-size", "100", "--output", str(tmp_path), "--quiet"]) == 0
     _, network = torch_file(tmp_path)
-    assert (network.size, network.how.mean, network.how.crop) == (160, (0.5, 0.5, 0.5), (160, 168))
+    assert (network.size, network.preprocessing.mean, network.preprocessing.crop) == (160, (0.5, 0.5, 0.5), (160, 168))

@@ -11,11 +11,13 @@ import torch
 from PIL import Image, ImageCms, features
 from sklearn.datasets import load_sample_image
 
-from gala_cuda.data import pictures
+from gala_cuda.data import picture_decoding, preprocessing
+from gala_cuda.data.augmentation import augmentation, centre_crop
+from gala_cuda.data.choices import AUGMENTS
 from gala_cuda.data.errors import UnreadableError
+from gala_cuda.data.picture_decoding import decode_picture
 from gala_cuda.data.picture_files import EXTENSIONS
-from gala_cuda.data.picture_modes import eight_bits
-from gala_cuda.data.pictures import augmentation, centre_crop, decode
+from gala_cuda.data.picture_modes import to_eight_bits
 
 RAMP = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
 PHOTOGRAPH = Image.fromarray(load_sample_image("china.jpg")[200:224, 200:232])
@@ -54,7 +56,7 @@ def tiff(array):
     ],
 )
 def test_grey_of_any_range_keeps_its_contrast(array, expected):
-    for shown in (np.asarray(decode(tiff(array))), eight_bits(array)[..., None].repeat(3, 2)):
+    for shown in (np.asarray(decode_picture(tiff(array))), to_eight_bits(array)[..., None].repeat(3, 2)):
         np.testing.assert_allclose(shown, np.repeat(expected[..., None], 3, 2), atol=array.dtype.kind == "f")
 
 
@@ -70,7 +72,7 @@ def test_grey_of_any_range_keeps_its_contrast(array, expected):
 )
 def test_values_of_no_known_range_are_refused_by_name(array, message):
     with pytest.raises(UnreadableError, match=message):
-        decode(tiff(array))
+        decode_picture(tiff(array))
 
 
 def deep_png(colours):
@@ -84,9 +86,9 @@ def deep_png(colours):
 
 def test_colours_of_sixteen_bits_keep_their_upper_eight_or_are_refused():
     colours = np.asarray(PHOTOGRAPH).astype(np.uint16) * 257
-    np.testing.assert_array_equal(decode(deep_png(colours)), PHOTOGRAPH)
+    np.testing.assert_array_equal(decode_picture(deep_png(colours)), PHOTOGRAPH)
     with pytest.raises(UnreadableError, match="16 bits a channel and no value above 8191"):
-        decode(deep_png(colours // 16))
+        decode_picture(deep_png(colours // 16))
 
 
 def half_clear(mode):
@@ -105,7 +107,7 @@ def half_clear(mode):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
 def test_what_is_transparent_is_white(mode):
-    assert [decode(half_clear(mode)).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+    assert [decode_picture(half_clear(mode)).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
 
 
 def lab():
@@ -124,16 +126,16 @@ def lab():
     ],
 )
 def test_other_modes_show_the_same_picture(data, tolerance):
-    shown, expected = (np.asarray(picture).astype(int) for picture in (decode(data), PHOTOGRAPH))
+    shown, expected = (np.asarray(picture).astype(int) for picture in (decode_picture(data), PHOTOGRAPH))
     assert abs(shown - expected).mean() < tolerance
 
 
 def test_black_and_white_and_the_first_of_several_frames():
     two = saved(GREY.convert("1"), "TIFF", compression="group4")
-    assert set(np.unique(decode(two))) == {0, 255}
+    assert set(np.unique(decode_picture(two))) == {0, 255}
     for form in ("GIF", "TIFF", "PNG", "WEBP"):
         frames = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white")]
-        assert np.asarray(decode(saved(frames[0], form, save_all=True, append_images=frames[1:]))).max() < 9
+        assert np.asarray(decode_picture(saved(frames[0], form, save_all=True, append_images=frames[1:]))).max() < 9
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -150,7 +152,7 @@ def test_pictures_are_turned_as_their_exif_data_say(form):
     for orientation, picture in stored.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        shown = np.asarray(decode(saved(picture.convert("RGB"), form, exif=exif)))[..., 0]
+        shown = np.asarray(decode_picture(saved(picture.convert("RGB"), form, exif=exif)))[..., 0]
         assert abs(shown.astype(int) - np.asarray(upright)).mean() < 3, orientation
 
 
@@ -160,7 +162,7 @@ def test_damaged_exif_data_leave_the_picture_as_it_lies(recwarn):
     data = bytearray(saved(PHOTOGRAPH, "JPEG", exif=exif))
     at = data.index(b"Exif\0\0") + 6
     data[at + 4 : at + 24] = b"\xff" * 20
-    assert decode(bytes(data)).size == PHOTOGRAPH.size
+    assert decode_picture(bytes(data)).size == PHOTOGRAPH.size
     assert not recwarn.list
 
 
@@ -170,7 +172,7 @@ def test_every_format_that_can_be_decoded_is_read_by_its_name():
     assert set(expected.split()) - without <= EXTENSIONS
     assert not EXTENSIONS & {".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".eps", ".ps", ".pdf", ".txt"}
     with pytest.raises(UnreadableError, match="no image of a known format"):
-        decode(saved(PHOTOGRAPH, "EPS"))  # Ghostscript is not called
+        decode_picture(saved(PHOTOGRAPH, "EPS"))  # Ghostscript is not called
 
 
 def png_header(width, height):
@@ -182,20 +184,20 @@ def png_header(width, height):
 @pytest.mark.parametrize("sides", [(10_000, 10_000), (100_000, 100_000), (1, 60_000_000)])
 def test_a_picture_too_large_is_refused_before_it_is_decoded(sides, recwarn):
     with pytest.raises(UnreadableError, match=r"100000000|10000 x 10000|10000000000|1 x 60000000"):
-        decode(png_header(*sides))
+        decode_picture(png_header(*sides))
     assert not recwarn.list
 
 
 @pytest.mark.parametrize("sides", [(1, 30_000), (30_000, 1), (1, 1), (2, 65)])
 def test_a_narrow_picture_takes_no_more_memory_than_others(sides):
     """Scaled whole, the first would have 256 x 7,680,000 pixels."""
-    picture = decode(saved(Image.new("L", sides, 200), "PNG"))
-    white = (200 / 255 - torch.tensor(pictures.IMAGENET_MEAN)) / torch.tensor(pictures.IMAGENET_STD)
-    for transform in (centre_crop(224), *(augmentation(name, 224) for name in pictures.AUGMENTS)):
+    picture = decode_picture(saved(Image.new("L", sides, 200), "PNG"))
+    white = (200 / 255 - torch.tensor(preprocessing.IMAGENET_MEAN)) / torch.tensor(preprocessing.IMAGENET_STD)
+    for transform in (centre_crop(224), *(augmentation(name, 224) for name in AUGMENTS)):
         assert transform(picture).shape == (3, 224, 224)
     torch.testing.assert_close(centre_crop(224)(picture)[:, 100, 100], white)
-    longest = pictures.IMAGENET.resize(224)(picture).size
-    assert max(longest) <= 256 * pictures.LONGEST
+    longest = preprocessing.IMAGENET.resize(224)(picture).size
+    assert max(longest) <= 256 * preprocessing.MAX_ASPECT
 
 
 SEEDS = {
@@ -219,7 +221,7 @@ def test_a_damaged_picture_is_unreadable_whatever_its_decoder_raises(name, recwa
         if rng.random() < 0.2:
             del data[rng.randrange(1, len(data)) :]
         try:
-            assert decode(bytes(data)).mode == "RGB"
+            assert decode_picture(bytes(data)).mode == "RGB"
         except UnreadableError as error:
             unreadable += bool(str(error))
     assert unreadable
@@ -233,6 +235,6 @@ def test_what_a_plug_in_raises_is_a_reason(monkeypatch, error):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(pictures.Image, "open", fails)
+    monkeypatch.setattr(picture_decoding.Image, "open", fails)
     with pytest.raises(UnreadableError, match=rf"^its decoder fails: {type(error).__name__}"):
-        decode(b"")
+        decode_picture(b"")

@@ -4,6 +4,7 @@ import gc
 import json
 import tarfile
 import threading
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from imagesets import equal, read, write_folder, write_shard, write_shards
 
 from gala_cuda.cli.main import main
-from gala_cuda.data import shards
+from gala_cuda.data import shard_index, shards
 from gala_cuda.data.errors import UnreachableError
 
 
@@ -40,7 +41,7 @@ def shard(sharded, tmp_path):
 def test_shards_are_the_folder(pristine, shard, indexed):
     source = shard[0].parent
     if indexed:
-        assert shards.write_index(source) == source / "index.json"
+        assert shard_index.write_index(source) == source / "index.json"
     ours, theirs = read(source, 2, augment="modern"), read(pristine, augment="modern")
     assert (ours.classes, ours.train.images, ours.test.images) == (theirs.classes, 200, 14)
     assert equal(ours.train.epoch(), theirs.train.epoch())
@@ -80,11 +81,11 @@ def test_a_damaged_shard_is_named(shard):
 
 def test_a_wrong_index_is_named(shard):
     file, _ = shard
-    folder, index = file.parent, file.parent / shards.INDEX
+    folder, index = file.parent, file.parent / shard_index.FILE_NAME
     index.write_text('{"classes": ["a"], "train": [], "val": []}')
     with pytest.raises(FileNotFoundError, match="no images in shards to train"):
         read(folder)
-    shards.write_index(folder)
+    shard_index.write_index(folder)
     file.write_bytes(file.read_bytes() + b"more")
     with pytest.raises(ValueError, match=r"set-train-001.tar has \d+ bytes, and \d+ in index.json; write"):
         read(folder)
@@ -101,7 +102,7 @@ def test_a_wrong_index_is_named(shard):
 def test_the_command_that_writes_an_index(shard, capsys):
     folder = shard[0].parent
     assert main(["index", str(folder)]) == 0
-    assert capsys.readouterr().out == f"written: {folder / shards.INDEX}\n"
+    assert capsys.readouterr().out == f"written: {folder / shard_index.FILE_NAME}\n"
     assert read(folder).train.images == 200
     with pytest.raises(SystemExit):
         main(["index", str(folder / "nowhere")])
@@ -112,7 +113,7 @@ def test_the_command_that_writes_an_index(shard, capsys):
 def server(sharded, monkeypatch):
     """Serves the shards and their index; ``server.answers`` are statuses to give first."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    index = json.dumps(shards.asdict(shards.scan(sharded))).encode()
+    index = json.dumps(asdict(shard_index.scan_folder(sharded))).encode()
 
     class Handler(BaseHTTPRequestHandler):
         wbufsize = -1

@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gala_cuda import GALA, gala_resnet18, resnet18
+from gala_cuda.data.batches import Batches
 from gala_cuda.data.load import load
-from gala_cuda.data.sampling import Batches
 from gala_cuda.training.checkpoint import Checkpoints
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.loop import DivergenceError, fit, images_per_part

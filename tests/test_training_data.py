@@ -10,8 +10,10 @@ from imagesets import BATCH, SIZE, TRAIN, VAL, equal, read, write_folder, write_
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gala_cuda.data import pictures, sampling
-from gala_cuda.data.errors import TooManyUnreadableError
+from gala_cuda.data import batches
+from gala_cuda.data.choices import AUGMENTS
+from gala_cuda.data.errors import TooManyUnreadableError, UnreadableError
+from gala_cuda.data.picture_decoding import decode_picture
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +80,7 @@ def test_each_augmentation_does_more(pristine):
     def epoch(augment, number=0):
         return torch.cat([images for images, _ in read(pristine, batch_size=2, augment=augment).train.epoch(number)])
 
-    epochs = {augment: epoch(augment) for augment in pictures.AUGMENTS}
+    epochs = {augment: epoch(augment) for augment in AUGMENTS}
     again = {tuple(image.flatten().tolist()) for image in epoch("none", 1)}
     assert {tuple(image.flatten().tolist()) for image in epochs["none"]} == again
     erased = {name: int((images == 0).all(1).flatten(1).sum(1).gt(4).sum()) for name, images in epochs.items()}
@@ -159,7 +161,7 @@ def test_unreadable_test_images_are_left_out(folder, monkeypatch):
     damage(folder / "val/china/003.jpg", "truncated")
     with pytest.raises(TooManyUnreadableError, match="1 of 8 images seen, of 14 there are"):
         list(read(folder).test.epoch())
-    monkeypatch.setattr(sampling, "LIMIT", 0.1)
+    monkeypatch.setattr(batches, "MAX_UNREADABLE", 0.1)
     test = read(folder).test
     assert [len(labels) for _, labels in test.epoch()] == [7, 6]
     assert [name for name, _ in test.skipped] == [str(folder / "val/china/003.jpg")]
@@ -168,7 +170,7 @@ def test_unreadable_test_images_are_left_out(folder, monkeypatch):
 def test_the_share_is_judged_within_the_epoch_once_enough_were_seen(folder, monkeypatch):
     for i in (2, 3, 5):
         damage(folder / f"train/china/{i:03}.jpg", "truncated")
-    monkeypatch.setattr(sampling, "ENOUGH", 10)
+    monkeypatch.setattr(batches, "MIN_SEEN", 10)
     with pytest.raises(TooManyUnreadableError, match=r"^\d of \d\d images seen, of 202 there are"):
         list(read(folder).train.epoch())
 
@@ -183,8 +185,8 @@ def test_damaged_bytes_raise_what_is_expected(form):
         data = np.frombuffer(picture.getvalue(), np.uint8).copy()
         data[rng.integers(0, 200, 4)] = rng.choice([0, 127, 255], 4)
         try:
-            pictures.decode(data.tobytes())
-        except pictures.BROKEN:
+            decode_picture(data.tobytes())
+        except UnreadableError:
             failures += 1
     assert failures > 10
 
@@ -193,7 +195,7 @@ def test_damaged_bytes_raise_what_is_expected(form):
 def test_sixteen_bits_keep_their_upper_eight(form):
     grey, file = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32), io.BytesIO()
     Image.fromarray(grey).save(file, form)
-    rgb = np.asarray(pictures.decode(file.getvalue()))
+    rgb = np.asarray(decode_picture(file.getvalue()))
     assert np.array_equal(rgb, np.repeat((grey >> 8)[..., None], 3, 2))
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from gala_cuda.cli.main import main
-from gala_cuda.networks.network import Network, NetworkError
+from gala_cuda.networks.errors import NetworkError
+from gala_cuda.networks.network import Network
 from gala_cuda.training.recipe import Recipe, RecipeError
 from gala_cuda.training.trial import check, check_training
 

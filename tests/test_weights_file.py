@@ -19,7 +19,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from gala_cuda.networks import weights_file
-from gala_cuda.networks.network import Network, WeightsError, described_by, read_weights, rebuilt
+from gala_cuda.networks.errors import WeightsError
+from gala_cuda.networks.loading import infer_network, read_weights, rebuild
+from gala_cuda.networks.network import Network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NETWORK = Network("torchvision/resnet18", (), 64, False, "imagenet", ("a", "b", "c"), 3, 32)
@@ -112,9 +114,9 @@ def test_files_of_trainings(tmp_path, write, entry):
     model, path = write(tmp_path / "c.ckpt"), tmp_path / "c.ckpt"
     file = weights_file.read(path)
     assert file.entry == entry
-    network = described_by(path, file.tensors, NETWORK.model, image_size=32)
+    network = infer_network(path, file.tensors, NETWORK.model, image_size=32)
     assert len(network.classes) == 3
-    found, images = rebuilt(network, file.tensors).eval(), torch.randn(2, 3, 32, 32)
+    found, images = rebuild(network, file.tensors).eval(), torch.randn(2, 3, 32, 32)
     assert torch.equal(found(images), model(images))
     if write is before_torch_041:
         assert found.bn1.num_batches_tracked == 0
@@ -143,7 +145,7 @@ def test_settings_of_any_class_do_not_matter(tmp_path):
 def test_several_networks_none_of_which_is_averaged_are_refused(tmp_path):
     weights = {f"{who}.{name}": t for who in ("student", "teacher") for name, t in resnet().state_dict().items()}
     with pytest.raises(WeightsError, match=r"several networks, student\., teacher\.; expected one"):
-        rebuilt(NETWORK, weights)
+        rebuild(NETWORK, weights)
 
 
 @pytest.mark.parametrize(
@@ -159,10 +161,10 @@ def test_stem_and_head_are_found_in_any_order(tmp_path, model, channels):
     expected = Network(model, (), 64, False, "imagenet", tuple("0123456"), channels, 224)
     weights = expected.build().state_dict()
     for order in (sorted(weights), sorted(weights, reverse=True)):
-        found = described_by(tmp_path / "w", {name: weights[name] for name in order}, model)
+        found = infer_network(tmp_path / "w", {name: weights[name] for name in order}, model)
         assert (len(found.classes), found.channels, found.size) == (7, channels, 224)
         assert found.model == model
-    rebuilt(found, weights)
+    rebuild(found, weights)
 
 
 def test_published_names_that_differ_from_the_networks(tmp_path):
@@ -171,10 +173,10 @@ def test_published_names_that_differ_from_the_networks(tmp_path):
     old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): t
            for name, t in densenet.state_dict().items()}  # fmt: skip
     assert old.keys() != densenet.state_dict().keys()
-    found = rebuilt(described_by(tmp_path, old, "torchvision/densenet121", image_size=32), old)
+    found = rebuild(infer_network(tmp_path, old, "torchvision/densenet121", image_size=32), old)
     assert torch.equal(found.classifier.weight, densenet.classifier.weight)
     googlenet = torchvision.models.googlenet(num_classes=3, init_weights=False, aux_logits=True)
-    found = rebuilt(described_by(tmp_path, w := googlenet.state_dict(), "torchvision/googlenet"), w)
+    found = rebuild(infer_network(tmp_path, w := googlenet.state_dict(), "torchvision/googlenet"), w)
     assert torch.equal(found.fc.weight, googlenet.fc.weight)
     assert found.transform_input
 

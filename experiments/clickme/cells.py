@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from gala_cuda.clickme import MapRecord
+from gala_cuda.clickme import MapScoreMeter
 from gala_cuda.clickme.score import PAIRS, returns_maps
+from gala_cuda.data.batches import Batches
 from gala_cuda.data.load import Data
-from gala_cuda.data.sampling import Batches
-from gala_cuda.networks.network import read_weights, rebuilt
+from gala_cuda.networks.loading import read_weights, rebuild
 from gala_cuda.training.checkpoint import write_atomically
 from gala_cuda.training.evaluate import on
 from gala_cuda.training.loop import fit
@@ -69,7 +69,7 @@ def train(cell: Cell, settings: Settings, folder: Path, device: torch.device) ->
 def trained(cell: Cell, folder: Path) -> nn.Module:
     """The network of a cell that has run, on the CPU, in evaluation mode."""
     weights, network = read_weights(folder / cell.name / "last.safetensors")
-    return rebuilt(network, weights).eval()
+    return rebuild(network, weights).eval()
 
 
 @lru_cache(maxsize=3)
@@ -87,13 +87,13 @@ def measure(model: nn.Module, images: SceneImages, maps: bool) -> dict[str, Any]
     device = next(model.parameters()).device
     kinds = ("attention", "saliency") if returns_maps(model) else ("saliency",)
     every = math.ceil(len(images.labels) / PAIRS)
-    records = {kind: MapRecord(kind == "saliency", every) for kind in kinds if maps}
+    records = {kind: MapScoreMeter(kind == "saliency", every) for kind in kinds if maps}
     answers = []
     model.eval()
     for batch in Batches(images, AT_ONCE, train=False).epoch():
         pixels, labels = on(*batch[:2], device)
         for record in records.values():
-            record.add(record.look(model, pixels, labels)[1], *batch[2:])
+            record.add(record.compute_maps(model, pixels, labels)[1], *batch[2:])
         answers.append(model(pixels).argmax(1).cpu())
     answer = torch.cat(answers)
     wrong = answer != images.labels

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from gala_cuda.clickme.score import combined
+from gala_cuda.clickme.score import mean_over_layers
 from gala_cuda.inspection.sheet import overlay
 from gala_cuda.models.attention_maps import attention_maps, input_gradient
 
@@ -116,7 +116,7 @@ def draw_examples(results: Results, settings: Settings, folder: Path, path: Path
         model = trained(Cell(first["kind"], first["level"], first["seed"]), folder)
         _, attention = attention_maps(model, pixels)
         if attention:
-            maps[f"{title}\nattention"] = combined(attention, pixels.shape[2:])
+            maps[f"{title}\nattention"] = mean_over_layers(attention, pixels.shape[2:])
         maps[f"{title}\ngradient"] = input_gradient(model, pixels, labels)
     titles = [f"{CLASSES[label]}\non {CLASSES[cue]}" for label, cue in zip(labels, cues, strict=True)]
     overlay(pixels, maps, titles).savefig(path, dpi=120)

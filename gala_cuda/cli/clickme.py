@@ -53,13 +53,13 @@ def _check(args: argparse.Namespace) -> int:
     """1 where there are broken records."""
     with extra("train"):
         from ..console import PlainConsole, numbered
-        from ..data.human_maps.check import check, print_report
+        from ..data.human_maps.check import check, print_reports
     with _failures("FOLDER"):
         report = check(args.folder, numbered)
     if args.json:
         print(json.dumps({split: asdict(found) for split, found in report.items()}))
     else:
-        print_report(report, PlainConsole())
+        print_reports(report, PlainConsole())
     return int(any(found.broken for found in report.values()))
 
 
@@ -68,7 +68,7 @@ def _convert(args: argparse.Namespace) -> int:
     with extra("train"):
         from ..console import PlainConsole, numbered
         from ..data.human_maps.convert import convert
-        from ..data.human_maps.encode import KINDS as WRITERS
+        from ..data.human_maps.formats import WRITERS
     with _failures("SOURCE or TARGET"):
         written, left = convert(args.source, args.target, WRITERS[args.to], args.per_shard, numbered)
     console = PlainConsole()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..clickme.score import CEILING, PAIRS, MapRecord, MapScore, returns_maps
+from ..clickme.score import CEILING, PAIRS, MapScore, MapScoreMeter, returns_maps
 from ..errors import SettingError
 from ..training.recipe import Recipe, resolve
 from .arguments import add_weights_file, device, device_of, positive
@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
             say(f"tested on {recipe.source}, as {beside} says")
         elif recipe.clickme is None and recipe.data != given["data"]:
             say(f"tested on {recipe.data}")
-        data = load_images(recipe, recipe.batch_size, network.size, network.how, device, say)
+        data = load_images(recipe, recipe.batch_size, network.size, network.preprocessing, device, say)
         numbers = class_numbers(recipe, data, network, say)
         model = model.to(device).to(memory_format=torch.channels_last)
         every = math.ceil(data.test.images / PAIRS)
-        record = MapRecord(args.saliency or not returns_maps(model), every) if args.maps else None
+        record = MapScoreMeter(args.saliency or not returns_maps(model), every) if args.maps else None
         result = evaluate(model, data.test, device, recipe.precision, record, numbers)
         score = None if record is None else _score(record, args)
         if not world.main:
@@ -88,7 +88,7 @@ def _check_maps(args: argparse.Namespace, recipe: Recipe, processes: int) -> Non
         raise argparse.ArgumentError(None, f"argument --ceiling: is {args.ceiling}; expected a correlation, at most 1")
 
 
-def _score(record: MapRecord, args: argparse.Namespace) -> MapScore:
+def _score(record: MapScoreMeter, args: argparse.Namespace) -> MapScore:
     try:
         return record.score(args.ceiling)
     except ValueError as error:

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with extra("train"):
-        from ..data.shards import write_index
+        from ..data.shard_index import write_index
     try:
         path = write_index(args.folder)
     except (OSError, ValueError) as error:

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """Writes inspection.html and sheets as PNG to ``args.output``."""
     with extra("train"):
         from ..console import PlainConsole
+        from ..inspection.images import open_images
         from ..inspection.report import choose_columns, write_report
-        from ..inspection.sources import open_images
         from ..training.trained_network import open_network
     console, device, given = PlainConsole(), device_of(args), given_flags(args)
     with blaming_arguments(args):

@@ -1,4 +1,4 @@
-"""The names of the built-in sets, told from folders of the same names, and those of the augmentations."""
+"""Names that users choose from: the built-in data sets and the augmentations."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ DIGITS, SYNTHETIC = f"{PREFIX}digits", f"{PREFIX}synthetic"
 AUGMENTS = ("paper", "modern", "randaugment", "none")
 
 
-def located(source: str) -> str:
-    """Where images come from, without doubt: a built-in set as "builtin:NAME", a folder of such a name as "./NAME".
+def explicit_source(source: str) -> str:
+    """Where images come from, without ambiguity: a built-in set as "builtin:NAME", a folder of such a name as "./NAME".
 
-    "digits", "synthetic" and "synthetic:N" are short for the built-in sets where there is no folder of that name. Any
-    other source is as it was given.
+    "digits", "synthetic" and "synthetic:N" are short for the built-in sets unless there is a folder of that name. Any
+    other source is returned unchanged.
     """
     if f"{PREFIX}{source.partition(':')[0]}" not in (DIGITS, SYNTHETIC):
         return source

@@ -1,4 +1,4 @@
-"""What the readers of ClickMe give and the trainer takes."""
+"""One image with its human map: what the readers of ClickMe files return and what the trainer takes."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class ClickMeSample(NamedTuple):
-    """An image with the map of where people looked at it; or a batch of n of them, with one more dimension each."""
+    """An image with the map of where people looked at it. In a batch of n, each tensor has n as its first dimension."""
 
     image: Tensor  # [3, H, W] uint8 as read, float32 and normalised after the transform
     label: Tensor  # [] int64

@@ -1,14 +1,14 @@
-"""What may go wrong while images are read."""
+"""What can go wrong while images are read."""
 
 from ..errors import GalaError
 
 
 class UnreadableError(Exception):
-    """An image cannot be read; the message says why."""
+    """An image cannot be read; the message says why. It is skipped, up to a limit."""
 
 
 class UnreachableError(GalaError, RuntimeError):
-    """Where the images are does not answer as it should; no image is skipped for that."""
+    """A server does not answer as it should. The run ends: no image is skipped for that."""
 
 
 class TooManyUnreadableError(GalaError, RuntimeError):

@@ -1,14 +1,18 @@
-"""The images of a training, of whichever kind, as batches to train and to test on."""
+"""Loads the images to train and test on, from whichever kind of source, as batches."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import shards
-from .choices import PREFIX, located
-from .human_maps.images import clickme_folder
-from .pictures import IMAGENET, Preprocessing
-from .sampling import Batches, Images
-from .sources import builtin, image_folder, tar_shards
+from .augmentation import augmentation, centre_crop
+from .batches import Batches
+from .builtin import open_builtin
+from .choices import PREFIX, explicit_source
+from .datasets import ImageDataset, PictureDataset, PictureFiles
+from .human_maps.dataset import open_clickme_folder
+from .picture_folder import open_picture_folder
+from .preprocessing import IMAGENET, Preprocessing
+from .shard_index import is_shard_folder
+from .shards import is_address, open_shards
 
 
 @dataclass(frozen=True)
@@ -36,35 +40,47 @@ def load(
     rank: int = 0,
     world: int = 1,
     augment: str = "paper",
-    how: Preprocessing = IMAGENET,
-    maps: str | None = None,
+    preprocessing: Preprocessing = IMAGENET,
+    map_mode: str | None = None,
     pin_memory: bool = False,
 ) -> Data:
-    """The batches of one of ``world`` processes, ``batch_size`` images each, read by ``workers`` processes more.
+    """The batches of one of ``world`` processes, of ``batch_size`` images each, read by ``workers`` further processes.
 
-    ``source`` is "builtin:digits"; "builtin:synthetic", or "builtin:synthetic:N" for N images; one of these without
-    "builtin:", unless there is a folder of that name; a folder of pictures; a folder of tar shards; or the http(s)
-    address of shards with an index. See :func:`digits`, :func:`synthetic`, :func:`image_folder` and :func:`tar_shards`.
-    ``size`` is 224 unless given, of digits 32. ``augment`` is for pictures: :func:`pictures.augmentation` has the
-    choices, and ``how`` they are scaled, cropped and normalised. Other images are taken as they are. With ``maps``, how
-    human maps are processed, ``source`` is a folder as of :func:`gala_cuda.data.human_maps.images.clickme_folder`.
+    Args:
+        source: "builtin:digits"; "builtin:synthetic", or "builtin:synthetic:N" for N images; one of these without
+            "builtin:", unless there is a folder of that name; a folder of pictures; a folder of tar shards; or the
+            http(s) address of shards with an index. With ``map_mode``, a folder of ClickMe files.
+        size: of the images in pixels; 224 unless given, of digits 32.
+        augment: of pictures, see ``augmentation``. Built-in images are taken as they are.
+        preprocessing: how pictures are scaled, cropped and normalised.
+        map_mode: how human maps are processed, see ``process_map``.
 
     Raises:
-        FileNotFoundError, ValueError: as those functions say, or a number is out of range.
+        FileNotFoundError, ValueError: as the function says that opens this kind of source, or a number is out of range.
     """
-    source, notes = located(source) if maps is None else source, list[str]()
-    if maps is not None:
-        train, test, classes = clickme_folder(Path(source), size or 224, augment, maps, how)
+    notes = list[str]()
+    train: ImageDataset
+    test: ImageDataset
+    if map_mode is None:
+        source = explicit_source(source)
+    if map_mode is not None:
+        train, test, classes = open_clickme_folder(Path(source), size or 224, augment, map_mode, preprocessing)
     elif source.startswith(PREFIX):
-        train, test, classes = builtin(source, size)
+        train, test, classes = open_builtin(source, size)
         workers = 0  # there is nothing to do
-    elif shards.is_address(source) or shards.are_in(Path(source)):
-        train, test, classes = tar_shards(source, size or 224, augment, how)
     else:
-        train, test, classes = image_folder(Path(source), size or 224, augment, how, notes.append)
+        train_files: PictureFiles
+        test_files: PictureFiles
+        if is_address(source) or is_shard_folder(Path(source)):
+            train_files, test_files, classes = open_shards(source)
+        else:
+            train_files, test_files, classes = open_picture_folder(Path(source), notes.append)
+        side = size or 224
+        train = PictureDataset(train_files, augmentation(augment, side, preprocessing), side)
+        test = PictureDataset(test_files, centre_crop(side, preprocessing), side)
 
-    def batches(images: Images, train: bool) -> Batches:
-        return Batches(images, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)
+    def batches(dataset: ImageDataset, train: bool) -> Batches:
+        return Batches(dataset, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)
 
     channels, _, side = train.shape
     return Data(batches(train, True), batches(test, False), classes, channels, side, tuple(notes))

@@ -1,40 +1,40 @@
-"""Pictures of any of Pillow's modes as RGB: their contrast is kept, or they are refused."""
+"""Converts pictures of any of Pillow's modes to RGB with their contrast kept, or refuses them."""
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
 from .errors import UnreadableError
 
-LARGEST = 65_535  # of a grey picture of more than 8 bits
+LARGEST = 65_535  # value of a grey picture of more than 8 bits
 DARK = 32  # of 255: a picture with all values below is as good as black
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
     """A decoded picture in RGB.
 
-    - Grey of 16 or 32 bits or floating point is scaled, as :func:`eight_bits` says.
-    - What is transparent shows white: by an alpha channel, a palette's or a single colour.
+    - Grey of 16 or 32 bits or floating point is scaled by ``to_eight_bits``.
+    - Transparent pixels become white, whether an alpha channel, a palette or a single colour marks them.
     - Colour profiles are not applied. CMYK, YCbCr, LAB, palettes and black-and-white are converted by Pillow.
 
-    Raises UnreadableError where hardly any of the picture's contrast would be left, ValueError for a mode unknown here.
+    Raises UnreadableError where hardly any of the picture's contrast would be left, or ValueError for an unknown mode.
     """
-    if picture.mode == "F" or picture.mode.startswith("I"):  # I, I;16, I;16B: Pillow would cut at 255
-        return Image.fromarray(eight_bits(np.asarray(picture))).convert("RGB")
+    if picture.mode == "F" or picture.mode.startswith("I"):  # I, I;16, I;16B: Pillow would clip at 255
+        return Image.fromarray(to_eight_bits(np.asarray(picture))).convert("RGB")
     if picture.mode == "LAB":
         to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         return to_rgb.apply(picture)
     if picture.mode.endswith(("A", "a")) or "transparency" in picture.info:
-        clear, shown = picture.convert("RGBA"), Image.new("RGB", picture.size, "white")
-        shown.paste(clear, (0, 0), clear)
-        return shown
+        transparent, background = picture.convert("RGBA"), Image.new("RGB", picture.size, "white")
+        background.paste(transparent, (0, 0), transparent)
+        return background
     return picture.convert("RGB")
 
 
-def eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Whole numbers or floating point of at least 0, of any shape, as uint8.
+def to_eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Whole or floating-point numbers of at least 0, of any shape, as uint8.
 
     A file does not say how many bits its camera had, so the largest value does: white is the first of 255, 511, 1023,
-    ... 65535 that no value exceeds. Of the bits of whole numbers the upper 8 remain: values up to 255 are as they are.
+    ... 65535 that no value exceeds. Of the bits of whole numbers the upper 8 remain: values up to 255 are unchanged.
     If there are fractions, or no value reaches ``DARK``, white may also be 1, 3, 7, ... 127, or a half, a quarter, ...
 
     Raises UnreadableError: a value is negative, above 65535 or not finite.
@@ -55,7 +55,10 @@ def is_deep(picture: ImageFile.ImageFile) -> bool:
 
 
 def check_brightness(picture: Image.Image) -> None:
-    """Raises UnreadableError where too little is left of a picture that :func:`is_deep`, as of a 12-bit camera."""
+    """Checks what is left of a picture that ``is_deep``: of one by a 12-bit camera almost nothing is.
+
+    Raises UnreadableError.
+    """
     colours = [np.asarray(picture.getchannel(band)).max() for band in picture.getbands() if band != "A"]
     if max(colours) < DARK:
         raise UnreadableError(

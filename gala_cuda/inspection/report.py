@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..data.sampling import Images
+from ..data.datasets import ImageDataset
 from ..errors import GalaError
-from ..models.attention_maps import PAPER, attention_maps, chosen_layers, gala_blocks, input_gradient
-from ..networks.network import Network, NetworkError
+from ..models.attention_maps import PAPER, attention_maps, choose_blocks, gala_blocks, input_gradient
+from ..networks.errors import NetworkError
+from ..networks.network import Network
 from . import page
+from .images import InspectedImage, choose_evenly, may_have_human_maps, read_images
 from .sheet import overlay
-from .sources import Shown, has_maps, read, spread
 
 HUMAN, GRADIENT = "human map", "input gradient"
 ROWS = 16  # images of one forward pass and of one sheet
@@ -42,7 +43,7 @@ def choose_columns(model: nn.Module, network: Network, wanted: Sequence[str]) ->
     """
     names = gala_blocks(model)
     try:
-        layers = chosen_layers(names, wanted) if names or wanted else []
+        layers = choose_blocks(names, wanted) if names or wanted else []
     except ValueError as error:
         raise NetworkError("layers", str(error)) from error
     numbers = PAPER if network.model.endswith("resnet50") else {}
@@ -53,7 +54,7 @@ def choose_columns(model: nn.Module, network: Network, wanted: Sequence[str]) ->
 def write_report(
     model: nn.Module,
     classes: Sequence[str],
-    sources: Sequence[Images],
+    datasets: Sequence[ImageDataset],
     columns: Mapping[str, str],
     limit: int,
     heading: str,
@@ -62,15 +63,15 @@ def write_report(
 ) -> list[Path]:
     """Writes inspection.html and sheets of ``ROWS`` images into the folder ``output``; the paths of all of them.
 
-    At most ``limit`` images are taken, evenly spaced over ``sources``. ``columns`` are those of :func:`choose_columns`,
+    At most ``limit`` images are taken, evenly spaced over ``datasets``. ``columns`` are those of ``choose_columns``,
     before which human maps come where there are some; ``skip`` hears name and reason of each image that cannot be read.
 
     Raises:
         InspectionError: none of the images can be read, or a file cannot be written.
     """
-    if has_maps(sources):
+    if may_have_human_maps(datasets):
         columns = {HUMAN: HUMAN, **columns}
-    images = read(spread(sources, limit), skip)
+    images = read_images(choose_evenly(datasets, limit), skip)
     parts = (see(model, part, classes, columns) for part in iter(lambda: list(islice(images, ROWS)), []))
     try:
         return _write(parts, heading, list(columns.values()), output)
@@ -78,7 +79,7 @@ def write_report(
         raise InspectionError(f"cannot write {error.filename or output}: {error.strerror}") from error
 
 
-def see(model: nn.Module, images: list[Shown], classes: Sequence[str], columns: Mapping[str, str]) -> Rows:
+def see(model: nn.Module, images: list[InspectedImage], classes: Sequence[str], columns: Mapping[str, str]) -> Rows:
     """The maps of ``columns``, from "human map", names of blocks and "input gradient" to their titles.
 
     The gradient is that of the true class's logit, where that class is known, else of the answer's.

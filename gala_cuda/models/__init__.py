@@ -1,43 +1,9 @@
-"""ResNet, SE-ResNet and GALA-ResNet, and conversion of ResNets that are already there."""
+"""ResNet, SE-ResNet and GALA-ResNet, and the conversion of existing ResNets to GALA."""
 
+from . import resnet
 from .convert import convert
-from .resnet import (
-    ResNet,
-    gala_resnet18,
-    gala_resnet26,
-    gala_resnet34,
-    gala_resnet50,
-    gala_resnet101,
-    resnet18,
-    resnet26,
-    resnet34,
-    resnet50,
-    resnet101,
-    se_resnet18,
-    se_resnet26,
-    se_resnet34,
-    se_resnet50,
-    se_resnet101,
-)
+from .resnet import *  # noqa: F403
 from .squeeze_excite import SqueezeExcite
 
-__all__ = [
-    "ResNet",
-    "SqueezeExcite",
-    "convert",
-    "gala_resnet18",
-    "gala_resnet26",
-    "gala_resnet34",
-    "gala_resnet50",
-    "gala_resnet101",
-    "resnet18",
-    "resnet26",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "se_resnet18",
-    "se_resnet26",
-    "se_resnet34",
-    "se_resnet50",
-    "se_resnet101",
-]
+__all__ = ["SqueezeExcite", "convert"]
+__all__ += resnet.__all__

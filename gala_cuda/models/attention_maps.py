@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layer import GALA
-from .blocks import select
+from .blocks import select_blocks
 
 PAPER = {"layer3.1": 27, "layer3.3": 33, "layer3.5": 39}  # the blocks of ResNet-50 in the paper's figure, its numbers
 SHOWN = 3  # blocks, where nothing else is asked for
@@ -39,7 +39,7 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient, dim=1)
 
 
-def chosen_layers(names: Sequence[str], wanted: Sequence[str] = ()) -> list[str]:
+def choose_blocks(names: Sequence[str], wanted: Sequence[str] = ()) -> list[str]:
     """Of the blocks ``names`` those that ``wanted`` leads to, such as "layer3" or "layer3.0".
 
     Without ``wanted`` they are the paper's (its figure shows layers 27, 33 and 39, layer3.1, .3 and .5 of ResNet-50)
@@ -49,7 +49,7 @@ def chosen_layers(names: Sequence[str], wanted: Sequence[str] = ()) -> list[str]
         ValueError: an entry of ``wanted`` leads to no block.
     """
     if wanted:
-        return select(names, wanted, "layers")
+        return select_blocks(names, wanted, "layers")
     if set(PAPER) <= set(names):
         return [*PAPER]
     count = min(SHOWN, len(names))
@@ -57,7 +57,7 @@ def chosen_layers(names: Sequence[str], wanted: Sequence[str] = ()) -> list[str]
 
 
 def gala_blocks(model: nn.Module) -> list[str]:
-    """The names of the blocks with GALA, in the network's order, as :func:`attention_maps` gives them."""
+    """The names of the blocks with GALA, in the network's order, as ``attention_maps`` gives them."""
     return [name for name, _ in _layers(model)]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from ..layer import GALA
 
 
-def select(names: Iterable[str], where: str | Sequence[str], argument: str) -> list[str]:
+def select_blocks(names: Iterable[str], where: str | Sequence[str], argument: str) -> list[str]:
     """The block names that an entry of ``where`` equals or leads to: "layer3" leads to "layer3.0", not to "layer30.0".
 
     Raises ValueError, naming ``argument`` and the names that exist, for an entry that leads to no block.

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..backends.interface import DTYPES
 from ..layer import GALA
-from .blocks import last_layers, select
-from .narrow import guard
+from .blocks import last_layers, select_blocks
+from .narrow_convs import replace_narrow_convs
 
 Model = TypeVar("Model", bound=nn.Module)
 Forms = dict[type[nn.Module], type[nn.Module]]
@@ -72,7 +72,7 @@ def convert(
     forms = {name: found for name, module in modules.items() if (found := _gala_forms(module))}
     if not forms:
         raise ValueError(f"model is a {type(model).__name__}{_of_what(modules)}; expected {_KNOWN}")
-    chosen = select(forms, where, "where")
+    chosen = select_blocks(forms, where, "where")
     reasons = {name: _why_not(modules[name], forms[name], keep_output) for name in chosen}
     refused = [f"{name} {reason}" for name, reason in reasons.items() if reason]
     if refused:
@@ -84,7 +84,7 @@ def convert(
             _double(last_layers(block)[1])
         block.__class__ = forms[name][type(block)]
         block.attention = layer
-    guard(model)
+    replace_narrow_convs(model)
     return model
 
 

@@ -1,17 +1,37 @@
-"""ResNet, SE-ResNet and GALA-ResNet."""
+"""ResNet, SE-ResNet and GALA-ResNet in depths from 18 to 101."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layer import GALA
-from .blocks import BasicBlock, Bottleneck, last_layers, maps_wanted, select
-from .narrow import guard
+from .blocks import BasicBlock, Bottleneck, last_layers, maps_wanted, select_blocks
+from .narrow_convs import replace_narrow_convs
 from .squeeze_excite import SqueezeExcite
 
+__all__ = [
+    "ResNet",
+    "gala_resnet18",
+    "gala_resnet26",
+    "gala_resnet34",
+    "gala_resnet50",
+    "gala_resnet101",
+    "resnet18",
+    "resnet26",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "se_resnet18",
+    "se_resnet26",
+    "se_resnet34",
+    "se_resnet50",
+    "se_resnet101",
+]
+
+# By depth: the kind of residual block, and how many of them in each stage.
 ARCHITECTURES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     26: (Bottleneck, (2, 2, 2, 2)),
@@ -91,7 +111,7 @@ class ResNet(nn.Module):
                 channels = width * 2**i * block.expansion
             self.add_module(stage_name, stage)
         self.fc = nn.Linear(channels, num_classes, **factory)
-        guard(self)
+        replace_narrow_convs(self)
         self._init_weights(zero_init_residual)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
@@ -133,56 +153,76 @@ class ResNet(nn.Module):
         return (logits, maps) if return_maps else logits
 
 
+MODELS: dict[str, Callable[..., ResNet]] = {}  # the functions below, by their names
+Builder = TypeVar("Builder", bound=Callable[..., ResNet])
+
+
+def _named(builder: Builder) -> Builder:
+    MODELS[builder.__name__] = builder
+    return builder
+
+
+@_named
 def resnet18(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-18. Options: in_channels, stem, width, zero_init_residual, device, dtype, as of ``ResNet``."""
     return ResNet(18, num_classes, **options)
 
 
+@_named
 def resnet26(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-26, two Bottlenecks a stage. Options as of ``resnet18``."""
     return ResNet(26, num_classes, **options)
 
 
+@_named
 def resnet34(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-34. Options as of ``resnet18``."""
     return ResNet(34, num_classes, **options)
 
 
+@_named
 def resnet50(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-50. Options as of ``resnet18``."""
     return ResNet(50, num_classes, **options)
 
 
+@_named
 def resnet101(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-101. Options as of ``resnet18``."""
     return ResNet(101, num_classes, **options)
 
 
+@_named
 def se_resnet18(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-18: ``SqueezeExcite`` at the end of every dense path. Options as of ``resnet18``."""
     return _se_resnet(18, num_classes, reduction, **options)
 
 
+@_named
 def se_resnet26(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-26. Options as of ``se_resnet18``."""
     return _se_resnet(26, num_classes, reduction, **options)
 
 
+@_named
 def se_resnet34(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-34. Options as of ``se_resnet18``."""
     return _se_resnet(34, num_classes, reduction, **options)
 
 
+@_named
 def se_resnet50(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-50. Options as of ``se_resnet18``."""
     return _se_resnet(50, num_classes, reduction, **options)
 
 
+@_named
 def se_resnet101(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-101. Options as of ``se_resnet18``."""
     return _se_resnet(101, num_classes, reduction, **options)
 
 
+@_named
 def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-18 with ``gala_cuda.GALA`` at the end of the dense paths of ``layers``.
 
@@ -201,21 +241,25 @@ def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer
     return _gala_resnet(18, num_classes, layers, **options)
 
 
+@_named
 def gala_resnet26(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-26 with GALA. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(26, num_classes, layers, **options)
 
 
+@_named
 def gala_resnet34(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-34 with GALA. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(34, num_classes, layers, **options)
 
 
+@_named
 def gala_resnet50(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """The paper's GALA-ResNet-50. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(50, num_classes, layers, **options)
 
 
+@_named
 def gala_resnet101(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-101 with GALA. Arguments as of ``gala_resnet18``."""
     return _gala_resnet(101, num_classes, layers, **options)
@@ -243,7 +287,7 @@ def _gala_resnet(
 ) -> ResNet:
     model = ResNet(depth, num_classes, **options)
     blocks = dict(model.blocks())
-    for name in select(blocks, layers, "layers"):
+    for name in select_blocks(blocks, layers, "layers"):
         conv, _ = last_layers(blocks[name])
         blocks[name].attention = GALA(
             conv.out_channels,

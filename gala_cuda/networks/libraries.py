@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision: how they are built, and how their pictures are to be prepared."""
+"""Networks of timm and torchvision: how they are built, and how their pictures are preprocessed."""
 
 import math
 import re
@@ -8,22 +8,14 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
-from ..data.pictures import IMAGENET, Preprocessing
-from ..errors import SettingError
-from ..models.narrow import guard
+from ..data.preprocessing import IMAGENET, Preprocessing
+from ..models.narrow_convs import replace_narrow_convs
+from .errors import NetworkError
 
-NAMES = ("timm", "torchvision")
-SIZE = 224  # pixels, where a library does not say
-# Of torchvision: their outputs in training are several, unless they are built without the auxiliary ones; and their
-# published weights expect them to rescale the images themselves.
+DEFAULT_SIZE = 224  # pixels, where a library does not say
+# Models of torchvision that have several outputs in training unless they are built without the auxiliary ones; and
+# whose published weights expect them to rescale the images themselves. With the prefixes of the auxiliary weights.
 _AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-
-
-class NetworkError(SettingError):
-    """There is no such network, or it cannot have what is asked of it; ``name`` is the argument."""
-
-    def __init__(self, name: str, problem: str):
-        super().__init__((name,), problem)
 
 
 def build(model: str, classes: int, channels: int, size: int) -> nn.Module:
@@ -32,7 +24,7 @@ def build(model: str, classes: int, channels: int, size: int) -> nn.Module:
     Raises:
         NetworkError: there is none, or it does not take so many channels or images of ``size`` pixels.
     """
-    library, name = _found(model)
+    library, name = _library_and_name(model)
     options: dict[str, Any] = {}
     if library == "torchvision":
         if channels != 3:
@@ -61,22 +53,22 @@ def build(model: str, classes: int, channels: int, size: int) -> nn.Module:
             problem = f"{model} cannot be built for images of {size} pixels: {error}"
             raise NetworkError("image_size", problem) from error
         raise NetworkError("model", f"{model} cannot be built: {error}") from error
-    guard(network)
+    replace_narrow_convs(network)
     return network
 
 
-def as_built(model: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published ``weights`` of ``model`` by the names that :func:`build` has, without what it leaves out."""
+def rename_published(model: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published ``weights`` of ``model`` by the names of a model by ``build``, without those that it leaves out."""
     left_out = _AUXILIARY.get(model.removeprefix("torchvision/"), ())
-    found = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
     if model.startswith("torchvision/densenet"):  # named as in 2017: denselayer1.norm.1.weight
-        return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in found.items()}
-    return found
+        return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in kept.items()}
+    return kept
 
 
-def channels_of(model: str, weights: Mapping[str, Tensor]) -> int:
-    """Channels of the images that ``weights`` of ``model`` take."""
-    library, name = _found(model)
+def input_channels(model: str, weights: Mapping[str, Tensor]) -> int:
+    """How many channels the images have that ``model`` with ``weights`` takes."""
+    library, name = _library_and_name(model)
     if library == "timm":
         import timm
 
@@ -88,46 +80,46 @@ def channels_of(model: str, weights: Mapping[str, Tensor]) -> int:
     return 3
 
 
-def preparation(model: str, size: int | None, file: str | None = None) -> tuple[int, Preprocessing]:
-    """(size in pixels, the rest) as the library's own configuration of ``model`` says, but for a given ``size``.
+def published_preprocessing(model: str, size: int | None, file: str | None = None) -> tuple[int, Preprocessing]:
+    """(size in pixels, preprocessing) by the library's own configuration of ``model``; a given ``size`` stays.
 
-    ``file`` is the name of a file of weights; torchvision publishes several of a network, not all alike.
+    ``file`` is the name of a weights file: torchvision publishes several for a network, not all of them alike.
 
     Raises:
         NetworkError: there is no such network, or its images are not square.
     """
-    library, name = _found(model)
-    return (_of_torchvision if library == "torchvision" else _of_timm)(name, size, file)
+    library, name = _library_and_name(model)
+    return _torchvision_preprocessing(name, size, file) if library == "torchvision" else _timm_preprocessing(name, size)
 
 
-def _of_torchvision(name: str, size: int | None, file: str | None) -> tuple[int, Preprocessing]:
+def _torchvision_preprocessing(name: str, size: int | None, file: str | None) -> tuple[int, Preprocessing]:
     published = torchvision.models.get_model_weights(name)
     if not len(published):
-        return size or SIZE, IMAGENET
-    named = [each for each in published if each.url.rpartition("/")[2] == file]
-    how = (named or [published.DEFAULT])[0].transforms()
-    (crop,), (resize,) = how.crop_size, how.resize_size
-    found = Preprocessing(tuple(how.mean), tuple(how.std), how.interpolation.value, (crop, resize))
-    return size or crop, found
+        return size or DEFAULT_SIZE, IMAGENET
+    of_file = [each for each in published if each.url.rpartition("/")[2] == file]
+    transforms = (of_file or [published.DEFAULT])[0].transforms()
+    (crop,), (resize,) = transforms.crop_size, transforms.resize_size
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return size or crop, Preprocessing(mean, std, transforms.interpolation.value, (crop, resize))
 
 
-def _of_timm(name: str, size: int | None, file: str | None) -> tuple[int, Preprocessing]:
+def _timm_preprocessing(name: str, size: int | None) -> tuple[int, Preprocessing]:
     import timm
 
     config = timm.get_pretrained_cfg(name)
     if config is None:
-        return size or SIZE, IMAGENET
+        return size or DEFAULT_SIZE, IMAGENET
     given = {} if size is None else {"input_size": (3, size, size)}
-    found = timm.data.resolve_data_config(given, pretrained_cfg=config.to_dict())
-    _, height, width = found["input_size"]
+    resolved = timm.data.resolve_data_config(given, pretrained_cfg=config.to_dict())
+    _, height, width = resolved["input_size"]
     if height != width:
         raise NetworkError("image_size", f"timm/{name} takes images of {height} x {width} pixels; expected a square")
-    mean, std = (tuple(map(float, found[name])) for name in ("mean", "std"))
-    crop = height, math.floor(height / found["crop_pct"])
-    return height, Preprocessing(mean, std, found["interpolation"], crop, found["crop_mode"] == "squash")
+    mean, std = (tuple(map(float, resolved[name])) for name in ("mean", "std"))
+    crop = height, math.floor(height / resolved["crop_pct"])
+    return height, Preprocessing(mean, std, resolved["interpolation"], crop, resolved["crop_mode"] == "squash")
 
 
-def _found(model: str) -> tuple[str, str]:
+def _library_and_name(model: str) -> tuple[str, str]:
     library, _, name = model.partition("/")
     if library == "timm":
         import timm

@@ -20,7 +20,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
+from .errors import WeightsError
 from .file_kinds import AGAIN, HEAD, is_safetensors, why_no_weights
 
 # Where trainings keep the weights; averaged ones first: they are what was tested.
@@ -36,13 +36,6 @@ _UNREADABLE = (
     AssertionError, AttributeError, EOFError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError,
     ValueError, pickle.UnpicklingError, safetensors.SafetensorError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
-
-
-class WeightsError(SettingError):
-    """A file of weights cannot be read, or is another network's."""
-
-    def __init__(self, problem: str):
-        super().__init__(("weights",), problem)
 
 
 class WeightsFile(NamedTuple):

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..clickme.score import MapRecord, MapScore
-from ..data.sampling import Batches
+from ..clickme.score import MapScore, MapScoreMeter
+from ..data.batches import Batches
 from .distributed import add_up
 from .meters import format_loss, hits
 
@@ -40,7 +40,7 @@ def evaluate(
     batches: Batches,
     device: torch.device,
     precision: str = "float32",
-    record: MapRecord | None = None,
+    record: MapScoreMeter | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Evaluation:
     """The result over all ranks, in evaluation mode; the mode is restored.
@@ -63,7 +63,7 @@ def evaluate(
             labels = number_of[labels]
         with autocast(device, precision):
             if human and record is not None:
-                logits, maps = record.look(model, images, labels)
+                logits, maps = record.compute_maps(model, images, labels)
                 record.add(maps, *human)
             else:
                 logits = model(images)

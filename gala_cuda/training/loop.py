@@ -9,8 +9,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from ..data.batches import Batch
 from ..data.load import Data
-from ..data.sampling import Batch
 from ..errors import GalaError
 from . import distributed
 from .checkpoint import Checkpoint

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from ..data.sampling import seed_of
+from ..data.batches import derive_seed
 from ..layer import GALA
 from ..models import SqueezeExcite
 from .distributed import fill
@@ -52,7 +52,7 @@ def mix(recipe: Recipe, classes: int, rank: int) -> Mix | None:
 
     def mixed(images: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed_of(recipe.seed, rank, number))
+            torch.default_generator.manual_seed(derive_seed(recipe.seed, rank, number))
             return transform(images, labels)
 
     return mixed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..clickme.loss import WEIGHTS
-from ..data.choices import AUGMENTS, DIGITS, SYNTHETIC, located
+from ..data.choices import AUGMENTS, DIGITS, SYNTHETIC, explicit_source
 from ..errors import SettingError
 from ..version import __version__
 
@@ -193,7 +193,7 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
             raise RecipeError("recipe", f"has a field {name!r}; expected some of {', '.join(types)}")
         values[name] = _typed(name, value, types[name])
     if "data" in values:
-        values["data"] = located(values["data"])
+        values["data"] = explicit_source(values["data"])
     return Recipe(**values)
 
 

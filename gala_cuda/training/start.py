@@ -10,11 +10,11 @@ from torch import nn
 
 from ..data.choices import DIGITS
 from ..data.load import Data, load
-from ..data.pictures import IMAGENET, Preprocessing
+from ..data.preprocessing import IMAGENET, Preprocessing
 from ..errors import SettingError
-from ..networks import network as networks
-from ..networks.classes import places
-from ..networks.network import Network
+from ..networks.classes import match_classes
+from ..networks.loading import initial_model
+from ..networks.network import Network, default_preprocessing
 from . import distributed
 from .loop import images_per_part
 from .recipe import Recipe, RecipeError
@@ -43,36 +43,36 @@ def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
     if recipe.keep_output and not recipe.weights:
         raise RecipeError("keep_output", "is True, but weights is None; expected --weights FILE", ["weights"])
     file = None if recipe.weights is None else Path(recipe.weights).name
-    size, how = networks.prepared(recipe.model, recipe.image_size, file)
+    size, preprocessing = default_preprocessing(recipe.model, recipe.image_size, file)
     size = recipe.image_size if recipe.source == DIGITS else size
-    data = load_images(recipe, images_per_part(recipe), size, how, device, say)
+    data = load_images(recipe, images_per_part(recipe), size, preprocessing, device, say)
     say(
         f"data: {recipe.source}: {data.train.total:,} images of {len(data.classes):,} classes to train on, "
         f"{data.test.total:,} held out"
     )
-    network = network_of(recipe, data.classes, data.channels, data.size, how)
+    network = network_of(recipe, data.classes, data.channels, data.size, preprocessing)
     recipe = replace(recipe, image_size=network.size, width=network.width)
     torch.manual_seed(recipe.seed)
-    model = networks.start(network, recipe.weights)
+    model = initial_model(network, recipe.weights)
     check_training(model, network, recipe, data.train.images // len(data.train) // distributed.world().size)
     return Start(model, network, data, recipe)
 
 
 def load_images(
-    recipe: Recipe, batch_size: int, size: int | None, how: Preprocessing, device: torch.device, say: Say
+    recipe: Recipe, batch_size: int, size: int | None, preprocessing: Preprocessing, device: torch.device, say: Say
 ) -> Data:
-    """This process's share of the images of ``recipe``, in batches: ``size`` pixels, prepared as ``how`` says.
+    """This process's share of the images of ``recipe``, in batches: ``size`` pixels, after ``preprocessing``.
 
     Raises:
         SettingError: they cannot be had.
     """
     world = distributed.world()
     blurred = recipe.clickme_loss == "harmonization"  # gala_tpu's loss blurs them itself, after the crop
-    maps = None if recipe.clickme is None else "harmonization" if blurred else "paper"
+    map_mode = None if recipe.clickme is None else "harmonization" if blurred else "paper"
     try:
         data = load(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
-            augment=recipe.augment, how=how, maps=maps, pin_memory=device.type == "cuda",
+            augment=recipe.augment, preprocessing=preprocessing, map_mode=map_mode, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
         raise SettingError([recipe.source_field], str(error)) from error
@@ -82,12 +82,12 @@ def load_images(
 
 
 def network_of(
-    recipe: Recipe, classes: tuple[str, ...], channels: int, size: int, how: Preprocessing = IMAGENET
+    recipe: Recipe, classes: tuple[str, ...], channels: int, size: int, preprocessing: Preprocessing = IMAGENET
 ) -> Network:
-    """The network of ``recipe`` for images of ``channels`` and ``size`` pixels, prepared as ``how`` says."""
+    """The network of ``recipe`` for images of ``channels`` and ``size`` pixels, after ``preprocessing``."""
     stem = "small" if size < SMALL_IMAGE else "imagenet"
     width = recipe.width or (16 if recipe.source == DIGITS else 64)
-    return Network(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, how)
+    return Network(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, preprocessing)
 
 
 def class_numbers(recipe: Recipe, data: Data, network: Network, say: Say) -> list[int]:
@@ -101,7 +101,7 @@ def class_numbers(recipe: Recipe, data: Data, network: Network, say: Say) -> lis
             raise ValueError(
                 f"has images of {data.channels} channels; expected {network.channels}, as the network takes"
             )
-        numbers, note = places(data.classes, network.classes)
+        numbers, note = match_classes(data.classes, network.classes)
     except ValueError as error:
         raise SettingError([recipe.source_field], f"{recipe.source} {error}") from error
     if note is not None:

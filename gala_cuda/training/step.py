@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clickme.score import MapRecord, returns_maps
-from ..data.sampling import Batch
+from ..clickme.score import MapScoreMeter, returns_maps
+from ..data.batches import Batch
 from . import distributed
 from .evaluate import autocast, on
 from .meters import Meter, training_flops
@@ -97,10 +97,10 @@ class Stepper:
         with autocast(self.device, self.recipe.precision):
             return self.called(images, **options)
 
-    def record(self) -> MapRecord | None:
+    def record(self) -> MapScoreMeter | None:
         """For test images with human maps: of attention, or of input gradients where those are taught; else None."""
         saliency = self._supervision is not None and self._supervision.by_gradients
-        return MapRecord(saliency) if saliency or returns_maps(self.model) else None
+        return MapScoreMeter(saliency) if saliency or returns_maps(self.model) else None
 
     @property
     def supervision(self) -> Supervision:

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..models.blocks import select
-from ..networks import network as networks
+from ..models.blocks import select_blocks
 from ..networks import weights_file
-from ..networks.network import Network, NetworkError, WeightsError
+from ..networks.errors import NetworkError, WeightsError
+from ..networks.loading import infer_network, rebuild
+from ..networks.network import Network, default_preprocessing
 from .recipe import Recipe, RecipeError, resolve
 from .trial import check
 
@@ -39,19 +40,19 @@ def open_network(
     if file.entry is not None:
         averaged = " (averaged)" if file.entry.split(".")[-1] in weights_file.AVERAGED else ""
         say(f"weights: {file.entry} of {path}{averaged}")
-    network = networks.named_in(file.metadata, path)
+    network = Network.from_metadata(file.metadata, path)
     if network is None:
-        network = networks.described_by(
+        network = infer_network(
             path, file.tensors, given.get("model"), recipe.layers, recipe.keep_output, recipe.image_size
         )
-        say(f"pictures, as is usual for {network.model}: {network.how.described(network.size)}")
+        say(f"pictures, as is usual for {network.model}: {network.preprocessing.describe(network.size)}")
     else:
         _refuse_others(path, network, file.tensors, {name: given[name] for name in fixed if name in given})
     size = recipe.image_size or network.size
     try:
-        model = networks.rebuilt(replace(network, size=size), file.tensors)
+        model = rebuild(replace(network, size=size), file.tensors)
     except WeightsError as error:
-        usual, _ = networks.prepared(network.model, None)
+        usual, _ = default_preprocessing(network.model, None)
         if recipe.image_size and _fit(replace(network, size=usual or network.size), file.tensors):
             raise NetworkError(
                 "image_size", f"image_size is {size}, and {path} is for other images: {error}"
@@ -64,7 +65,7 @@ def open_network(
 
 def _fit(network: Network, weights: Mapping[str, Tensor]) -> bool:
     try:
-        networks.rebuilt(network, weights)
+        rebuild(network, weights)
     except (NetworkError, WeightsError):
         return False
     return True
@@ -100,7 +101,7 @@ def _refuse_others(path: Path, network: Network, weights: Collection[str], given
     """Raises NetworkError for a field that contradicts what ``path`` says of its network."""
     for name, field in given.items():
         value = tuple(field) if isinstance(field, list) else field
-        own = network.attended if name == "layers" else getattr(network, name)
+        own = network.gala_layers if name == "layers" else getattr(network, name)
         if value == own or (name == "layers" and _blocks(weights, value) == _blocks(weights, own)):
             continue
         here, there = (" ".join(entry) if isinstance(entry, tuple) else entry for entry in (value, own))
@@ -111,6 +112,6 @@ def _blocks(weights: Collection[str], layers: tuple[str, ...]) -> list[str]:
     """The residual blocks, among those whose ``weights`` there are, that ``layers`` lead to."""
     names = [name.removesuffix(".conv1.weight") for name in weights if name.endswith(".conv1.weight")]
     try:
-        return select(names, layers, "layers") if layers else []
+        return select_blocks(names, layers, "layers") if layers else []
     except ValueError as error:
         raise NetworkError("layers", str(error)) from error

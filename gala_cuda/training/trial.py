@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..networks.network import Network, NetworkError
+from ..networks.errors import NetworkError
+from ..networks.network import Network
 from .recipe import Recipe, RecipeError
 
 # What networks raise, theirs and ours, on images that they cannot take.

@@ -1,4 +1,4 @@
-"""What is in ClickMe's files, and what is wrong with them."""
+"""Checks ClickMe's files: reads every record, counts, measures ranges, and names what is broken."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -12,22 +12,22 @@ from ..clickme_sample import ClickMeSample
 from ..errors import UnreadableError
 from ..folders import CLASSES
 from .convert import Track
-from .images import checked_class, class_names
-from .samples import open_splits
+from .dataset import check_class, find_class_names
+from .split_reader import open_splits
 
 
 @dataclass
-class Spread:
+class ValueRange:
     """The smallest and the largest of some values; None before there are any."""
 
     least: float | None = None
     most: float | None = None
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
-        spread = cls()
-        spread.add(values)
-        return spread
+    def of(cls, values: Iterable[float]) -> "ValueRange":
+        values_range = cls()
+        values_range.add(values)
+        return values_range
 
     def add(self, values: Iterable[float]) -> None:
         for value in values:
@@ -41,20 +41,20 @@ class Spread:
 
 
 @dataclass
-class Split:
-    """Counts and ranges of a split's readable records, and the names of the others."""
+class SplitReport:
+    """What is in a split: counts and ranges of its readable records, and the names of the broken ones."""
 
     records: int
     formats: dict[str, int] = field(default_factory=dict)
     with_map: int = 0
     without_map: int = 0
     classes: dict[int, int] = field(default_factory=dict)
-    image_sides: Spread = field(default_factory=Spread)
-    image_values: Spread = field(default_factory=Spread)
-    map_sides: Spread = field(default_factory=Spread)
-    map_values: Spread = field(default_factory=Spread)  # of those that are there
-    duplicates: dict[str, str] = field(default_factory=dict)  # by name: the first record with the same image
-    broken: dict[str, str] = field(default_factory=dict)  # by name: why
+    image_sides: ValueRange = field(default_factory=ValueRange)
+    image_values: ValueRange = field(default_factory=ValueRange)
+    map_sides: ValueRange = field(default_factory=ValueRange)
+    map_values: ValueRange = field(default_factory=ValueRange)  # of images with a map
+    duplicates: dict[str, str] = field(default_factory=dict)  # name to that of the first record with the same image
+    broken: dict[str, str] = field(default_factory=dict)  # name to reason
 
     def add(self, sample: ClickMeSample) -> None:
         self.with_map += bool(sample.has_map)
@@ -68,48 +68,49 @@ class Split:
             self.map_values.add(map(float, sample.heatmap.aminmax()))
 
 
-def check(folder: Path, track: Track) -> dict[str, Split]:
+def check(folder: Path, track: Track) -> dict[str, SplitReport]:
     """Reads every record of every split of ``folder``.
 
-    Broken are those that a training would skip, also for a label outside ``folder``/classes.txt. An image that is in
-    two records, of one split or of two, is told; it is no fault.
+    A record counts as broken where a training would skip it, also for a label outside ``folder``/classes.txt. An image
+    that is in two records, of one split or of two, is reported and not counted as a fault.
 
     Raises FileNotFoundError where there are no ClickMe files.
     """
     splits = open_splits(folder)
-    classes = len(class_names(folder, [])) if (folder / CLASSES).is_file() else None
-    report, first = dict[str, Split](), dict[bytes, str]()
+    num_classes = len(find_class_names(folder, [])) if (folder / CLASSES).is_file() else None
+    reports, first = dict[str, SplitReport](), dict[bytes, str]()
     for split, samples in splits.items():
-        report[split] = found = Split(len(samples))
+        reports[split] = report = SplitReport(len(samples))
         for index in track(samples, split):
-            name = samples.name(index)
-            format = samples.format(index)
-            found.formats[format] = found.formats.get(format, 0) + 1
+            name, format_name = samples.name(index), samples.format_name(index)
+            report.formats[format_name] = report.formats.get(format_name, 0) + 1
             try:
-                sample = checked_class(samples.read(index), classes)
+                sample = samples.read(index)
+                if num_classes is not None:
+                    check_class(sample, num_classes)
             except UnreadableError as error:
-                found.broken[name] = str(error)
+                report.broken[name] = str(error)
                 continue
-            found.add(sample)
+            report.add(sample)
             digest = hashlib.blake2b(sample.image.numpy().tobytes(), digest_size=16).digest()
             if digest in first:
-                found.duplicates[name] = first[digest]
+                report.duplicates[name] = first[digest]
             else:
                 first[digest] = name
-    return report
+    return reports
 
 
-def print_report(report: dict[str, Split], console: Console) -> None:
+def print_reports(reports: dict[str, SplitReport], console: Console) -> None:
     """A table with a column for each split, then a line for each broken record."""
-    table = Table("", *report, box=None, pad_edge=False)
-    rows: dict[str, Callable[[Split], object]] = {
+    table = Table("", *reports, box=None, pad_edge=False)
+    rows: dict[str, Callable[[SplitReport], object]] = {
         "records": lambda split: f"{split.records:,}",
         "format": lambda split: ", ".join(split.formats),
         "with a map": lambda split: f"{split.with_map:,}",
         "without": lambda split: f"{split.without_map:,}",
         "broken": lambda split: f"{len(split.broken):,}",
         "classes": lambda split: f"{len(split.classes):,}",
-        "images of a class": lambda split: Spread.of(split.classes.values()),
+        "images of a class": lambda split: ValueRange.of(split.classes.values()),
         "image: sides": lambda split: split.image_sides,
         "image: values": lambda split: split.image_values,
         "map: sides": lambda split: split.map_sides,
@@ -117,8 +118,8 @@ def print_report(report: dict[str, Split], console: Console) -> None:
         "duplicate images": lambda split: f"{len(split.duplicates):,}",
     }
     for name, value in rows.items():
-        table.add_row(name, *(str(value(split)) for split in report.values()))
+        table.add_row(name, *(str(value(split)) for split in reports.values()))
     console.print(table)
-    for split in report.values():
-        for name, why in split.broken.items():
-            console.print(f"broken: {name}: {why}", markup=False, highlight=False, soft_wrap=True)
+    for split in reports.values():
+        for name, reason in split.broken.items():
+            console.print(f"broken: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)

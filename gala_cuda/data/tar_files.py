@@ -1,4 +1,4 @@
-"""The tar files of a folder, and the images in them with their places."""
+"""The tar files of a folder, and where the images lie in each of them."""
 
 import re
 import tarfile
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .compression import advice, compression
-from .folders import files_of_split, is_litter, split_folder, splits_named
+from .folders import files_of_split, is_litter, split_folder
 from .picture_files import EXTENSIONS
 
-HEAD, CLASS_BYTES = 512, 64  # that are read of a file to tell what it is, and of a .cls
-_NAME = re.compile(r"\.(tar(\.(gz|z|bz2|xz|zst|lz4))?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)  # compressed: to be refused
+HEAD, CLASS_BYTES = 512, 64  # bytes read of a file to recognise its compression, and of a .cls member
+# Compressed ones are found too, and refused when they are read.
+_NAME = re.compile(r"\.(tar(\.(gz|z|bz2|xz|zst|lz4))?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,7 @@ class Shard:
     labels: list[int]
 
 
-def has_shards(folder: Path, indexed: bool) -> bool:
-    """Whether a folder is one of shards: it is ``indexed``, or has tar files of a split, and no folders of classes.
-
-    Beside folders of classes, tar files are shards only where an index of them says so. Raises ValueError as
-    :func:`in_folder` does.
-    """
-    if any(_has_folders(split_folder(folder, split)) for split in ("train", "val")):
-        return indexed and any(is_tar(path.name) and splits_named(path.name) for path in folder.iterdir())
-    return indexed or any(in_folder(folder, split) for split in ("train", "val"))
-
-
-def in_folder(folder: Path, split: str) -> list[Path]:
+def tar_files_of_split(folder: Path, split: str) -> list[Path]:
     """The tar files of a split: those in FOLDER/SPLIT/, and those in FOLDER with SPLIT as a word of their names.
 
     Raises ValueError for a tar file of two splits, or of none beside others.
@@ -53,11 +43,11 @@ def is_tar(name: str) -> bool:
     return bool(_NAME.search(name)) and not is_litter(name)
 
 
-def _has_folders(place: Path | None) -> bool:
-    return place is not None and any(not is_litter(each.name) and each.is_dir() for each in place.iterdir())
-
-
 def scan_tar(file: Path, folder: Path) -> Shard:
+    """The images of ``file``, a tar file in ``folder``, from its headers.
+
+    Raises ValueError: it is compressed, damaged, or an image and a class do not belong together.
+    """
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     with file.open("rb") as opened:
@@ -69,15 +59,15 @@ def scan_tar(file: Path, folder: Path) -> Shard:
             key = str(path.parent / stem)
             if suffix == "cls":
                 opened.seek(member.offset_data)
-                labels[key] = _class(opened.read(min(member.size, CLASS_BYTES)), f"{file}: {member.name}")
+                labels[key] = _parse_class(opened.read(min(member.size, CLASS_BYTES)), f"{file}: {member.name}")
             elif f".{suffix.lower()}" in EXTENSIONS:
                 if key in images:
                     raise ValueError(f"{file}: {images[key][0]} and {member.name} are images of one key; expected one")
                 images[key] = (member.name, member.offset_data, member.size)
-    odd = sorted(images.keys() ^ labels.keys())
-    if odd:
-        missing = "class" if odd[0] in images else "image that can be read"
-        raise ValueError(f"{file}: {odd[0]} has no {missing}; expected KEY.jpg and KEY.cls")
+    unpaired = sorted(images.keys() ^ labels.keys())
+    if unpaired:
+        missing = "class" if unpaired[0] in images else "image that can be read"
+        raise ValueError(f"{file}: {unpaired[0]} has no {missing}; expected KEY.jpg and KEY.cls")
     names, offsets, sizes = (list(column) for column in zip(*images.values(), strict=True)) if images else ([], [], [])
     name = file.relative_to(folder).as_posix()
     return Shard(name, file.stat().st_size, names, offsets, sizes, [labels[key] for key in images])
@@ -101,7 +91,7 @@ def _members(file: Path) -> Iterator[tarfile.TarInfo]:
             raise ValueError(f"{file} is no whole tar file of images and classes: {error}") from error
 
 
-def _class(data: bytes, where: str) -> int:
+def _parse_class(data: bytes, where: str) -> int:
     try:
         return int(data)
     except ValueError as error:

@@ -1,76 +1,63 @@
-"""Batches that depend on seed, epoch and place alone: on no number of workers, and on no interruption."""
+"""Batches of a dataset in an order that only the seed and the epoch decide, however many workers read them.
+
+A training that was interrupted can therefore go on with the very batches that it would have seen.
+"""
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .clickme_sample import ClickMeSample
+from .datasets import ImageDataset
 from .errors import TooManyUnreadableError, UnreachableError, UnreadableError
 
-LIMIT = 0.01  # share of unreadable images that ends a run
-ENOUGH = 10_000  # images to have seen before that share is judged, unless there are fewer
-NAMED = 5  # unreadable files in a message
-Batch = tuple[Tensor, Tensor] | ClickMeSample  # images [n, channels, size, size], labels [n], and perhaps maps
+MAX_UNREADABLE = 0.01  # fraction of the images; more end a run
+MIN_SEEN = 10_000  # images to have seen before that fraction is judged, unless there are fewer
+MAX_NAMED = 5  # unreadable files that a message names
+Batch = tuple[Tensor, Tensor] | ClickMeSample  # images [n, channels, size, size], labels [n], and perhaps human maps
 
 
-class Images(Protocol):
-    """A numbered set of images."""
-
-    labels: Tensor  # [n] int64
-    shape: tuple[int, int, int]  # of an image
-
-    def name(self, index: int) -> str: ...
-
-    def prepare(self, indices: list[int]) -> None:
-        """Says which are read next."""
-
-    def read(self, index: int, seed: int) -> Tensor | ClickMeSample:
-        """The image, float32 and normalised, in all cases or in none with its map; ``seed`` decides its augmentation.
-
-        Raises UnreadableError, UnreachableError.
-        """
-
-
-def seed_of(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """A seed of 63 bits for a tuple of whole numbers, the same on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @lru_cache(maxsize=2)
-def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+def shuffled_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of ``count`` images in an epoch: [count] int64."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, epoch)))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, epoch)))
 
 
 class Batches:
     """One rank's batches: (images [n, channels, size, size] float32 normalised, labels [n] int64).
 
-    Of a source with human maps a batch is a :class:`ClickMeSample`, which starts with the same two, unless it is empty.
+    Of a dataset with human maps a batch is a ``ClickMeSample``, which starts with the same two. An empty batch
+    is always a pair.
 
     The batches of all ``world`` ranks together hold the images of one process's batch of ``world`` times the size, and
     every rank has as many batches. To train, the order is new in each epoch, and what is left after the last full
     batch is left out, unless that is all there is. To test, the order is that of the files and every image comes once:
     the last batch may be smaller, and with fewer images left than ranks it is empty on some.
 
-    An unreadable image of a training gives its place to the next readable one of the epoch; in a test it is left out.
+    In training, the next readable image of the epoch takes the place of an unreadable one; in a test it is left out.
 
     Attributes:
-        total: images there are.
-        images: of an epoch, over all ranks.
-        labels: of all images of the source, [n] int64.
-        skipped: (file, why) of each unreadable image that this rank has met.
+        total: number of images in the dataset.
+        images: number of images of an epoch, over all ranks.
+        labels: of all images of the dataset, [n] int64.
+        skipped: (file, reason) of each unreadable image that this rank has met.
     """
 
     def __init__(
         self,
-        source: Images,
+        dataset: ImageDataset,
         batch_size: int,
         seed: int = 0,
         workers: int = 0,
@@ -85,16 +72,16 @@ class Batches:
             raise ValueError(f"rank is {rank} and world is {world}; expected 0 <= rank < world")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
-        count, together = len(source.labels), batch_size * world
-        if train and count < together:
-            together = count - count % world
-        if not together:
+        count, global_size = len(dataset.labels), batch_size * world
+        if train and count < global_size:
+            global_size = count - count % world
+        if not global_size:
             raise ValueError(f"there are {count} images to train on; expected at least 1 for each of {world} processes")
-        self.labels = source.labels
-        self._count = count // together if train else -(-count // together)
-        self.images = self._count * together if train else count
+        self.labels = dataset.labels
+        self._count = count // global_size if train else -(-count // global_size)
+        self.images = self._count * global_size if train else count
         self.total = count
-        self._reader = _Reader(source, together, seed, train, rank, world)
+        self._reader = _BatchReader(dataset, global_size, seed, train, rank, world)
         self._seen, self._skipped = 0, dict[str, str]()
         self._requests = _Requests()
         self._loader: DataLoader = DataLoader(
@@ -102,9 +89,9 @@ class Batches:
             batch_size=None,
             sampler=self._requests,
             num_workers=workers,
-            collate_fn=_as_read,
+            collate_fn=_unchanged,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # or else the global one would be drawn from
+            generator=torch.Generator(),  # otherwise it would draw from the global one
             persistent_workers=workers > 0,
         )
 
@@ -116,11 +103,13 @@ class Batches:
         return list(self._skipped.items())
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from number ``start`` on as if the earlier ones had been drawn. One at a time.
+        """The batches of an epoch, from number ``start`` on as if the earlier ones had been drawn.
+
+        Only one such iterator may be in use at a time.
 
         Raises:
             TooManyUnreadableError: more than 1 % of the images seen cannot be read.
-            UnreachableError: a server does not give its shards.
+            UnreachableError: a server does not deliver its shards.
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start is {start}; expected 0 <= start <= {len(self)}, the batches of an epoch")
@@ -128,29 +117,29 @@ class Batches:
 
     def _draw(self, epoch: int, start: int) -> Iterator[Batch]:
         self._requests.pending = [(epoch, batch) for batch in range(start, len(self))]
-        for read in self._loader:
-            if isinstance(read, UnreachableError):  # raised here, a worker's has no traceback for a message
-                raise read
-            batch, gave_up, unreadable = read
+        for result in self._loader:
+            if isinstance(result, UnreachableError):  # raised here: a worker's would bring its traceback as message
+                raise result
+            batch, gave_up, unreadable = result
             self._seen += len(batch[1]) + len(unreadable)
             self._skipped |= unreadable
-            allowed = LIMIT * min(len(self._reader), max(self._seen, ENOUGH))
+            allowed = MAX_UNREADABLE * min(len(self._reader), max(self._seen, MIN_SEEN))
             if gave_up or len(self._skipped) > allowed:
                 raise TooManyUnreadableError(self._complaint())
             yield batch
 
     def _complaint(self) -> str:
-        first = ", ".join(f"{name} ({why})" for name, why in self.skipped[:NAMED])
-        more = len(self._skipped) - NAMED
+        named = ", ".join(f"{name} ({reason})" for name, reason in self.skipped[:MAX_NAMED])
+        more = len(self._skipped) - MAX_NAMED
         return (
             f"{len(self._skipped)} of {self._seen} images seen, of {len(self._reader)} there are, cannot be read; "
-            f"more than {LIMIT:.0%} end the run: {first}" + (f", and {more} more" if more > 0 else "")
+            f"more than {MAX_UNREADABLE:.0%} end the run: {named}" + (f", and {more} more" if more > 0 else "")
         )
 
 
 @dataclass
 class _Requests:
-    """The sampler: which (epoch, batch) the workers read next."""
+    """The DataLoader's sampler: which (epoch, batch) the workers read next."""
 
     pending: list[tuple[int, int]] = field(default_factory=list)
 
@@ -162,21 +151,21 @@ class _Requests:
 
 
 @dataclass(frozen=True)
-class _Reader(Dataset):
-    """(epoch, batch) -> (the batch, whether it gave up, {file: why it is unreadable}).
+class _BatchReader(Dataset):
+    """The DataLoader's dataset: a request (epoch, batch) to (the batch, whether it gave up, {file: why unreadable}).
 
-    Or UnreachableError.
+    An UnreachableError is returned in place of these, not raised.
     """
 
-    source: Images
-    together: int  # images of a batch of all ranks
+    images: ImageDataset
+    global_size: int  # images of a batch of all ranks
     seed: int
     train: bool
     rank: int
     world: int
 
     def __len__(self) -> int:
-        return len(self.source.labels)
+        return len(self.images.labels)
 
     def __getitem__(self, request: tuple[int, int]) -> tuple[Batch, bool, dict[str, str]] | UnreachableError:
         try:
@@ -185,45 +174,46 @@ class _Reader(Dataset):
             return error
 
     def _batch(self, epoch: int, batch: int) -> tuple[Batch, bool, dict[str, str]]:
-        order = shuffled(len(self), self.seed, epoch) if self.train else torch.arange(len(self))
-        places = range(batch * self.together, min((batch + 1) * self.together, len(self)))[self.rank :: self.world]
+        order = shuffled_order(len(self), self.seed, epoch) if self.train else torch.arange(len(self))
+        end = min((batch + 1) * self.global_size, len(self))
+        positions = range(batch * self.global_size, end)[self.rank :: self.world]
         samples, indices, failed = list[Tensor | ClickMeSample](), [], dict[int, str]()
-        self.source.prepare([int(order[place]) for place in places])
-        for place in places:
-            seed = seed_of(self.seed, epoch, int(order[place]))
-            for index, sample in self._readable(order, place, seed, failed):
+        self.images.prepare([int(order[position]) for position in positions])
+        for position in positions:
+            seed = derive_seed(self.seed, epoch, int(order[position]))
+            for index, sample in self._first_readable(order, position, seed, failed):
                 samples.append(sample)
                 indices.append(index)
-        unreadable = {self.source.name(index): why for index, why in failed.items()}
-        gave_up = self.train and len(samples) < len(places)
-        return _stacked(samples, self.source.labels[indices], self.source.shape), gave_up, unreadable
+        unreadable = {self.images.name(index): reason for index, reason in failed.items()}
+        gave_up = self.train and len(samples) < len(positions)
+        return _stack(samples, self.images.labels[indices], self.images.shape), gave_up, unreadable
 
-    def _readable(
-        self, order: Tensor, place: int, seed: int, failed: dict[int, str]
+    def _first_readable(
+        self, order: Tensor, position: int, seed: int, failed: dict[int, str]
     ) -> Iterator[tuple[int, Tensor | ClickMeSample]]:
-        """(index, image) at ``place``, or after it; nothing in a test, or after too many that ``failed``."""
+        """(index, image) at ``position`` or, in training, the next; nothing after too many that ``failed``."""
         for step in range(len(self) if self.train else 1):
-            index = int(order[(place + step) % len(self)])
+            index = int(order[(position + step) % len(self)])
             if index in failed:
                 continue
             try:
-                sample = self.source.read(index, seed)
+                sample = self.images.read(index, seed)
             except UnreadableError as error:
                 failed[index] = str(error)
-                if len(failed) > LIMIT * min(len(self), ENOUGH):
+                if len(failed) > MAX_UNREADABLE * min(len(self), MIN_SEEN):
                     return
             else:
                 yield index, sample
                 return
 
 
-def _stacked(samples: list[Tensor | ClickMeSample], labels: Tensor, shape: tuple[int, int, int]) -> Batch:
-    """What was read of images of one ``shape``, as a batch."""
+def _stack(samples: list[Tensor | ClickMeSample], labels: Tensor, shape: tuple[int, int, int]) -> Batch:
+    """The batch of images, each of ``shape``, or of images with human maps."""
     if samples and isinstance(samples[0], ClickMeSample):
         images, _, heatmaps, has_map = map(torch.stack, zip(*samples, strict=True))
         return ClickMeSample(images, labels, heatmaps, has_map)
     return torch.stack(samples) if samples else torch.empty(0, *shape), labels  # type: ignore[arg-type]
 
 
-def _as_read(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

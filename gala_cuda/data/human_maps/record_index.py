@@ -1,4 +1,4 @@
-"""Where every record of a split lies: found once, and kept beside the files."""
+"""The index of a split: where every record lies in its file. It is built once and kept beside the files."""
 
 import hashlib
 import io
@@ -11,27 +11,28 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UnreadableError
-from ..folders import canonical, files_below, files_of_split, split_folder
-from .formats import FORMATS, UNKNOWN, Entry, detect, is_named, npz
+from ..folders import canonical_split, files_below, files_of_split, split_folder
+from .formats import FORMATS, detect_format, has_format_name, npz
+from .formats.location import UNKNOWN, RecordLocation
 from .record import MAX_LABEL
 
-VERSION = b"2"  # of what an index holds and how formats are scanned
-LARGEST = 1 << 32  # bytes of a kept index's array
+VERSION = b"2"  # of what an index holds, and of how formats are scanned
+MAX_BYTES = 1 << 32  # of an array in a kept index
 
 
 @dataclass(frozen=True)
-class Index:
-    """The records of a split in the order of their files, sorted by name."""
+class RecordIndex:
+    """The records of a split in the order of their files, which are sorted by name."""
 
     files: np.ndarray  # [files] bytes: names relative to the folder
-    formats: np.ndarray  # [files] int64: places in FORMATS
-    file_of: np.ndarray  # [n] int64: places in files
+    formats: np.ndarray  # [files] int64: positions in FORMATS
+    file_of: np.ndarray  # [n] int64: positions in files
     offset: np.ndarray  # [n] int64
     length: np.ndarray  # [n] int64
     label: np.ndarray  # [n] int64
 
     def is_sound(self, names: set[bytes]) -> bool:
-        """Whether all places are places, and all files among ``names``."""
+        """Whether all values are within their ranges, and all files among ``names``."""
         columns = (self.file_of, self.offset, self.length, self.label)
         return (
             all(column.dtype == np.int64 and column.shape == self.file_of.shape[:1] for column in columns)
@@ -47,11 +48,11 @@ class Index:
         )
 
 
-def open_index(folder: Path, split: str) -> Index:
+def open_index(folder: Path, split: str) -> RecordIndex:
     """The index of a split's files, read where it is kept, else built and kept: in the folder, or in the user's cache.
 
-    One that is damaged, or older than a change of names, sizes or times of the files, is built anew. Files that are of
-    no format, by content and by name, have no part in it.
+    An index is built anew where it is damaged, or where names, sizes or times of the files have changed since. Files
+    that are of no format, by content and by name, are not in it.
 
     Raises:
         FileNotFoundError: there are no records of the split.
@@ -59,52 +60,52 @@ def open_index(folder: Path, split: str) -> Index:
     """
     if not re.fullmatch(r"\w+", split):
         raise ValueError(f"split is {split!r}; expected a name, as train and val")
-    split = canonical(split)
-    names = names_of(folder, split)
+    split = canonical_split(split)
+    names = _files_of_split(folder, split)
     state = _state(folder, names)
-    for place in _places(folder, split):
-        index = _load(place, state)
+    for path in _index_paths(folder, split):
+        index = _load(path, state)
         if index is not None and index.is_sound(set(map(os.fsencode, names))):
             return index
-    index = build(folder, names)
+    index = build_index(folder, names)
     if not len(index.label):
         raise FileNotFoundError(
             f"there are no ClickMe records in {split}/* of {folder}, or in files there with {split} as a word of their "
             "names; expected TFRecord, NPZ, .pth or tar"
         )
-    for place in _places(folder, split):
-        if _save(place, index, state):
+    for path in _index_paths(folder, split):
+        if _save(path, index, state):
             break
     return index
 
 
-def names_of(folder: Path, split: str) -> list[str]:
+def build_index(folder: Path, names: list[str]) -> RecordIndex:
+    """The index of the files ``names`` in ``folder``. Raises ValueError for a compressed one."""
+    numbers = {name: number for number, name in enumerate(FORMATS)}
+    files, formats, rows = list[bytes](), list[int](), list[tuple[int, int, int, int]]()
+    for name in names:
+        format_name = detect_format(folder / name)
+        if format_name:
+            try:
+                locations = FORMATS[format_name].scan(folder / name)
+            except OSError:  # reading the record will say what is wrong
+                locations = [RecordLocation(0, 0, UNKNOWN)]
+            rows += [(len(files), *location) for location in locations]
+            files.append(os.fsencode(name))
+            formats.append(numbers[format_name])
+    table = np.array(rows, np.int64).reshape(-1, 4)
+    return RecordIndex(np.array(files, np.bytes_), np.array(formats, np.int64), *(column.copy() for column in table.T))
+
+
+def _files_of_split(folder: Path, split: str) -> list[str]:
     """The files of a split but hidden ones: all below FOLDER/SPLIT, and those in FOLDER with SPLIT as a word.
 
     Raises ValueError for a file, named as one of the formats, of two splits or of none beside others.
     """
     inside = split_folder(folder, split)
     below = [] if inside is None else [Path(path) for path in files_below(inside) if Path(path).is_file()]
-    paths = [*below, *files_of_split(folder, split, is_named)]
+    paths = [*below, *files_of_split(folder, split, has_format_name)]
     return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def build(folder: Path, names: list[str]) -> Index:
-    """The index of the files ``names``."""
-    numbers = {name: number for number, name in enumerate(FORMATS)}
-    files, formats, columns = list[bytes](), list[int](), list[tuple[int, int, int, int]]()
-    for name in names:
-        found = detect(folder / name)
-        if found:
-            try:
-                entries = FORMATS[found].scan(folder / name)
-            except OSError:  # for what it is, reading it says
-                entries = [Entry(0, 0, UNKNOWN)]
-            columns += [(len(files), *entry) for entry in entries]
-            files.append(os.fsencode(name))
-            formats.append(numbers[found])
-    table = np.array(columns, np.int64).reshape(-1, 4)
-    return Index(np.array(files, np.bytes_), np.array(formats, np.int64), *(column.copy() for column in table.T))
 
 
 def _state(folder: Path, names: list[str]) -> bytes:
@@ -116,34 +117,36 @@ def _state(folder: Path, names: list[str]) -> bytes:
     return digest.digest()
 
 
-def _places(folder: Path, split: str) -> tuple[Path, Path]:
+def _index_paths(folder: Path, split: str) -> tuple[Path, Path]:
+    """Where an index may be kept: in the folder, or in the user's cache where the folder cannot be written to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gala_cuda", "clickme")
     digest = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
     return folder / f".gala-clickme-{split}.npz", cache / f"{digest}-{split}.npz"
 
 
-def _load(place: Path, state: bytes) -> Index | None:
-    fields = Index.__dataclass_fields__
+def _load(path: Path, state: bytes) -> RecordIndex | None:
+    """The index kept at ``path``; None where there is none, or it is damaged or of files in another ``state``."""
+    fields = RecordIndex.__dataclass_fields__
     try:
-        with place.open("rb") as file:
-            found = npz.arrays(file, (*fields, "state"), LARGEST)
+        with path.open("rb") as file:
+            arrays = npz.read_arrays(file, (*fields, "state"), MAX_BYTES)
     except (OSError, UnreadableError):
         return None
-    if found.keys() != {*fields, "state"} or found.pop("state").tobytes() != state:
+    if arrays.keys() != {*fields, "state"} or arrays.pop("state").tobytes() != state:
         return None
-    return Index(**found)
+    return RecordIndex(**arrays)
 
 
-def _save(place: Path, index: Index, state: bytes) -> bool:
-    """Whether the index could be written; whole, or not at all."""
+def _save(path: Path, index: RecordIndex, state: bytes) -> bool:
+    """Writes the index, whole or not at all. Returns whether it could be written."""
     stream = io.BytesIO()
     np.savez(stream, state=np.frombuffer(state, np.uint8), **asdict(index))
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.stem}-") as draft:
-            file = Path(draft, place.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as draft:
+            file = Path(draft, path.name)
             file.write_bytes(stream.getvalue())
-            file.replace(place)
+            file.replace(path)
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""The samples of a split, one by one."""
+"""Reads the records of one split of ClickMe's files, in any order, each from its place in its file."""
 
 import os
 import re
@@ -12,55 +12,60 @@ from ..clickme_sample import ClickMeSample
 from ..errors import UnreadableError
 from .formats import FORMATS, Format
 from .formats.webdataset import key_of
-from .index import Index, build, open_index
-from .record import MAX_BYTES, Record, decode
+from .record import MAX_BYTES, Record, decode_record
+from .record_index import RecordIndex, build_index, open_index
 
-LARGEST = MAX_BYTES + (1 << 16)  # bytes that are read: a record, and what frames it
+MAX_READ = MAX_BYTES + (1 << 16)  # bytes: a record, and what frames it
 SPLITS = ("train", "val", "test")
 _FORMATS = tuple(FORMATS.items())
 
 
-class Samples:
-    """The samples of an index, numbered in its order. ``labels`` are [n] int64, -1 where a record has none to read."""
+class SplitReader:
+    """The samples of a split, numbered in the order of its index.
 
-    def __init__(self, folder: Path, index: Index) -> None:
+    Attributes:
+        labels: [n] int64, -1 where a record's label cannot be read.
+    """
+
+    def __init__(self, folder: Path, index: RecordIndex) -> None:
         self.folder, self._index = folder, index
         self.labels = torch.tensor(index.label)
-        first = np.searchsorted(index.file_of, index.file_of)  # records lie file by file
-        self._number = np.arange(len(index.file_of)) - first
+        first = np.searchsorted(index.file_of, index.file_of)  # the records of a file follow one another
+        self._number_in_file = np.arange(len(index.file_of)) - first
         self._alone = np.bincount(index.file_of, minlength=len(index.files)) == 1
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """FILE, or FILE#NUMBER of one with several records, counted from 0."""
+        """FILE; or FILE#NUMBER, counted from 0, where the file has several records."""
         file = self._index.file_of[index]
         name = os.fsdecode(self._index.files[file])
-        return name if self._alone[file] else f"{name}#{self._number[index]}"
+        return name if self._alone[file] else f"{name}#{self._number_in_file[index]}"
 
-    def format(self, index: int) -> str:
+    def format_name(self, index: int) -> str:
+        """The name of the record's format, a key of ``FORMATS``."""
         return self._format(index)[0]
 
     def read(self, index: int) -> ClickMeSample:
-        """The sample: image uint8, map as it is stored. Raises UnreadableError."""
-        return decode(self.record(index))
+        """The sample: its image as uint8, its map as stored. Raises UnreadableError."""
+        return decode_record(self.record(index))
 
     def record(self, index: int) -> Record:
-        """The sample as its file has it. Raises UnreadableError."""
+        """The sample as its file holds it. Raises UnreadableError."""
         record = self._format(index)[1].parse(self._bytes(index))
         if record.label != self.labels[index]:
             raise UnreadableError(f"the label is {record.label}, and {self.labels[index]} in the index")
         return record
 
     def key(self, index: int) -> str:
-        """A name to write the sample by: its path or its key in an archive, else that of the file with a number."""
+        """A name to write the sample under: its path or its key in an archive, else its file's name with a number."""
         file = self._index.file_of[index]
         key = str(Path(os.fsdecode(self._index.files[file])).with_suffix(""))
-        if self.format(index) == "webdataset":
+        if self.format_name(index) == "webdataset":
             key = key_of(self._bytes(index))
         elif not self._alone[file]:
-            key += f"-{self._number[index]:06d}"
+            key += f"-{self._number_in_file[index]:06d}"
         parts = (re.sub(r"[^\w-]", "_", part, flags=re.ASCII)[:100] for part in key.split("/"))
         return "/".join(part for part in parts if part.strip("_")) or "sample"
 
@@ -69,8 +74,8 @@ class Samples:
 
     def _bytes(self, index: int) -> bytes:
         offset, length = int(self._index.offset[index]), int(self._index.length[index])
-        if length > LARGEST:
-            raise UnreadableError(f"the record has {length} bytes; expected at most {LARGEST}")
+        if length > MAX_READ:
+            raise UnreadableError(f"the record has {length} bytes; expected at most {MAX_READ}")
         path = self.folder / os.fsdecode(self._index.files[self._index.file_of[index]])
         try:
             with path.open("rb", buffering=0) as file:
@@ -80,27 +85,27 @@ class Samples:
             raise UnreadableError(str(error)) from error
 
 
-def open_samples(path: Path, split: str = "val") -> Samples:
-    """The samples of a split of a folder, or of a single file.
+def open_split(path: Path, split: str = "val") -> SplitReader:
+    """The samples of a split of the folder ``path``, or of the single file ``path``.
 
     Raises:
-        FileNotFoundError: there is nothing of the kind.
+        FileNotFoundError: there are no ClickMe records of the split, or in the file.
         ValueError: ``split`` is no plain name.
     """
     if not path.is_file():
-        return Samples(path, open_index(path, split))
-    index = build(path.parent, [path.name])
+        return SplitReader(path, open_index(path, split))
+    index = build_index(path.parent, [path.name])
     if not len(index.label):
         raise FileNotFoundError(f"there are no ClickMe records in {path}; expected a TFRecord, NPZ, .pth or tar file")
-    return Samples(path.parent, index)
+    return SplitReader(path.parent, index)
 
 
-def open_splits(folder: Path) -> dict[str, Samples]:
+def open_splits(folder: Path) -> dict[str, SplitReader]:
     """The samples of those of ``SPLITS`` that are in a folder. Raises FileNotFoundError where none is."""
     splits = {}
     for split in SPLITS:
         with suppress(FileNotFoundError):
-            splits[split] = Samples(folder, open_index(folder, split))
+            splits[split] = SplitReader(folder, open_index(folder, split))
     if not splits:
         raise FileNotFoundError(f"there are no ClickMe records of {', '.join(SPLITS)} in {folder}")
     return splits

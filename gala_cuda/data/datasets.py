@@ -1,0 +1,96 @@
+"""Numbered sets of images with their classes, which batches are made of: of picture files, or in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from .clickme_sample import ClickMeSample
+from .errors import UnreadableError
+from .picture_decoding import decode_picture
+
+
+class ImageDataset(Protocol):
+    """A numbered set of images."""
+
+    labels: Tensor  # [n] int64
+    shape: tuple[int, int, int]  # of an image: channels, height, width
+
+    def name(self, index: int) -> str:
+        """A name of the image for messages."""
+
+    def prepare(self, indices: list[int]) -> None:
+        """Says which images are read next."""
+
+    def read(self, index: int, seed: int) -> Tensor | ClickMeSample:
+        """The image, float32 and normalised, or it with its human map; ``seed`` decides the augmentation.
+
+        Raises UnreadableError, UnreachableError.
+        """
+
+
+class PictureFiles(Protocol):
+    """A numbered set of picture files with their classes."""
+
+    labels: Tensor  # [n] int64
+
+    def name(self, index: int) -> str:
+        """A name of the file for messages."""
+
+    def load(self, index: int) -> bytes:
+        """The content of the file. Raises OSError where it cannot be read."""
+
+    def prepare(self, indices: list[int]) -> None:
+        """Says which files are loaded next."""
+
+
+class PictureDataset:
+    """Images [3, size, size] of picture files, decoded and transformed when they are read."""
+
+    def __init__(self, files: PictureFiles, transform: v2.Transform, size: int) -> None:
+        self.files, self.transform = files, transform
+        self.labels, self.shape = files.labels, (3, size, size)
+
+    def name(self, index: int) -> str:
+        return self.files.name(index)
+
+    def prepare(self, indices: list[int]) -> None:
+        self.files.prepare(indices)
+
+    def read(self, index: int, seed: int) -> Tensor:
+        try:
+            data = self.files.load(index)
+        except OSError as error:
+            raise UnreadableError(str(error)) from error
+        picture = decode_picture(data)
+        with seeded(seed):
+            return self.transform(picture)
+
+
+class InMemoryDataset:
+    """Images [distinct, channels, size, size], normalised already. With more labels than images, the images repeat."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+        _, channels, height, width = images.shape
+        self.shape = (channels, height, width)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def prepare(self, indices: list[int]) -> None:
+        pass
+
+    def read(self, index: int, seed: int) -> Tensor:
+        return self.images[index % len(self.images)]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's CPU generator starts from ``seed`` inside, and afterwards is as it was before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too, for good
+        yield

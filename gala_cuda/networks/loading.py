@@ -1,0 +1,92 @@
+"""Builds networks from files of weights: as the file describes them, or as the shapes of its weights tell."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from . import libraries, weights_file
+from .classes import match_classes, placeholder_names
+from .errors import NetworkError, WeightsError
+from .network import Network, default_preprocessing
+from .state_dict import load_weights
+
+
+def read_weights(path: Path | str) -> tuple[dict[str, Tensor], Network | None]:
+    """(state dict on the CPU, the network if the file describes it) of a file by safetensors or torch.save.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds something else.
+    """
+    file = weights_file.read(Path(path))
+    return file.tensors, Network.from_metadata(file.metadata, path)
+
+
+def rebuild(network: Network, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The model of ``network`` with exactly ``weights``.
+
+    Raises:
+        NetworkError, WeightsError
+    """
+    model = network.build()
+    load_weights(model, network.own_weights(weights, model.state_dict()))
+    return model
+
+
+def initial_model(network: Network, path: str | None) -> nn.Module:
+    """The model of ``network`` to start a training from: random, or with the weights of the file ``path``.
+
+    The rows of the last layer are matched by the names of the classes; where those are others, it starts random.
+
+    Raises:
+        NetworkError, WeightsError
+    """
+    if path is None:
+        return network.build()
+    weights, former = read_weights(path)
+    if former is None or former.classes == network.classes:
+        return network.build(weights)
+    head = former.head_names()
+    try:
+        rows, _ = match_classes(network.classes, former.classes)
+    except ValueError:
+        return network.build({name: tensor for name, tensor in weights.items() if name not in head})
+    return network.build({name: tensor[rows] if name in head else tensor for name, tensor in weights.items()})
+
+
+def infer_network(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    model: str | None,
+    layers: tuple[str, ...] = (),
+    keep_output: bool = False,
+    image_size: int | None = None,
+) -> Network:
+    """The network of ``weights`` from a file that does not describe it: ``model``, with GALA in ``layers``.
+
+    Images have ``image_size`` pixels, else as many as the library says, which also says how they are preprocessed;
+    those of this package's networks have 224, with a small stem 32.
+
+    Raises:
+        NetworkError: there is no ``model``.
+        WeightsError: the first or the last layer is not found.
+    """
+    if model is None:
+        raise NetworkError("model", f"{path} does not name its network; expected --model NAME")
+    size, preprocessing = default_preprocessing(model, image_size, path.name)
+    guess = Network(model, layers, 64, keep_output, "imagenet", placeholder_names(2), 3, size or 224, preprocessing)
+    weights = guess.own_weights(weights, guess.state_dict_without_gala())
+    counts = {len(weights[name]) for name in guess.head_names() if name in weights and weights[name].dim()}
+    if len(counts) != 1:
+        raise WeightsError(f"{path} holds no last layer of {model}; expected the weights of {model}")
+    guess = replace(guess, classes=placeholder_names(counts.pop()))
+    if "/" in model:
+        return replace(guess, channels=libraries.input_channels(model, weights))
+    stem = weights.get("conv1.weight")
+    if stem is None or stem.dim() != 4:
+        raise WeightsError(f"{path} holds no first layer of {model}; expected the weights of {model}")
+    width, channels, kernel, _ = stem.shape
+    if kernel == 3:
+        return replace(guess, width=width, channels=channels, stem="small", size=size or 32)
+    return replace(guess, width=width, channels=channels)
