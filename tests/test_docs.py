@@ -25,11 +25,21 @@ VIEWS = {
 }  # fmt: skip
 
 
+def code(page: Path) -> str:
+    """The Python blocks of a page, one after the other."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+
+
 @pytest.mark.parametrize("page", SELF_CONTAINED)
 def test_code_of_a_page_runs(page):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"{page}.md").read_text(), re.DOTALL)
-    assert blocks
-    exec(compile("\n".join(blocks), page, "exec"), {})
+    source = code(ROOT / f"{page}.md")
+    assert source
+    exec(compile(source, page, "exec"), {})
+
+
+def test_code_of_all_pages_compiles():
+    for page in PAGES:
+        compile(code(page), page.name, "exec")
 
 
 def commands(text: str) -> list[str]:
