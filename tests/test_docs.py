@@ -1,5 +1,6 @@
 """The documentation: its code runs, its commands exist, its drawings and figures are those of today."""
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -49,10 +50,21 @@ def commands(text: str) -> list[str]:
 
 
 def test_commands_of_the_pages_are_understood():
-    found = [line for page in PAGES for line in commands(page.read_text())]
+    found = [line for page in (ROOT / "README.md", *PAGES) for line in commands(page.read_text())]
     assert len(found) > 20
     for line in found:
         build_parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_names_and_files_of_the_pages_exist():
+    for page in (ROOT / "README.md", *PAGES):
+        text = page.read_text()
+        for name in re.findall(r"\bgala_cuda(?:\.\w+)+", text):
+            pkgutil.resolve_name(name)
+        links = re.findall(r"""(?:\]\(|src="|href=")(?!https?:|#)([^)"#]+)""", text)
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+        paths = re.findall(r"`((?:benchmarks|csrc|docs|examples|experiments|gala_cuda|tests|tools)/[\w./-]+)`", text)
+        assert [path for path in paths if not (ROOT / path).exists()] == [], page.name
 
 
 def test_drawings_are_current(tmp_path):
