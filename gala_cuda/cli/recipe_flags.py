@@ -39,7 +39,7 @@ def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] 
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a :class:`Recipe` that the command line gave."""
+    """The fields of a ``Recipe`` that the command line gave."""
     return {each.name: getattr(args, each.name) for each in fields(Recipe) if hasattr(args, each.name)}
 
 

@@ -57,7 +57,7 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def save(self, step: int, weights: bytes, state: dict[str, Any], recipe: str) -> Path:
-        """Writes a checkpoint of ``weights``, as :func:`as_bytes` gives them, then removes those beyond ``keep``.
+        """Writes a checkpoint of ``weights``, as ``as_bytes`` gives them, then removes those beyond ``keep``.
 
         Raises:
             CheckpointError: the disk is full, the folder read-only, ...; earlier checkpoints are as they were.

@@ -37,7 +37,7 @@ class World:
 
 
 def world() -> World:
-    """One process, unless :func:`joined` is active."""
+    """One process, unless ``joined`` is active."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
@@ -130,7 +130,7 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(into: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copies a state dict as :func:`whole` gives it into tensors or shards of the same names."""
+    """Copies a state dict as ``whole`` gives it into tensors or shards of the same names."""
     for name, target in into.items():
         source = state[name].to(target.device)
         if isinstance(target, DTensor):
@@ -146,5 +146,5 @@ def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def fill_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The way back of :func:`whole_optimizer`, on every rank with the same ``state``."""
+    """The way back of ``whole_optimizer``, on every rank with the same ``state``."""
     set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))

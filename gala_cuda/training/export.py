@@ -44,7 +44,7 @@ def export_onnx(model: nn.Module, channels: int, size: int, path: Path) -> float
 
 
 def export_program(model: nn.Module, channels: int, size: int, path: Path) -> float:
-    """As :func:`export_onnx`, with torch.export: to be loaded by ``torch.export.load`` after ``import gala_cuda``."""
+    """As ``export_onnx``, with torch.export: to be loaded by ``torch.export.load`` after ``import gala_cuda``."""
     with _Evaluating(model):
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(model, (_images(BATCH, channels, size),), dynamic_shapes=({0: batch},))

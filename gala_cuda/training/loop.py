@@ -47,7 +47,7 @@ def images_per_part(recipe: Recipe) -> int:
 def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
     """Trains ``model`` in place and returns the log. In several processes every one calls, inside ``joined``.
 
-    ``data`` comes in batches of :func:`images_per_part`. The same recipe, threads and torch give the same weights on a
+    ``data`` comes in batches of ``images_per_part``. The same recipe, threads and torch give the same weights on a
     CPU, however often the training is killed and resumed.
 
     Raises:

@@ -173,8 +173,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
     """The recipe of ``source``, a preset's name or a YAML file, with the values of ``given`` in place of its own.
 
-    A file's fields are those of :class:`Recipe`, at its top level; ``preset`` names the preset that the others come
-    from. What :func:`as_yaml` wrote can be read again.
+    A file's fields are those of ``Recipe``, at its top level; ``preset`` names the preset that the others come
+    from. What ``as_yaml`` wrote can be read again.
 
     Raises:
         RecipeError: the source is no preset and no readable YAML file, or a field is unknown or out of range.
@@ -198,7 +198,7 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
 
 
 def stated(source: str) -> dict[str, Any]:
-    """The fields that a recipe, a preset's name or a YAML file, sets; raises as :func:`resolve` does."""
+    """The fields that a recipe, a preset's name or a YAML file, sets; raises as ``resolve`` does."""
     return dict(PRESETS[source]) if source in PRESETS else _from_file(Path(source))
 
 

@@ -25,8 +25,8 @@ class Run:
     """How a training runs, other than by its recipe.
 
     Args:
-        output: folder for all files, made where missing: recipe.yaml, log.jsonl (an :class:`Epoch` each line),
-            last.safetensors and best.safetensors (by :func:`progress.best`; averaged weights where the recipe has
+        output: folder for all files, made where missing: recipe.yaml, log.jsonl (an ``Epoch`` each line),
+            last.safetensors and best.safetensors (by ``progress.best``; averaged weights where the recipe has
             them), checkpoints/, at the end curves.png.
         resume: continue from the newest checkpoint there, if there is one; else what is there is replaced.
         checkpoint_every: steps between checkpoints, beside those after each epoch.
@@ -149,7 +149,7 @@ def facts(data: Data) -> dict[str, Any]:
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
-    """How the :func:`facts` of now differ from those of then, in words."""
+    """How the ``facts`` of now differ from those of then, in words."""
     before, after = then["classes"], now["classes"]
     gone, new = (
         [f"class {name!r}" for name in one if name not in other] for one, other in ((before, after), (after, before))

@@ -133,7 +133,7 @@ class Stepper:
         }
 
     def load(self, weights: dict[str, Tensor], averaged: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Goes back to what :meth:`weights` and :meth:`state` gave; random numbers only for as many ranks."""
+        """Goes back to what ``weights`` and ``state`` gave; random numbers only for as many ranks."""
         distributed.fill(self.model.state_dict(), weights)
         distributed.fill_optimizer(self.model, self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

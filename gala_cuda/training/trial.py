@@ -29,10 +29,10 @@ def check(model: nn.Module, network: Network) -> None:
 
 
 def check_training(model: nn.Module, network: Network, recipe: Recipe, images: int) -> None:
-    """As :func:`check`, and in training mode of parts of ``images``; statistics and random numbers stay as they were.
+    """As ``check``, and in training mode of parts of ``images``; statistics and random numbers stay as they were.
 
     Raises:
-        NetworkError: as :func:`check` does, or there are several outputs in training.
+        NetworkError: as ``check`` does, or there are several outputs in training.
         RecipeError: parts of one image are too few.
     """
     check(model, network)
