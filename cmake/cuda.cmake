@@ -1,7 +1,7 @@
 # The CUDA kernels as the object library gala_cuda, or `cuda_missing`: why there are none. They share nothing with
 # torch's CUDA: their runtime is linked in statically, and only the driver must be new enough for it.
 set(cuda_sources
-  launch pack
+  stages pack
   gather grad_x local_grads
   gate gate_backward global_grads
   scale scale_backward

@@ -100,7 +100,7 @@ namespace cuda {
 struct Execution {
   void* stream;  // a cudaStream_t
   void* workspace;  // device memory, aligned to 256 bytes, of the size below
-  bool tf32;  // f32 products take one TF32 product each, else three, as accurate as float32
+  bool tf32;  // f32 products take one TF32 product each, else three (tf32x3), as accurate as float32
 };
 
 GALA_API int64_t forward_workspace(const Problem&, const Forward&);  // in bytes
@@ -108,8 +108,9 @@ GALA_API void forward(const Problem&, const Forward&, const Execution&);
 GALA_API int64_t backward_workspace(const Problem&, const Backward&);
 GALA_API void backward(const Problem&, const Backward&, const Execution&);
 
-// The forward as one kernel that reads x once, an image in the shared memory of a cluster of blocks; for few images, on
-// compute capability 9.0. Null where it takes the problem, else why not. Backward goes on from its results as usual.
+// The forward pass as one kernel that reads x once: a cluster of blocks holds one image in its shared memory. It is for
+// few images, on compute capability 9.0. Backward goes on from its results as usual. why_not_in_cluster returns null
+// where the kernel takes the problem, else the reason why not.
 GALA_API const char* why_not_in_cluster(const Problem&, const Forward&);
 GALA_API int64_t cluster_workspace(const Problem&);
 GALA_API void forward_in_cluster(const Problem&, const Forward&, const Execution&);

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "torch_stages.h"
+#include "torch_tensors.h"
 
 namespace {
 

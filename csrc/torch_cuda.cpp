@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "torch_stages.h"
+#include "torch_tensors.h"
 
 namespace {
 

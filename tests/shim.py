@@ -113,7 +113,7 @@ def kernels(instead: Path | None = None) -> ctypes.CDLL:
     """All of ``csrc/cuda``, of which the source ``instead`` replaces the one of its name."""
     sources = [source for source in KERNELS if instead is None or source.name != instead.name]
     first = [] if instead is None else [instead]  # so that the linker takes its inline functions
-    library = loaded(build("kernels", [*first, *SHIM, CPP / "stages.cpp", *sources]))
+    library = loaded(build("kernels", [*first, *SHIM, CPP / "ctypes_stages.cpp", *sources]))
     sizes = (c_int64 * 4).in_dll(library, "gala_sizes")
     assert list(sizes) == [ctypes.sizeof(struct) for struct in (Problem, Forward, Backward, Execution)]
     for name in ("forward", "backward"):

@@ -31,9 +31,9 @@ class Counts(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    sources = [*KERNELS, CUDA / "hopper" / "forward.cu", *SHIM, CPP / "mock" / "mock.cpp", CPP / "stages.cpp"]
+    sources = [*KERNELS, CUDA / "hopper" / "forward.cu", *SHIM, CPP / "mock" / "mock.cpp", CPP / "ctypes_stages.cpp"]
     library = ctypes.CDLL(
-        str(build("mock", [*sources, CPP / "cluster.cpp"], options=("-O0", "-g0", f"-I{CPP / 'mock'}")))
+        str(build("mock", [*sources, CPP / "ctypes_cluster.cpp"], options=("-O0", "-g0", f"-I{CPP / 'mock'}")))
     )
     for name in ("forward", "backward", "forward_workspace", "backward_workspace", "forward_in_cluster"):
         getattr(library, f"gala_{name}").restype = c_char_p

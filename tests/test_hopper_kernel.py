@@ -32,7 +32,7 @@ FULL = {"bias": True, "residual": True, "map": True}
 
 @cache
 def kernel(source: Path = CUDA / "hopper" / "forward.cu") -> ctypes.CDLL:
-    library = loaded(build("cluster", [source, *SHIM, CPP / "cluster.cpp"]))
+    library = loaded(build("cluster", [source, *SHIM, CPP / "ctypes_cluster.cpp"]))
     library.gala_why_not_in_cluster.restype = library.gala_forward_in_cluster.restype = c_char_p
     library.gala_cluster_workspace.restype = c_int64
     return library
@@ -209,7 +209,7 @@ MUTANTS = {
     ),
     "a phase that expects too few bytes": Mutant(
         "local_path.cuh",
-        "full + stage, kTileBytes<hidden>)",
+        "full + stage, kTileBytes<padded>)",
         "full + stage, bytes)",
         "was to have .* bytes less|nothing was written",
     ),
@@ -240,7 +240,7 @@ MUTANTS = {
 
 # of one dtype and one hidden width, to compile faster
 FEWER = (
-    ("hidden == 64 ? image_kernel<T, 64> : hidden == 128 ? image_kernel<T, 128> : ", "hidden != 64 ? nullptr : "),
+    ("padded == 64 ? image_kernel<T, 64> : padded == 128 ? image_kernel<T, 128> : ", "padded != 64 ? nullptr : "),
     ("image_kernel<T, 256>", "image_kernel<T, 64>"),
     ("run<f16>", "run<bf16>"),
 )

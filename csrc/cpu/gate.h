@@ -1,8 +1,8 @@
 // gate: p -> z -> g -> alpha, beta, for a few images at a time; and its backward.
 #pragma once
 
+#include "blocks.h"
 #include "gemm.h"
-#include "stage.h"
 
 namespace gala::cpu::GALA_ISA {
 

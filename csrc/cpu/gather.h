@@ -1,9 +1,9 @@
 // gather: x -> pooled mean p, local map s, ReLU mask; and its backward, which adds the local path's part to grad_x.
 #pragma once
 
+#include "blocks.h"
 #include "gemm.h"
 #include "scale.h"
-#include "stage.h"
 
 namespace gala::cpu::GALA_ISA {
 

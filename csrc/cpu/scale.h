@@ -4,8 +4,8 @@
 // along the pixels of a channel.
 #pragma once
 
+#include "blocks.h"
 #include "squash.h"
-#include "stage.h"
 
 namespace gala::cpu::GALA_ISA {
 

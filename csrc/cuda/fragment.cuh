@@ -1,8 +1,8 @@
-// What the tensor cores multiply: fragments from tiles in shared memory.
+// Fragments, which are the operands of the tensor cores, loaded from tiles in shared memory, and their products.
 //
-// An instruction multiplies [16, depth] by [depth, 8], where depth is 32 bytes: two vectors of 16 bytes. Straight
-// fragments come from tiles whose lines run along the depth, crossed ones from tiles whose lines follow each other
-// along it.
+// An instruction multiplies [16, depth] by [depth, 8], where depth is 32 bytes: two vectors of 16 bytes. A straight
+// fragment comes from a tile whose lines run along the depth, a crossed one from a tile with one line for each step of
+// the depth.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@
 
 namespace gala::cuda {
 
-// n registers; of float32 the TF32 number next to each and what is left of it.
+// n registers. A float32 number takes two: the nearest TF32 number, and the difference to it.
 template <class T, int n>
 struct Fragment {
   uint32_t high[n];
@@ -22,7 +22,7 @@ template <int n>
 struct Fragment<float, n> {
   uint32_t high[n], low[n];
 };
-struct Exact {};  // in place of float: numbers that TF32 holds exactly
+struct Exact {};  // in place of float, for numbers that TF32 holds exactly
 
 template <class T, int n>
 GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
@@ -40,8 +40,8 @@ GALA_DEVICE Fragment<T, n> fragment(const uint32_t (&registers)[n]) {
   return f;
 }
 
-// A lane's parts in each row of the product, or zeros where one of them is infinite or NaN: an infinite operand times
-// what is left of the other one has any sign, and the TF32 numbers alone tell what becomes of it.
+// Sets a lane's parts in a row of the product to zero where one of them is infinite or NaN: an infinite operand times
+// the low part of the other one has any sign, so the product of the TF32 numbers alone must decide the result.
 template <int m, int n>
 GALA_DEVICE void drop_infinite(float (&parts)[m * n][4]) {
   GALA_UNROLL
@@ -58,16 +58,16 @@ GALA_DEVICE void drop_infinite(float (&parts)[m * n][4]) {
   }
 }
 
-// Adds the products of m left operands and n right ones to the sums from [row][col] on. Of float32 a product is that of
-// the TF32 numbers or, `precise`, the sum of all but the smallest of its four parts; these are summed apart first,
-// since the tensor cores truncate what they add to.
+// Adds the products of m left operands and n right ones to the sums from [row][col] on. A product of float32 numbers is
+// that of their TF32 numbers; with `tf32x3` it is the sum of three products of their parts, all but that of the low
+// ones. These are summed by themselves first, since the tensor cores truncate the number that they add to.
 template <class T, int m, int n, class A, class B, int rows, int cols>
 GALA_DEVICE void multiply(float (&sums)[rows][cols][4], int row, int col, const Fragment<A, 4>* a,
-                          const Fragment<B, 2>* b, bool precise) {
+                          const Fragment<B, 2>* b, bool tf32x3) {
   if constexpr (!std::is_same_v<T, float>) {
     GALA_UNROLL
     for (int i = 0; i < m * n; ++i) mma(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high, T{});
-  } else if (!precise) {
+  } else if (!tf32x3) {
     GALA_UNROLL
     for (int i = 0; i < m * n; ++i) mma_tf32(sums[row + i / n][col + i % n], a[i / n].high, b[i % n].high);
   } else {
@@ -88,15 +88,16 @@ GALA_DEVICE void multiply(float (&sums)[rows][cols][4], int row, int col, const 
   }
 }
 
-// Lane i's address of line `line` + i % 8, `line` a multiple of 8, and vector `vector` + `odd`, `vector` even.
+// The address for lane i: of line `line` + i % 8, `line` being a multiple of 8, and vector `vector` + `odd`, `vector`
+// being even.
 template <int line_bytes>
 GALA_DEVICE const char* lane_row(const char* tile, int line, int vector, int odd) {
   const int low = lane() % 8, key = (odd ^ swizzle(low)) * kVectorBytes;
   return tile + (line + low) * line_bytes + (vector * kVectorBytes ^ key);
 }
 
-// Elements of a crossed tile of float32: register i from line `line` + lane % 4, plus 4 where `further`, and element
-// `element` + lane / 4.
+// One element of a crossed tile of float32: element `element` + lane / 4 of line `line` + lane % 4, or with `further`
+// of the line 4 after that.
 template <int line_bytes>
 GALA_DEVICE uint32_t crossed_word(const char* tile, int line, int element, bool further) {
   const int low = lane() % 4 + (further ? 4 : 0), byte = (element + lane() / 4) * 4;

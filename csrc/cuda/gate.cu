@@ -1,11 +1,11 @@
-// gate: p -> z -> g -> alpha, beta, in float32. Both products have few rows, one an image, and large weights, whose
-// rows lie along the sum: a warp splits the sum between its lanes, for one output at few images, so that many blocks
-// share the reading of the weights, and else for some images and columns at once.
+// gate: p -> z -> g -> alpha, beta, in float32. Both products have few rows, one per image, and large weights, whose
+// rows lie along the sum. A warp splits the sum between its lanes. With few images it computes one output, so that many
+// blocks share the reading of the weights; else it computes several images and columns at once.
 
 #include <cmath>
 #include <primitives.cuh>
 
-#include "stages.h"
+#include "launchers.h"
 #include "vectors.cuh"
 
 namespace gala::cuda {
@@ -13,16 +13,14 @@ namespace gala::cuda {
 constexpr int kGateThreads = 128;
 
 struct GateParams {
-  const float* from;  // [images, depth] of row stride from_stride; p, or z, whose relu it is then
+  const float* from;  // [images, depth], rows from_stride apart: p, or z, of which relu is taken
   const float *w, *bias;  // [cols, depth], [cols] or null
   int64_t from_stride;
   int images, depth, cols;
-  float* z;  // [images, cols] of row stride from_stride, or null
-  const float *a, *m;  // without z: [cols]
+  float* z;  // [images, cols], rows from_stride apart; null where `from` is z
+  const float *a, *m;  // [cols], where z is null
   float *gates, *g;  // [images, 2, cols], [images, cols] or null
 };
-
-GALA_DEVICE int lesser(int a, int b) { return a < b ? a : b; }
 
 GALA_DEVICE void store_gate(const GateParams& p, int image, int col, float sum) {
   if (image >= p.images || col >= p.cols) return;
@@ -42,8 +40,8 @@ template <int kImages, int kCols, int width>
 GALA_KERNEL(kGateThreads, 4)
 gate_kernel(GateParams p) {
   using Vector = Vec<float, width>;
-  constexpr int kSteps = kImages == 1 ? 8 : 1;  // whose loads are under way together
-  const int blocks = (p.images + kImages - 1) / kImages;  // of images, which share the weights in the L2 cache
+  constexpr int kSteps = kImages == 1 ? 8 : 1;  // loaded before the first is used
+  const int blocks = (p.images + kImages - 1) / kImages;  // for the same columns: they share weights in the L2 cache
   const int first = block_x() % blocks * kImages;
   const int col = (block_x() / blocks * (kGateThreads / 32) + warp()) * kCols;
   const float *from[kImages], *w[kCols];

@@ -1,10 +1,10 @@
-// gate's backward in float32: d alpha, d beta -> dg -> dz -> dp. Both products take weights whose rows lie along the
-// result: a block adds up some rows of the weights for 8 images, its warps a share of the rows each.
+// gate's backward: d alpha, d beta -> dg -> dz -> dp, in float32. Both products take weights whose rows lie along the
+// result: a block adds up some rows of the weights for 8 images, and each of its warps takes a share of the rows.
 
 #include <cmath>
 #include <primitives.cuh>
 
-#include "stages.h"
+#include "launchers.h"
 #include "vectors.cuh"
 
 namespace gala::cuda {
@@ -14,25 +14,26 @@ constexpr int kWarps = 8, kImages = 8, kSlice = kWarps * 32;  // kSlice: rows of
 struct CombineParams {
   int64_t first;  // image
   int images, depth, cols, splits, span;
-  // the input [N, depth], which is kept: dg = a d_alpha + m d_beta, or dz = the sum of its parts where z > 0
-  const float *a, *m, *d_gates;  // d_gates [N, 2, depth], or null
-  const float *dz_parts, *z;  // [dz_splits, images, depth], z of row stride z_stride
+  // the input: dg = a d_alpha + m d_beta, or where d_gates is null dz = the sum of dz_parts where z > 0, else 0
+  const float *a, *m, *d_gates;  // [depth], [depth], [N, 2, depth]
+  const float *dz_parts, *z;  // [dz_splits, images, depth]; [N, depth], rows z_stride apart
   int64_t z_stride;
   int dz_splits;
-  float* input;
+  float* input;  // [N, depth]: the input is written there too
   const float* w;  // [depth, cols]
   float* to;  // [splits, images, cols]
-  float factor;  // of the result
+  float factor;  // the result is multiplied by it
 };
 
-// Four images' values from `image` on, of row `row` of [kSlice, kImages]: eight rows in a row lie in different banks.
+// Where the values of four images from `image` on lie, in row `row` of [kSlice, kImages] in shared memory; the places
+// of eight rows that follow each other are in different banks.
 GALA_DEVICE Vec<float, 4>* input_at(float* shared, int row, int image) {
   static_assert(kImages == 8);
   return reinterpret_cast<Vec<float, 4>*>(shared + row * kImages + (image ^ (row & 4)));
 }
 
-// The input of the block's images at k, into shared memory [kSlice, kImages]; the loads of all images are under way
-// together.
+// Computes the input of the block's images at k and puts it into shared memory [kSlice, kImages]; with `keep`, into
+// global memory too. All images are loaded before the first is used.
 GALA_DEVICE void stage_input(const CombineParams& p, int top, int k, bool keep, float* shared) {
   const int count = p.images - top < kImages ? p.images - top : kImages;
   float values[kImages] = {};
@@ -65,7 +66,7 @@ GALA_DEVICE void stage_input(const CombineParams& p, int top, int k, bool keep, 
                  Vec<float, 4>{{values[i], values[i + 1], values[i + 2], values[i + 3]}});
 }
 
-// The sum over the warps, in order.
+// Adds the warps' sums in order and writes the results.
 template <int width>
 GALA_DEVICE void add_warps(const CombineParams& p, const float (&sums)[kImages][width], int top, int tile, int split) {
   constexpr int kCols = 32 * width;
@@ -86,6 +87,7 @@ GALA_DEVICE void add_warps(const CombineParams& p, const float (&sums)[kImages][
   }
 }
 
+// sums [kImages, width] += the input in row `row` of shared memory times these weights.
 template <int width>
 GALA_DEVICE void add_outer(float* inputs, int row, const Vec<float, width>& weights, float (&sums)[kImages][width]) {
   GALA_UNROLL
@@ -103,7 +105,7 @@ template <int width>
 GALA_KERNEL(kWarps * 32, 2)
 combine_kernel(CombineParams p) {
   using Vector = Vec<float, width>;
-  constexpr int kCols = 32 * width, kSteps = 8;  // kSteps: rows whose loads are under way together
+  constexpr int kCols = 32 * width, kSteps = 8;  // kSteps: rows loaded before the first is used
   float* shared = shared_memory<float>();  // [kSlice, kImages], then the warps' sums
   const int tiles = (p.cols + kCols - 1) / kCols, tile = block_x() % tiles, split = block_x() / tiles % p.splits;
   const int top = block_x() / (tiles * p.splits) * kImages;  // the first of the block's images, of the chunk's
@@ -139,7 +141,8 @@ struct Splits {
   int64_t count, span;
 };
 
-// Of the sum over C, so that few images keep many blocks busy; by the shape of the whole batch alone.
+// Into how many splits of which span the sum over C is divided, so that few images keep many blocks busy. It depends on
+// the shape of the whole batch alone, since it decides in which order elements are summed.
 Splits splits_of(const Shape& s) {
   constexpr int64_t kSpan = 64;
   const int64_t blocks = ceil_div(s.reduced, 128) * ceil_div(s.images, kImages);
@@ -167,38 +170,38 @@ void gate_backward(const Problem& problem, const void* stats, Images images, con
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
   const Splits splits = splits_of(s);
-  CombineParams hidden{};
-  hidden.first = images.first;
-  hidden.images = static_cast<int>(images.count);
-  hidden.depth = static_cast<int>(s.channels);
-  hidden.cols = static_cast<int>(s.reduced);
-  hidden.splits = static_cast<int>(splits.count);
-  hidden.span = static_cast<int>(splits.span);
-  hidden.a = static_cast<const float*>(w.a);
-  hidden.m = static_cast<const float*>(w.m);
-  hidden.d_gates = d_gates;
-  hidden.input = dg;
-  hidden.w = static_cast<const float*>(w.w_expand);
-  hidden.to = static_cast<float*>(execution.workspace);
-  hidden.factor = 1.0f;
-  combine(hidden, "combine_kernel of dz", execution.stream);
+  CombineParams from_gates{};
+  from_gates.first = images.first;
+  from_gates.images = static_cast<int>(images.count);
+  from_gates.depth = static_cast<int>(s.channels);
+  from_gates.cols = static_cast<int>(s.reduced);
+  from_gates.splits = static_cast<int>(splits.count);
+  from_gates.span = static_cast<int>(splits.span);
+  from_gates.a = static_cast<const float*>(w.a);
+  from_gates.m = static_cast<const float*>(w.m);
+  from_gates.d_gates = d_gates;
+  from_gates.input = dg;
+  from_gates.w = static_cast<const float*>(w.w_expand);
+  from_gates.to = static_cast<float*>(execution.workspace);
+  from_gates.factor = 1.0f;
+  combine(from_gates, "combine_kernel of dz", execution.stream);
 
-  CombineParams pooled{};
-  pooled.first = images.first;
-  pooled.images = hidden.images;
-  pooled.depth = hidden.cols;
-  pooled.cols = hidden.depth;
-  pooled.splits = 1;
-  pooled.span = pooled.depth;
-  pooled.dz_parts = hidden.to;
-  pooled.dz_splits = hidden.splits;
-  pooled.z = static_cast<const float*>(stats) + s.pixels + s.channels;
-  pooled.z_stride = stats_width(s);
-  pooled.input = dz;
-  pooled.w = static_cast<const float*>(w.w_shrink);
-  pooled.to = dp + images.first * s.channels;
-  pooled.factor = 1.0f / static_cast<float>(s.pixels);
-  combine(pooled, "combine_kernel of dp", execution.stream);
+  CombineParams from_dz{};
+  from_dz.first = images.first;
+  from_dz.images = from_gates.images;
+  from_dz.depth = from_gates.cols;
+  from_dz.cols = from_gates.depth;
+  from_dz.splits = 1;
+  from_dz.span = from_dz.depth;
+  from_dz.dz_parts = from_gates.to;
+  from_dz.dz_splits = from_gates.splits;
+  from_dz.z = static_cast<const float*>(stats) + s.pixels + s.channels;
+  from_dz.z_stride = stats_width(s);
+  from_dz.input = dz;
+  from_dz.w = static_cast<const float*>(w.w_shrink);
+  from_dz.to = dp + images.first * s.channels;
+  from_dz.factor = 1.0f / static_cast<float>(s.pixels);
+  combine(from_dz, "combine_kernel of dp", execution.stream);
 }
 
 }  // namespace gala::cuda

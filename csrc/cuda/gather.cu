@@ -1,10 +1,10 @@
-// gather: x -> local map s, its sign bits, and the pooled mean p. The hidden layer is a product on the tensor cores,
-// and the pixels are summed from the same tiles in shared memory.
+// gather: computes the local map s, its ReLU mask and the pooled mean p from x. The hidden layer is a product on the
+// tensor cores; the pixels are summed from the same tiles in shared memory.
 
 #include <primitives.cuh>
 
 #include "fragment.cuh"
-#include "stages.h"
+#include "launchers.h"
 #include "tile.cuh"
 #include "vectors.cuh"
 
@@ -15,27 +15,27 @@ struct GatherParams {
   const char* packed;  // v_shrink [R, depth]
   int64_t packed_row_bytes;
   const float *b_v_shrink, *v_collapse;  // [R], the bias may be null
-  float* s_parts;  // [hidden tiles, rows]
-  float* pool_parts;  // [row tiles, segments, C]
+  float* s_parts;  // [reduced_tiles, rows]
+  float* pool_parts;  // [row_tiles, segments, C]
   uint32_t* relu_mask;  // [rows, words], or null
   int64_t rows;
-  int reduced, words, steps, hidden_tiles, segments, stages;
-  bool precise;
+  int reduced, words, steps, reduced_tiles, segments, stages;
+  bool tf32x3;
 };
 
-// The pixels [begin, end) of a tile that are of one image.
+// The pixels [begin, end) of a tile, which belong to one image.
 struct Segment {
   int begin, end;
   GALA_DEVICE bool has(int row) const { return begin <= row && row < end; }
 };
 
-// Sums the pixels of an image over a tile of x, each channel of the step: to [C] from the step's first channel on. The
-// warps share the step's channels.
+// Sums an image's pixels in a tile of x, for each channel of the step; writes the sums to `to`, [C] from the step's
+// first channel on. The warps share the channels.
 template <class T, bool channels_last, int rows>
 GALA_DEVICE void pool(const char* tile, const Segment& segment, int channels_left, float* to) {
   constexpr int n = kVector<T>;
   constexpr int kLineBytes = channels_last ? kStepBytes : rows * static_cast<int>(sizeof(T));
-  const int across = lane() / n;  // without channels_last: which vectors of pixels
+  const int across = lane() / n;  // without channels_last: the lane's first vector of pixels
   float sums[n] = {};
   GALA_UNROLL
   for (int i = 0; i < rows / 32; ++i) {
@@ -62,26 +62,26 @@ GALA_DEVICE void pool(const char* tile, const Segment& segment, int channels_lef
   if (leader && channel < channels_left) store_global(to + channel, sums[0]);
 }
 
-// How the block's warps share a tile of the hidden layer [rows, hidden]: each [row_tiles 16, col_tiles 8] of it.
-template <int rows, int hidden>
+// How the block's warps share a tile of the hidden layer [rows, reduced]: each has [16 kRowTiles, 8 kColTiles] of it.
+template <int rows, int reduced>
 struct Warps {
-  static constexpr int kCols = hidden >= 256 ? 4 : 2, kRows = kTileWarps / kCols;
-  static constexpr int kRowTiles = rows / kRows / 16, kColTiles = hidden / kCols / 8;
+  static constexpr int kCols = reduced >= 256 ? 4 : 2, kRows = kTileWarps / kCols;
+  static constexpr int kRowTiles = rows / kRows / 16, kColTiles = reduced / kCols / 8;
   GALA_DEVICE static int row() { return warp() / kCols * kRowTiles * 16; }
   GALA_DEVICE static int col() { return warp() % kCols * kColTiles * 8; }
 };
 
-// From a warp's part of the hidden layer before bias and ReLU: its sign bits, and what it adds to the local map, into
-// s_parts [rows of the tile] in shared memory.
+// Takes a warp's part of the hidden layer, before bias and ReLU. Writes its ReLU mask, and its part of the local map
+// into s_parts [rows of the tile] in shared memory.
 template <int row_tiles, int col_tiles>
 GALA_DEVICE void collapse(const GatherParams& p, const float (&hidden)[row_tiles][col_tiles][4], int64_t first_row,
-                          int first_hidden, int row, int rows_left, float* s_parts) {
+                          int first_unit, int row, int rows_left, float* s_parts) {
   constexpr int kWords = col_tiles / 4;
   float sums[row_tiles][2] = {};
   uint32_t words[row_tiles][2][kWords] = {};
   GALA_UNROLL
   for (int i = 0; i < 2 * col_tiles; ++i) {
-    const int col = i / 2 * 8 + lane() % 4 * 2 + i % 2, r = first_hidden + col;
+    const int col = i / 2 * 8 + lane() % 4 * 2 + i % 2, r = first_unit + col;
     if (r >= p.reduced) continue;
     const float bias = p.b_v_shrink ? load_global(p.b_v_shrink + r) : 0.0f, v = load_global(p.v_collapse + r);
     GALA_UNROLL
@@ -102,24 +102,24 @@ GALA_DEVICE void collapse(const GatherParams& p, const float (&hidden)[row_tiles
     for (int word = 0; word < kWords; ++word) {
       uint32_t& bits = words[j / 2][j % 2][word];
       for (int mask = 1; mask < 4; mask *= 2) bits |= shuffle_xor(bits, mask);
-      const int of_row = first_hidden / 32 + word;
+      const int of_row = first_unit / 32 + word;
       if (p.relu_mask && lane() % 4 == word && at < rows_left && of_row < p.words)
         store_global(p.relu_mask + (first_row + at) * p.words + of_row, bits);
     }
   }
 }
 
-template <class T, bool channels_last, int rows, int hidden>
-GALA_KERNEL(kTileThreads, hidden >= 256 ? 1 : 2)
+template <class T, bool channels_last, int rows, int reduced>
+GALA_KERNEL(kTileThreads, reduced >= 256 ? 1 : 2)
 gather_kernel(GatherParams p) {
-  using Mine = Warps<rows, hidden>;
+  using Mine = Warps<rows, reduced>;
   constexpr int kLines = channels_last ? rows : kDepth<T>, kLineBytes = rows * kStepBytes / kLines;
-  constexpr int kXBytes = rows * kStepBytes, kStage = kXBytes + hidden * kStepBytes;
+  constexpr int kXBytes = rows * kStepBytes, kStage = kXBytes + reduced * kStepBytes;
   char* shared = shared_memory<char>();
-  const int64_t tile = block_x() / p.hidden_tiles, first_row = tile * rows;
-  const int hidden_tile = block_x() % p.hidden_tiles, first_hidden = hidden_tile * hidden;
+  const int64_t tile = block_x() / p.reduced_tiles, first_row = tile * rows;
+  const int reduced_tile = block_x() % p.reduced_tiles, first_unit = reduced_tile * reduced;
   const int rows_left = static_cast<int>(p.rows - first_row < rows ? p.rows - first_row : rows);
-  const Spot first = Spot::at(static_cast<uint32_t>(first_row), p.x.pixels);
+  const ImagePixel first = ImagePixel::of_row(static_cast<uint32_t>(first_row), p.x.pixels);
   const int pixels = static_cast<int>(p.x.pixels.divisor);
   const int segments = static_cast<int>(first.after(rows_left - 1, p.x.pixels).image - first.image) + 1;
   float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
@@ -128,7 +128,7 @@ gather_kernel(GatherParams p) {
     if (step >= p.steps) return;
     char* to = shared + stage * kStage;
     load_tile<T, channels_last, kLines, kLineBytes>(to, p.x, {first, rows_left, step * kDepth<T>});
-    load_packed<hidden>(to + kXBytes, p.packed, p.packed_row_bytes, first_hidden, p.reduced, step);
+    load_packed<reduced>(to + kXBytes, p.packed, p.packed_row_bytes, first_unit, p.reduced, step);
   };
   const auto compute = [&](int step, int stage) {
     const char *x = shared + stage * kStage, *v = x + kXBytes;
@@ -143,10 +143,10 @@ gather_kernel(GatherParams p) {
         Fragment<T, 2> right[2];
         right_operands<T, true, kStepBytes>(right, v, Mine::col() + 8 * j, k);
         GALA_UNROLL
-        for (int i = 0; i < 2; ++i) multiply<T, Mine::kRowTiles, 1>(sums, 0, j + i, left, right + i, p.precise);
+        for (int i = 0; i < 2; ++i) multiply<T, Mine::kRowTiles, 1>(sums, 0, j + i, left, right + i, p.tf32x3);
       }
     }
-    if (step % p.hidden_tiles != hidden_tile) return;  // the tiles of the same pixels share the pooling
+    if (step % p.reduced_tiles != reduced_tile) return;  // the tiles of the same pixels share the pooling
     const int channel = step * kDepth<T>;
     for (int i = 0; i < segments; ++i) {
       const int64_t begin = i == 0 ? 0 : int64_t{i} * pixels - first.pixel, end = int64_t{i + 1} * pixels - first.pixel;
@@ -158,26 +158,26 @@ gather_kernel(GatherParams p) {
   pipeline(p.steps, p.stages, load, [] {}, compute);
 
   float* s_parts = reinterpret_cast<float*>(shared);  // [warps beside each other, rows]
-  const int part = Mine::col() / (hidden / Mine::kCols);
-  collapse(p, sums, first_row, first_hidden + Mine::col(), Mine::row(), rows_left, s_parts + part * rows);
+  const int part = Mine::col() / (reduced / Mine::kCols);
+  collapse(p, sums, first_row, first_unit + Mine::col(), Mine::row(), rows_left, s_parts + part * rows);
   block_barrier();
   const int row = thread_index();
   if (row >= rows_left) return;
   float s = 0.0f;
   GALA_UNROLL
   for (int i = 0; i < Mine::kCols; ++i) s += load_shared(s_parts + i * rows + row);
-  store_global(p.s_parts + hidden_tile * p.rows + first_row + row, s);
+  store_global(p.s_parts + reduced_tile * p.rows + first_row + row, s);
 }
 
 struct FinishParams {
   const float *s_parts, *pool_parts, *b_v_collapse;
   float* stats;  // from the chunk's first image on
   int64_t rows, stats_width;
-  int tile_rows, channels, hidden_tiles, segments;
+  int tile_rows, channels, reduced_tiles, segments;
   Divider pixels;
 };
 
-// s and p of an image from the tiles' parts; a thread each element.
+// Adds the tiles' parts of s and p, one thread for each element.
 GALA_KERNEL(kTileThreads, 2) gather_finish_kernel(FinishParams p) {
   const int64_t pixels = p.pixels.divisor, blocks = (pixels + p.channels + kTileThreads - 1) / kTileThreads;
   const int64_t image = block_x() / blocks, index = block_x() % blocks * kTileThreads + thread_index();
@@ -185,7 +185,7 @@ GALA_KERNEL(kTileThreads, 2) gather_finish_kernel(FinishParams p) {
   const int64_t first_row = image * pixels, channel = index - pixels;
   float sum = 0.0f;
   if (channel < 0) {
-    for (int i = 0; i < p.hidden_tiles; ++i) sum += load_global(p.s_parts + i * p.rows + first_row + index);
+    for (int i = 0; i < p.reduced_tiles; ++i) sum += load_global(p.s_parts + i * p.rows + first_row + index);
     if (p.b_v_collapse) sum += load_global(p.b_v_collapse);
   } else {
     const int64_t end = (first_row + pixels - 1) / p.tile_rows;
@@ -200,43 +200,43 @@ GALA_KERNEL(kTileThreads, 2) gather_finish_kernel(FinishParams p) {
 
 namespace {
 
-// Pixels and hidden units of a tile, by the shape and the chunk alone, as what is summed in which order depends on
-// them.
+// How many pixels and hidden units a tile has. It depends on the shape and the chunk alone, since it decides in which
+// order elements are summed.
 struct GatherTile {
-  int rows, hidden;
-  int64_t row_tiles, hidden_tiles, segments;
+  int rows, reduced;
+  int64_t row_tiles, reduced_tiles, segments;
 
   GatherTile(const Shape& s, Images images) {
     constexpr int64_t kFewBlocks = 96;
     const int64_t count = images.count * s.pixels;
-    hidden = s.reduced > 128 && ceil_div(count, 128) * ceil_div(s.reduced, 256) >= kFewBlocks ? 256 : 64;
-    hidden_tiles = ceil_div(s.reduced, hidden);
-    rows = ceil_div(count, 128) * hidden_tiles >= kFewBlocks ? 128 : 64;
+    reduced = s.reduced > 128 && ceil_div(count, 128) * ceil_div(s.reduced, 256) >= kFewBlocks ? 256 : 64;
+    reduced_tiles = ceil_div(s.reduced, reduced);
+    rows = ceil_div(count, 128) * reduced_tiles >= kFewBlocks ? 128 : 64;
     row_tiles = ceil_div(count, rows);
     segments = (rows - 2) / s.pixels + 2;
   }
-  int64_t s_floats(const Shape& s, Images images) const { return hidden_tiles * images.count * s.pixels; }
+  int64_t s_floats(const Shape& s, Images images) const { return reduced_tiles * images.count * s.pixels; }
   int64_t pool_floats(const Shape& s) const { return row_tiles * segments * s.channels; }
-  int stage_bytes() const { return (rows + hidden) * kStepBytes; }
+  int stage_bytes() const { return (rows + reduced) * kStepBytes; }
 };
 
 template <class T>
 void launch_gather(const GatherTile& tile, bool channels_last, const GatherParams& p, const Execution& execution) {
   const auto run = [&](void (*kernel)(GatherParams)) {
-    launch("gather_kernel", kernel, {tile.row_tiles * tile.hidden_tiles}, kTileThreads, p.stages * tile.stage_bytes(),
+    launch("gather_kernel", kernel, {tile.row_tiles * tile.reduced_tiles}, kTileThreads, p.stages * tile.stage_bytes(),
            execution.stream, p);
   };
-  const auto by_lanes = [&]<int rows, int hidden>() {
-    channels_last ? run(gather_kernel<T, true, rows, hidden>) : run(gather_kernel<T, false, rows, hidden>);
+  const auto by_lanes = [&]<int rows, int reduced>() {
+    channels_last ? run(gather_kernel<T, true, rows, reduced>) : run(gather_kernel<T, false, rows, reduced>);
   };
-  if (tile.hidden == 256) by_lanes.template operator()<128, 256>();
+  if (tile.reduced == 256) by_lanes.template operator()<128, 256>();
   else if (tile.rows == 128) by_lanes.template operator()<128, 64>();
   else by_lanes.template operator()<64, 64>();
 }
 
 }  // namespace
 
-int64_t gather_scratch(const Problem& problem, const Forward&, Images images) {
+int64_t gather_scratch(const Problem& problem, Images images) {
   const GatherTile tile(problem.shape, images);
   return (tile.s_floats(problem.shape, images) + tile.pool_floats(problem.shape)) * 4;
 }
@@ -259,16 +259,11 @@ void gather(const Problem& problem, const Forward& f, Images images, const void*
   p.rows = images.count * s.pixels;
   p.reduced = static_cast<int>(s.reduced);
   p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
-  p.hidden_tiles = static_cast<int>(tile.hidden_tiles);
+  p.reduced_tiles = static_cast<int>(tile.reduced_tiles);
   p.segments = static_cast<int>(tile.segments);
-  p.stages = stages_that_fit(tile.stage_bytes(), 0, tile.hidden == 256 ? 1 : 2, 4);
-  p.precise = !execution.tf32;
-  switch (problem.dtype) {
-    case DType::f32: launch_gather<float>(tile, problem.channels_last, p, execution); break;
-    case DType::bf16: launch_gather<bf16>(tile, problem.channels_last, p, execution); break;
-    case DType::f16: launch_gather<f16>(tile, problem.channels_last, p, execution); break;
-    case DType::f64: return;  // refused before
-  }
+  p.stages = stages_that_fit(tile.stage_bytes(), 0, tile.reduced == 256 ? 1 : 2, 4);
+  p.tf32x3 = !execution.tf32;
+  with_element_type(problem.dtype, [&]<class T>() { launch_gather<T>(tile, problem.channels_last, p, execution); });
   FinishParams finish{};
   finish.s_parts = p.s_parts;
   finish.pool_parts = p.pool_parts;
@@ -278,7 +273,7 @@ void gather(const Problem& problem, const Forward& f, Images images, const void*
   finish.stats = static_cast<float*>(f.stats) + images.first * finish.stats_width;
   finish.tile_rows = tile.rows;
   finish.channels = p.x.channels;
-  finish.hidden_tiles = p.hidden_tiles;
+  finish.reduced_tiles = p.reduced_tiles;
   finish.segments = p.segments;
   finish.pixels = p.x.pixels;
   launch("gather_finish_kernel", gather_finish_kernel, {images.count * ceil_div(s.pixels + s.channels, kTileThreads)},

@@ -1,23 +1,25 @@
-// The gradients of the global path's weights, sums over all images in float32: dW_expand = dg^T relu(z),
-// dW_shrink = dz^T p, da = sum of g d alpha + d beta, dm = sum of g d beta, and of the biases.
+// The gradients of the global path's weights and biases, summed over all images in float32: of w_expand dg^T relu(z),
+// of w_shrink dz^T p, of a the sum of g d alpha + d beta, of m the sum of g d beta, of the biases the sums of dg and
+// dz.
 
 #include <cmath>
 #include <primitives.cuh>
 
-#include "stages.h"
+#include "launchers.h"
 #include "vectors.cuh"
 
 namespace gala::cuda {
 
-constexpr int kThreads = 256, kTile = 64, kDepth = 16, kSide = 4;  // kSide: a thread's part of the tile, squared
-constexpr int kBeside = kTile / kSide;  // threads
+constexpr int kThreads = 256, kTile = 64, kDepth = 16,
+              kSide = 4;  // a thread has [kSide, kSide] of a tile [kTile, kTile]
+constexpr int kBeside = kTile / kSide;  // threads along a side of the tile
 
 // to [splits, rows, cols] = left^T right of left [images, rows] and right [images, cols]
 struct Outer {
   const float *left, *right;
   int64_t left_stride, right_stride;
   int rows, cols;
-  bool relu;  // of right
+  bool relu;  // whether relu(right) is multiplied
   float* to;
 };
 
@@ -27,10 +29,10 @@ struct OuterParams {
   int images, splits, span;
 };
 
-constexpr int kEach = kDepth * kTile / kThreads;  // of a slice's elements, a thread's
+constexpr int kEach = kDepth * kTile / kThreads;  // elements of a slice for each thread
 
-// A thread's elements [kEach] of `from` [images, count] in the slice of kDepth images from `first` and kTile columns
-// from `side`; zeros from image `end` on.
+// Loads a thread's elements of a slice of `from` [images, count]: kDepth images from `first` on and kTile columns from
+// `side` on; zeros from image `end` on.
 GALA_DEVICE void load_slice(const float* from, int64_t stride, int first, int end, int side, int count,
                             float (&values)[kEach]) {
   GALA_UNROLL
@@ -90,7 +92,7 @@ struct ColumnParams {
   float *a, *m, *b_w_expand, *b_w_shrink;  // the biases' may be null
 };
 
-// A block adds up 32 columns, each warp every eighth image's; the warps' sums are added in order.
+// A block sums 32 columns over the images, of which each warp takes every eighth; the warps' sums are added in order.
 GALA_KERNEL(kThreads, 4)
 column_kernel(ColumnParams p) {
   constexpr int kWarps = kThreads / 32;
@@ -125,7 +127,7 @@ column_kernel(ColumnParams p) {
 namespace {
 
 struct Splits {
-  int64_t tiles, count, span;  // tiles of one product
+  int64_t tiles, count, span;  // tiles of one product; splits of the images, and how many images a split has
 };
 
 Splits splits_of(const Shape& s) {

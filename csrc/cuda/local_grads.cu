@@ -1,12 +1,12 @@
-// gather's backward, the gradients of the local path's weights. All come from T = (ds . relu_mask)^T x [R, C], a
-// product over all pixels, and from the sums of ds where a hidden unit was on. The operand ds . bits is made in
+// gather's backward: the gradients of the local path's weights. All come from T = (ds . relu_mask)^T x [R, C], a
+// product over all pixels, and from the sums of ds where a hidden unit was on. The operand ds . relu_mask is made in
 // registers.
 
 #include <primitives.cuh>
 
-#include "bits.cuh"
 #include "fragment.cuh"
-#include "stages.h"
+#include "launchers.h"
+#include "relu_mask.cuh"
 #include "tile.cuh"
 #include "vectors.cuh"
 
@@ -20,62 +20,63 @@ struct ProductParams {
   const float* ds;  // [rows]
   float* t_parts;  // [splits, R, t_stride]
   int64_t rows, t_stride;
-  int reduced, words, steps, splits, hidden_tiles, channel_tiles, stages;
-  bool precise;
+  int reduced, words, steps, splits, reduced_tiles, channel_tiles, stages;
+  bool tf32x3;
 };
 
-// How the warps share a tile [hidden, channels] of T.
-template <int hidden>
+// How the warps share a tile [reduced, channels] of T.
+template <int reduced>
 struct ProductWarps {
-  static constexpr int kCols = hidden == 256 ? 2 : 4, kRows = kTileWarps / kCols;
-  static constexpr int kRowTiles = hidden / kRows / 16, kColTiles = kChannelTile / kCols / 8;
+  static constexpr int kCols = reduced == 256 ? 2 : 4, kRows = kTileWarps / kCols;
+  static constexpr int kRowTiles = reduced / kRows / 16, kColTiles = kChannelTile / kCols / 8;
   GALA_DEVICE static int row() { return warp() / kCols * kRowTiles * 16; }
   GALA_DEVICE static int col() { return warp() % kCols * kColTiles * 8; }
 };
 
-// A pixel's words of bits, which are copied side by side, lie in different banks: pixel i of word `word` at i ^ this.
-template <int hidden>
+// Pixel i's word number `word` of the ReLU mask is stored at i ^ word_key(word), so that the words of one pixel, which
+// are copied side by side, lie in different banks.
+template <int reduced>
 GALA_DEVICE int word_key(int word) {
-  return word * (32 / (hidden / 32));
+  return word * (32 / (reduced / 32));
 }
 
-template <class T, int hidden>
-constexpr int kProductStage = kChannelTile * kStepBytes + kDepth<T> * (hidden / 32 + 1) * 4;
+template <class T, int reduced>
+constexpr int kProductStage = kChannelTile * kStepBytes + kDepth<T> * (reduced / 32 + 1) * 4;
 
-template <class T, bool channels_last, int hidden>
-GALA_KERNEL(kTileThreads, hidden == 256 ? 1 : 2)
+template <class T, bool channels_last, int reduced>
+GALA_KERNEL(kTileThreads, reduced == 256 ? 1 : 2)
 local_products_kernel(ProductParams p) {
-  using Mine = ProductWarps<hidden>;
-  constexpr int kDeep = kDepth<T>, kWords = hidden / 32;
+  using Mine = ProductWarps<reduced>;
+  constexpr int kDeep = kDepth<T>, kWords = reduced / 32;
   constexpr int kLines = channels_last ? kDeep : kChannelTile, kXBytes = kChannelTile * kStepBytes;
   constexpr int kLineBytes = kXBytes / kLines;
   char* shared = shared_memory<char>();
-  const int tile = block_x() / p.hidden_tiles;
-  const int first_hidden = block_x() % p.hidden_tiles * hidden;
+  const int tile = block_x() / p.reduced_tiles;
+  const int first_unit = block_x() % p.reduced_tiles * reduced;
   const int first_channel = tile % p.channel_tiles * kChannelTile, split = tile / p.channel_tiles;
   const int begin = static_cast<int>(int64_t{split} * p.steps / p.splits);
   const int steps = static_cast<int>((split + int64_t{1}) * p.steps / p.splits) - begin;
-  Spot spot = Spot::at(static_cast<uint32_t>(begin) * kDeep, p.x.pixels);  // of the step that is loaded next
+  ImagePixel first = ImagePixel::of_row(static_cast<uint32_t>(begin) * kDeep, p.x.pixels);  // of the next step to load
   float sums[Mine::kRowTiles][Mine::kColTiles][4] = {};
 
   const auto load = [&](int step, int stage) {
     if (step >= steps) return;
     const int64_t row = int64_t{begin + step} * kDeep;
     const int rows_left = static_cast<int>(p.rows - row < kDeep ? p.rows - row : kDeep);
-    char* to = shared + stage * kProductStage<T, hidden>;
-    load_tile<T, channels_last, kLines, kLineBytes>(to, p.x, {spot, rows_left, first_channel});
+    char* to = shared + stage * kProductStage<T, reduced>;
+    load_tile<T, channels_last, kLines, kLineBytes>(to, p.x, {first, rows_left, first_channel});
     uint32_t* words = reinterpret_cast<uint32_t*>(to + kXBytes);
     for (int i = thread_index(); i < kDeep * kWords; i += kTileThreads) {
-      const int pixel = i / kWords, word = first_hidden / 32 + i % kWords;
-      copy_async<4>(words + i % kWords * kDeep + (pixel ^ word_key<hidden>(i % kWords)),
+      const int pixel = i / kWords, word = first_unit / 32 + i % kWords;
+      copy_async<4>(words + i % kWords * kDeep + (pixel ^ word_key<reduced>(i % kWords)),
                     p.relu_mask + (row + pixel) * p.words + word, pixel < rows_left && word < p.words);
     }
     const int pixel = thread_index();
     if (pixel < kDeep) copy_async<4>(words + kDeep * kWords + pixel, p.ds + row + pixel, pixel < rows_left);
-    spot = spot.after(kDeep, p.x.pixels);
+    first = first.after(kDeep, p.x.pixels);
   };
   const auto compute = [&](int, int stage) {
-    const char* x = shared + stage * kProductStage<T, hidden>;
+    const char* x = shared + stage * kProductStage<T, reduced>;
     const uint32_t* words = reinterpret_cast<const uint32_t*>(x + kXBytes);
     const float* ds = reinterpret_cast<const float*>(words + kDeep * kWords);
     const auto instruction = [&](int k) {
@@ -83,7 +84,7 @@ local_products_kernel(ProductParams p) {
       GALA_UNROLL
       for (int i = 0; i < Mine::kRowTiles; i += 2) {
         const int word = Mine::row() / 32 + i / 2;
-        ds_where_on<T>(left + i, words + word * kDeep, word_key<hidden>(word), ds, k);
+        ds_where_on<T>(left + i, words + word * kDeep, word_key<reduced>(word), ds, k);
       }
       GALA_UNROLL
       for (int j = 0; j < Mine::kColTiles; j += 2) {
@@ -91,11 +92,11 @@ local_products_kernel(ProductParams p) {
         right_operands<T, !channels_last, kLineBytes>(right, x, Mine::col() + 8 * j, k);
         GALA_UNROLL
         for (int i = 0; i < Mine::kRowTiles; ++i) {
-          multiply<T, 2, 1>(sums, i / 2 * 2, j + i % 2, left + i / 2 * 2, right + i % 2, p.precise);
+          multiply<T, 2, 1>(sums, i / 2 * 2, j + i % 2, left + i / 2 * 2, right + i % 2, p.tf32x3);
         }
       }
     };
-    if constexpr (std::is_same_v<T, float>) {  // more of these at once would not fit into the registers
+    if constexpr (std::is_same_v<T, float>) {  // unrolled, it would take more registers than there are
       GALA_ROLL
       for (int k = 0; k < kInstructions; ++k) instruction(k);
     } else {
@@ -107,7 +108,7 @@ local_products_kernel(ProductParams p) {
 
   GALA_UNROLL
   for (int i = 0; i < 2 * Mine::kRowTiles; ++i) {
-    const int r = first_hidden + Mine::row() + 8 * i + lane() / 4;
+    const int r = first_unit + Mine::row() + 8 * i + lane() / 4;
     float* to = p.t_parts + (int64_t{split} * p.reduced + r) * p.t_stride;
     GALA_UNROLL
     for (int j = 0; j < Mine::kColTiles; ++j) {
@@ -127,7 +128,7 @@ struct CountParams {
   int words, splits;
 };
 
-// Over a share of the pixels, the sums of ds where each hidden unit of a word was on, and of all ds.
+// Over a share of the pixels, sums ds where each hidden unit of one word was on, and all ds.
 GALA_KERNEL(kTileThreads, 2) local_counts_kernel(CountParams p) {
   float* shared = shared_memory<float>();  // [warps, 33]
   const int word = block_x() % p.words;
@@ -160,12 +161,12 @@ GALA_KERNEL(kTileThreads, 2) local_counts_kernel(CountParams p) {
 struct LocalGradsParams {
   const float *t_parts, *count_parts;  // the latter null where no bias wants a gradient
   const float *v_shrink, *v_collapse, *b_v_shrink;
-  float *d_v_shrink, *d_v_collapse, *d_b_v_shrink, *d_b_v_collapse;
+  float *grad_v_shrink, *grad_v_collapse, *grad_b_v_shrink, *grad_b_v_collapse;
   int64_t t_stride;
   int channels, reduced, splits, count_splits, count_width;
 };
 
-// The gradients from the sums' parts; a block each hidden unit.
+// The gradients from the parts of T and of the counts; one block for each hidden unit.
 GALA_KERNEL(kTileThreads, 2) local_grads_kernel(LocalGradsParams p) {
   float* shared = shared_memory<float>();  // [warps, 3]
   const int r = block_x();
@@ -176,7 +177,7 @@ GALA_KERNEL(kTileThreads, 2) local_grads_kernel(LocalGradsParams p) {
     for (int split = 0; split < p.splits; ++split)
       t += load_global(p.t_parts + (int64_t{split} * p.reduced + r) * p.t_stride + c);
     const int64_t at = int64_t{r} * p.channels + c;
-    store_global(p.d_v_shrink + at, v * t);
+    store_global(p.grad_v_shrink + at, v * t);
     sums[0] += load_global(p.v_shrink + at) * t;
   }
   if (p.count_parts)
@@ -194,28 +195,29 @@ GALA_KERNEL(kTileThreads, 2) local_grads_kernel(LocalGradsParams p) {
   if (thread_index() > 0) return;
   float total[3] = {};
   for (int i = 0; i < 3 * kTileWarps; ++i) total[i % 3] += load_shared(shared + i);
-  store_global(p.d_v_collapse + r,
+  store_global(p.grad_v_collapse + r,
                p.b_v_shrink ? std::fma(load_global(p.b_v_shrink + r), total[1], total[0]) : total[0]);
-  if (p.d_b_v_shrink) store_global(p.d_b_v_shrink + r, v * total[1]);
-  if (p.d_b_v_collapse && r == 0) store_global(p.d_b_v_collapse, total[2]);
+  if (p.grad_b_v_shrink) store_global(p.grad_b_v_shrink + r, v * total[1]);
+  if (p.grad_b_v_collapse && r == 0) store_global(p.grad_b_v_collapse, total[2]);
 }
 
 namespace {
 
-// How the products are cut, by the shape alone, as what is summed in which order depends on it.
+// How the products are divided between blocks. It depends on the shape alone, since it decides in which order elements
+// are summed.
 struct ProductTiles {
-  int hidden;
-  int64_t rows, hidden_tiles, channel_tiles, steps, splits, t_stride;
+  int reduced;
+  int64_t rows, reduced_tiles, channel_tiles, steps, splits, t_stride;
   int count_splits, count_width;
 
   explicit ProductTiles(const Problem& problem) {
     const Shape& s = problem.shape;
-    hidden = s.reduced > 128 ? 256 : 64;
+    reduced = s.reduced > 128 ? 256 : 64;
     rows = s.images * s.pixels;
-    hidden_tiles = ceil_div(s.reduced, hidden);
+    reduced_tiles = ceil_div(s.reduced, reduced);
     channel_tiles = ceil_div(s.channels, kChannelTile);
-    steps = ceil_div(rows, kStepBytes / element_size(problem));
-    const int64_t wanted = (hidden == 256 ? 128 : 256) / (hidden_tiles * channel_tiles), most = steps / 4;
+    steps = ceil_div(rows, kStepBytes / element_bytes(problem.dtype));
+    const int64_t wanted = (reduced == 256 ? 128 : 256) / (reduced_tiles * channel_tiles), most = steps / 4;
     splits = wanted < most ? wanted : most;
     if (splits < 1) splits = 1;
     t_stride = ceil_div(s.channels, 2) * 2;
@@ -226,20 +228,21 @@ struct ProductTiles {
 };
 
 template <class T>
-void launch_products(const Problem& problem, int hidden, ProductParams p, const Execution& execution) {
-  const auto run = [&]<bool channels_last, int hidden>() {
-    p.stages = stages_that_fit(kProductStage<T, hidden>, 0, hidden == 256 ? 1 : 2, 4);
-    launch("local_products_kernel", local_products_kernel<T, channels_last, hidden>,
-           {int64_t{p.splits} * p.channel_tiles * p.hidden_tiles}, kTileThreads, p.stages * kProductStage<T, hidden>,
+void launch_products(const Problem& problem, int reduced, ProductParams p, const Execution& execution) {
+  const auto run = [&]<bool channels_last, int reduced>() {
+    p.stages = stages_that_fit(kProductStage<T, reduced>, 0, reduced == 256 ? 1 : 2, 4);
+    launch("local_products_kernel", local_products_kernel<T, channels_last, reduced>,
+           {int64_t{p.splits} * p.channel_tiles * p.reduced_tiles}, kTileThreads, p.stages * kProductStage<T, reduced>,
            execution.stream, p);
   };
-  if (problem.channels_last) hidden == 256 ? run.template operator()<true, 256>() : run.template operator()<true, 64>();
-  else hidden == 256 ? run.template operator()<false, 256>() : run.template operator()<false, 64>();
+  if (problem.channels_last)
+    reduced == 256 ? run.template operator()<true, 256>() : run.template operator()<true, 64>();
+  else reduced == 256 ? run.template operator()<false, 256>() : run.template operator()<false, 64>();
 }
 
 }  // namespace
 
-int64_t local_grads_scratch(const Problem& problem, const Backward&) {
+int64_t local_grads_scratch(const Problem& problem) {
   const ProductTiles tiles(problem);
   return (tiles.t_floats(problem.shape) + int64_t{tiles.count_splits} * tiles.count_width) * 4;
 }
@@ -259,30 +262,25 @@ void local_grads(const Problem& problem, const Backward& b, const float* ds, con
   p.words = static_cast<int>(mask_words(s));
   p.steps = static_cast<int>(tiles.steps);
   p.splits = static_cast<int>(tiles.splits);
-  p.hidden_tiles = static_cast<int>(tiles.hidden_tiles);
+  p.reduced_tiles = static_cast<int>(tiles.reduced_tiles);
   p.channel_tiles = static_cast<int>(tiles.channel_tiles);
-  p.precise = !execution.tf32;
-  switch (problem.dtype) {
-    case DType::f32: launch_products<float>(problem, tiles.hidden, p, execution); break;
-    case DType::bf16: launch_products<bf16>(problem, tiles.hidden, p, execution); break;
-    case DType::f16: launch_products<f16>(problem, tiles.hidden, p, execution); break;
-    case DType::f64: return;  // refused before
-  }
+  p.tf32x3 = !execution.tf32;
+  with_element_type(problem.dtype, [&]<class T>() { launch_products<T>(problem, tiles.reduced, p, execution); });
 
   LocalGradsParams grads{};
   grads.t_parts = p.t_parts;
   grads.v_shrink = static_cast<const float*>(w.v_shrink);
   grads.v_collapse = static_cast<const float*>(w.v_collapse);
   grads.b_v_shrink = static_cast<const float*>(w.b_v_shrink);
-  grads.d_v_shrink = static_cast<float*>(b.grads.v_shrink);
-  grads.d_v_collapse = static_cast<float*>(b.grads.v_collapse);
-  grads.d_b_v_shrink = static_cast<float*>(b.grads.b_v_shrink);
-  grads.d_b_v_collapse = static_cast<float*>(b.grads.b_v_collapse);
+  grads.grad_v_shrink = static_cast<float*>(b.grads.v_shrink);
+  grads.grad_v_collapse = static_cast<float*>(b.grads.v_collapse);
+  grads.grad_b_v_shrink = static_cast<float*>(b.grads.b_v_shrink);
+  grads.grad_b_v_collapse = static_cast<float*>(b.grads.b_v_collapse);
   grads.t_stride = p.t_stride;
   grads.channels = p.x.channels;
   grads.reduced = p.reduced;
   grads.splits = p.splits;
-  if (w.b_v_shrink || grads.d_b_v_collapse) {
+  if (w.b_v_shrink || grads.grad_b_v_collapse) {
     const CountParams counts{p.relu_mask, ds, p.t_parts + tiles.t_floats(s), p.rows, p.words, tiles.count_splits};
     launch("local_counts_kernel", local_counts_kernel, {tiles.count_splits * int64_t{p.words}}, kTileThreads,
            kTileWarps * 33 * 4, execution.stream, counts);

@@ -1,15 +1,15 @@
-// The local path's weights as the products read them: in x's dtype, each row padded with zeros to whole steps.
+// Packs the local path's weights as the products read them: in x's dtype, each row padded with zeros to whole steps.
 
 #include <primitives.cuh>
 
-#include "stages.h"
+#include "launchers.h"
 #include "tile.cuh"
 
 namespace gala::cuda {
 
 struct PackParams {
-  const float *v_shrink, *v_collapse;  // [R, C]; [R], or null: then rows of the packed weights are hidden units
-  void* to;  // [R, depth], or [C, depth] with v_collapse multiplied in
+  const float *v_shrink, *v_collapse;  // [R, C]; [R] or null
+  void* to;  // v_shrink as [R, depth]; or with v_collapse its transpose, multiplied by v_collapse, as [C, depth]
   int64_t channels, reduced, depth;
 };
 
@@ -19,11 +19,11 @@ pack_kernel(PackParams p) {
   const int64_t index = int64_t{block_x()} * kTileThreads + thread_index(), row = index / p.depth, k = index % p.depth;
   const bool by_channels = p.v_collapse != nullptr;
   if (row >= (by_channels ? p.channels : p.reduced)) return;
-  const int64_t channel = by_channels ? row : k, hidden = by_channels ? k : row;
+  const int64_t channel = by_channels ? row : k, unit = by_channels ? k : row;
   float value = 0.0f;
-  if (channel < p.channels && hidden < p.reduced) {
-    value = load_global(p.v_shrink + hidden * p.channels + channel);
-    if (by_channels) value *= load_global(p.v_collapse + hidden);
+  if (channel < p.channels && unit < p.reduced) {
+    value = load_global(p.v_shrink + unit * p.channels + channel);
+    if (by_channels) value *= load_global(p.v_collapse + unit);
   }
   store_global(static_cast<T*>(p.to) + index, from_float<T>(value));
 }
@@ -32,22 +32,16 @@ namespace {
 
 void pack(const Problem& problem, const void* v_collapse, void* packed, int64_t bytes, const Execution& execution) {
   const Shape& s = problem.shape;
-  const int64_t elements = bytes / element_size(problem);
+  const int64_t elements = bytes / element_bytes(problem.dtype);
   const PackParams p{static_cast<const float*>(problem.weights.v_shrink),
                      static_cast<const float*>(v_collapse),
                      packed,
                      s.channels,
                      s.reduced,
                      elements / (v_collapse ? s.channels : s.reduced)};
-  const auto run = [&](void (*kernel)(PackParams)) {
-    launch("pack_kernel", kernel, {ceil_div(elements, kTileThreads)}, kTileThreads, 0, execution.stream, p);
-  };
-  switch (problem.dtype) {
-    case DType::f32: return run(pack_kernel<float>);
-    case DType::bf16: return run(pack_kernel<bf16>);
-    case DType::f16: return run(pack_kernel<f16>);
-    case DType::f64: return;  // refused before
-  }
+  with_element_type(problem.dtype, [&]<class T>() {
+    launch("pack_kernel", pack_kernel<T>, {ceil_div(elements, kTileThreads)}, kTileThreads, 0, execution.stream, p);
+  });
 }
 
 }  // namespace

@@ -1,16 +1,17 @@
-// Every CUDA construct and hardware instruction that the kernels use, one function each. The kernels name nothing of
-// CUDA themselves, so that tests/cpp/shim/primitives.cuh, the same names on the host, runs them without a GPU.
+// Every CUDA construct and hardware instruction that the kernels use, one function each. The kernels themselves name
+// nothing of CUDA, so that they run without a GPU against tests/cpp/shim/primitives.cuh, which has the same names on
+// the host.
 #pragma once
 
 #include <cstdint>
 
 #include "runtime.cuh"
 
-// Before `void name(Params)`, which takes one trivially copyable struct: at least `blocks` blocks of `threads` threads
-// share a multiprocessor.
+// Stands before a kernel's `void name(Params)`, whose parameter is one trivially copyable struct. At least `blocks`
+// blocks of `threads` threads share a multiprocessor.
 #define GALA_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define GALA_DEVICE __device__ __forceinline__
-// Before a loop.
+// These stand before a loop.
 #define GALA_UNROLL _Pragma("unroll")
 #define GALA_ROLL _Pragma("unroll 1")
 
@@ -36,7 +37,7 @@ GALA_DEVICE float to_float(f16 value) {
   return wide;
 }
 
-// To the nearest, ties to even.
+// Rounds to the nearest number, ties to even.
 template <class T>
 GALA_DEVICE T from_float(float value) = delete;
 template <>
@@ -72,8 +73,8 @@ GALA_DEVICE uint32_t pack_pair<f16>(float first, float second) {
   return pair;
 }
 
-// To TF32's 10 bits of mantissa, to the nearest, ties away from zero; the other bits are 0, which the instruction alone
-// does not promise.
+// Rounds to TF32's 10 bits of mantissa, to the nearest, ties away from zero. The other bits are set to 0, which the
+// instruction alone does not promise.
 GALA_DEVICE uint32_t round_tf32(float value) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
@@ -97,8 +98,8 @@ GALA_DEVICE float reciprocal_approx(float value) {
 }
 GALA_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
-// Byte `index` of `low` and of `high`, 0 to 3: 0xffff in the low half where the first is negative as a signed byte, and
-// 0xffff in the high half where the second is.
+// Looks at byte `index`, 0 to 3, of `low` and of `high`: the low half of the result is 0xffff where the former is
+// negative as a signed byte, else 0, and the high half is 0xffff where the latter is.
 GALA_DEVICE uint32_t byte_signs(uint32_t low, uint32_t high, int index) {
   uint32_t mask;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(mask) : "r"(low), "r"(high), "r"(0xcc88 + 0x1111 * index));
@@ -140,7 +141,7 @@ GALA_DEVICE T* shared_memory() {
   return reinterpret_cast<T*>(gala_shared);
 }
 
-// n values that move as one, 2 to 16 bytes.
+// n values that are loaded and stored as one, 2 to 16 bytes in all.
 template <class T, int n>
 struct alignas(sizeof(T) * n) Vec {
   T at[n];
@@ -175,7 +176,7 @@ GALA_DEVICE uint32_t shared_address(const void* shared) {
 
 }  // namespace detail
 
-// V is 2, 4, 8 or 16 bytes, and the address a multiple of that: one instruction.
+// Loads with one instruction. V has 2, 4, 8 or 16 bytes, and the address is a multiple of that.
 template <class V>
 GALA_DEVICE V load_global(const V* from) {
   const auto word = *reinterpret_cast<const detail::WordOf<V>*>(from);
@@ -183,7 +184,7 @@ GALA_DEVICE V load_global(const V* from) {
   __builtin_memcpy(&value, &word, sizeof(V));
   return value;
 }
-// What is read for the last time: the first to leave the caches.
+// Loads what is not needed again: it is the first to leave the caches.
 template <class V>
 GALA_DEVICE V load_streaming(const V* from) {
   const auto word = __ldcs(reinterpret_cast<const detail::WordOf<V>*>(from));
@@ -206,8 +207,8 @@ GALA_DEVICE void store_shared(V* to, V value) {
   store_global(to, value);
 }
 
-// Copies 4, 8 or 16 bytes into shared memory; zeros where not `inside`, and then `global`, aligned all the same, is not
-// read. It is done once the group it was committed in has been waited for.
+// Queues a copy of 4, 8 or 16 bytes into shared memory; where not `inside`, of zeros, and then `global`, which has to
+// be aligned all the same, is not read. The copy is done once its group has been waited for.
 template <int bytes>
 GALA_DEVICE void copy_async(void* shared, const void* global, bool inside) {
   if constexpr (bytes == 16)
@@ -221,18 +222,19 @@ GALA_DEVICE void copy_async(void* shared, const void* global, bool inside) {
                  : "r"(detail::shared_address(shared)), "l"(global), "n"(bytes), "r"(inside ? bytes : 0)
                  : "memory");
 }
-// Ends a group of this thread's copies.
+// Makes this thread's copies since the last call one group.
 GALA_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until all but the last `pending` groups of this thread are done.
+// Waits until all but the last `pending` groups of this thread are done.
 template <int pending>
 GALA_DEVICE void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// ---- tensor cores: all lanes of the warp take part; fragments as the PTX manual lays them out
+// ---- tensor cores: all lanes of the warp take part; fragments are laid out as in the PTX manual
 
-// Four 8 x 8 matrices of 16-bit numbers; lane i gives the address of row i % 8 of matrix i / 8, 16 bytes aligned to 16.
-// Register j receives the two neighbours of matrix j that lie in row lane / 4 from column 2 (lane % 4) on.
+// Loads four 8 x 8 matrices of 16-bit numbers. Lane i gives the address of row i % 8 of matrix i / 8: 16 bytes, aligned
+// to
+// 16. Register j receives two neighbours of matrix j, in row lane / 4 from column 2 (lane % 4) on.
 GALA_DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -259,7 +261,7 @@ GALA_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 GALA_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], f16) {
   GALA_MMA("m16n8k16.row.col.f32.f16.f16.f32");
 }
-// d [16, 8] += a [16, 8] b [8, 8], of which only TF32's bits are read
+// d [16, 8] += a [16, 8] b [8, 8], of whose numbers only TF32's bits are read
 GALA_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   GALA_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
 }

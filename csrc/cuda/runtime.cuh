@@ -1,4 +1,4 @@
-// What the host asks of CUDA: to launch kernels, and what the current device has.
+// The host's calls of CUDA: kernel launches, and properties of the current device.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -35,23 +35,23 @@ inline int attribute(cudaDeviceAttr which) {
 // The most dynamic shared memory that a block may ask for on the current device.
 inline int shared_limit() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
-// How many bytes of a feature map stay in the L2 cache beside what else is there, until they are read again. Of a small
-// cache none: chunks that fit into it would not keep the GPU busy.
+// How many bytes of a feature map can be expected to stay in the L2 cache until they are read again; 0 for a small
+// cache, since chunks that fit into it would not keep the GPU busy.
 inline int64_t cached_bytes() {
   constexpr int64_t kSmall = int64_t{16} << 20;
   const int64_t bytes = attribute(cudaDevAttrL2CacheSize);
   return bytes < kSmall ? 0 : bytes / 3 * 2;
 }
 
-// Whether there is code for compute_90a, and the current device runs it.
+// Whether this build has code for compute_90a and the current device runs it.
 inline bool is_hopper() {
   constexpr bool is_compiled = std::string_view(GALA_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
   return is_compiled && attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
          attribute(cudaDevAttrComputeCapabilityMinor) == 0;
 }
 
-// Loads the kernel's code and allows it all of the device's shared memory: once for each kernel and device, and always
-// the same, so that threads which launch it at the same time agree.
+// Loads the kernel's code and allows it all of the device's shared memory, once for each kernel and device. The limit
+// is always the same, so that threads which launch the kernel at the same time do not contradict each other.
 inline void prepare(const char* name, const void* kernel) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> prepared;
@@ -59,7 +59,7 @@ inline void prepare(const char* name, const void* kernel) {
   const std::lock_guard lock(mutex);
   if (prepared.count({kernel, device})) return;
   const int limit = shared_limit();
-  // a thread that captures a CUDA graph loads nothing, unless it says that this is no part of the graph
+  // while a thread captures a CUDA graph, loading is an error unless it is declared to be no part of the graph
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   check(name, cudaThreadExchangeStreamCaptureMode(&mode));
   cudaFuncAttributes loaded;
@@ -70,7 +70,8 @@ inline void prepare(const char* name, const void* kernel) {
   prepared.insert({kernel, device});
 }
 
-// More than one block a `cluster` takes compute capability 9.0 or newer: blocks that follow each other are one.
+// Queues a kernel on a stream. `cluster` blocks that follow each other form a cluster; more than one needs compute
+// capability 9.0 or newer.
 template <class Params>
 void launch(const char* name, void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes, void* stream,
             const Params& params, int cluster = 1) {

@@ -3,17 +3,17 @@
 #include <cmath>
 #include <primitives.cuh>
 
+#include "launchers.h"
+#include "row_iterator.cuh"
 #include "squash.cuh"
-#include "stages.h"
-#include "sweep.cuh"
 #include "vectors.cuh"
 
 namespace gala::cuda {
 
 struct ScaleParams {
-  Sweep sweep;
-  int last_block;  // blocks go backwards: what gather read last is in the L2 cache
-  Plane x, residual, out;  // residual.data may be null
+  RowTiling tiling;
+  int last_block;  // blocks start with the last part of x, which gather read last and which is in the L2 cache
+  RowMap x, residual, out;  // residual.data may be null
   const float* gates;  // [images, 2, C]
   const float* stats;
   int64_t stats_width;
@@ -37,7 +37,7 @@ GALA_DEVICE Packed<T, width> scaled(const Packed<T, width>& x, const float (&att
   return pack<T>(value);
 }
 
-// The sum over the lanes' squares with channels_last; else they are added to those of the rows before.
+// With channels_last returns the sum of the thread's squares; else adds each to the sum over the rows so far.
 template <int width, bool channels>
 GALA_DEVICE float add_squares(const float (&attention)[width], float (&squares)[width]) {
   float sum = 0.0f;
@@ -50,15 +50,15 @@ GALA_DEVICE float add_squares(const float (&attention)[width], float (&squares)[
 }
 
 template <class T, int width, bool channels>
-GALA_KERNEL(kSweepThreads, 5)
+GALA_KERNEL(kRowThreads, 5)
 scale_kernel(ScaleParams p) {
   constexpr int kRows = kRowsInFlight<T, width>;
-  const Place here(p.sweep, p.last_block - block_x(), width, kRows);
-  const Gates<width, channels> gates(p.gates, p.stats + here.image * p.stats_width, p.sweep, here);
-  const int64_t part = (channels ? here.tile : here.share) * p.sweep.images + here.image;
-  float* map = p.map_parts ? p.map_parts + part * p.sweep.pixels : nullptr;
+  const ThreadPosition here(p.tiling, p.last_block - block_x(), width, kRows);
+  const Gates<width, channels> gates(p.gates, p.stats + here.image * p.stats_width, p.tiling, here);
+  const int64_t part = (channels ? here.tile : here.share) * p.tiling.images + here.image;
+  float* map = p.map_parts ? p.map_parts + part * p.tiling.pixels : nullptr;
   const bool add = p.residual.data != nullptr;
-  Walk<T, width> x(p.x, here), residual(p.residual, here), out(p.out, here);
+  RowIterator<T, width> x(p.x, here), residual(p.residual, here), out(p.out, here);
   float squares[width] = {};
 
   const auto take = [&]<int rows>(int row, int first) {
@@ -76,7 +76,7 @@ scale_kernel(ScaleParams p) {
       GALA_UNROLL
       for (int k = 0; k < rows; ++k) {
         float attention[width];
-        gates.add_up(row_alpha[k], row_factor[k], attention);
+        gates.arguments(row_alpha[k], row_factor[k], attention);
         squash_all<T>(attention, p.tanh);
         store_global(out.at(first + k), scaled<T>(from[k], attention, added[k], add));
         if (map) square[k] = add_squares<width, channels>(attention, squares);
@@ -84,49 +84,49 @@ scale_kernel(ScaleParams p) {
     }
     GALA_UNROLL
     for (int k = 0; channels && map && k < rows; ++k) {
-      const float sum = sum_abreast(square[k], p.sweep.abreast);
+      const float sum = sum_over_group(square[k], p.tiling.group_size);
       if (here.leader && row + k < here.end) store_global(map + row + k, sum);
     }
   };
-  sweep_rows<kRows>(here, take, x, residual, out);
-  if (!channels && map) sum_groups(squares, p.sweep, here, map);
+  for_each_row<kRows>(here, take, x, residual, out);
+  if (!channels && map) sum_groups(squares, p.tiling, here, map);
 }
 
 namespace {
 
 int width_of(const Problem& problem, const Forward& f) {
   const FeatureMap maps[] = {f.x, f.out, f.residual.data ? f.residual : f.x};
-  return sweep_width(problem, maps);
+  return vector_width(problem, maps);
 }
 
 }  // namespace
 
 int64_t scale_scratch(const Problem& problem, const Forward& f, Images images) {
   if (!f.map) return 0;
-  const Sweep sweep = sweep_of(problem, width_of(problem, f), images);
-  return (problem.channels_last ? sweep.tiles : sweep.shares) * images.count * problem.shape.pixels * 4;
+  const RowTiling tiling = row_tiling(problem, width_of(problem, f), images);
+  return (problem.channels_last ? tiling.tiles : tiling.shares) * images.count * problem.shape.pixels * 4;
 }
 
 void scale(const Problem& problem, const Forward& f, Images images, const float* gates, const Execution& execution) {
   const Shape& s = problem.shape;
   const int width = width_of(problem, f);
   ScaleParams p{};
-  p.sweep = sweep_of(problem, width, images);
-  p.last_block = static_cast<int>(blocks(p.sweep) - 1);
-  p.x = plane(problem, f.x, images);
-  p.residual = plane(problem, f.residual, images);
-  p.out = plane(problem, f.out, images);
+  p.tiling = row_tiling(problem, width, images);
+  p.last_block = static_cast<int>(blocks(p.tiling) - 1);
+  p.x = row_map(problem, f.x, images);
+  p.residual = row_map(problem, f.residual, images);
+  p.out = row_map(problem, f.out, images);
   p.gates = gates + images.first * 2 * s.channels;
   p.stats_width = stats_width(s);
   p.stats = static_cast<const float*>(f.stats) + images.first * p.stats_width;
   p.map_parts = f.map ? static_cast<float*>(execution.workspace) : nullptr;
   p.tanh = problem.squash == Squash::tanh;
-  with_sweep(problem, width, [&]<class T, int width, bool channels>() {
-    launch("scale_kernel", scale_kernel<T, width, channels>, {blocks(p.sweep)}, kSweepThreads,
-           f.map && !channels ? kSweepShared<width> : 0, execution.stream, p);
+  with_row_kernel(problem, width, [&]<class T, int width, bool channels>() {
+    launch("scale_kernel", scale_kernel<T, width, channels>, {blocks(p.tiling)}, kRowThreads,
+           f.map && !channels ? kGroupSumBytes<width> : 0, execution.stream, p);
   });
   if (!f.map) return;
-  const int64_t rows = images.count * s.pixels, parts = problem.channels_last ? p.sweep.tiles : p.sweep.shares;
+  const int64_t rows = images.count * s.pixels, parts = problem.channels_last ? p.tiling.tiles : p.tiling.shares;
   sum_parts({p.map_parts, static_cast<float*>(f.map) + images.first * s.pixels, rows, parts, true}, {}, execution);
 }
 

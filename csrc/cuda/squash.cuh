@@ -1,4 +1,4 @@
-// tanh and sigmoid, as accurate as a result of type T can tell, and their derivatives.
+// The squashes, tanh and sigmoid, as accurately as a result of type T can show, and their derivatives.
 #pragma once
 
 #include <cmath>
@@ -7,7 +7,7 @@
 
 namespace gala::cuda {
 
-// Within 1e-6 of tanh, relatively: (1 - t) / (1 + t) with t = exp(-2 |x|), near 0 a series.
+// tanh within a relative error of 1e-6: (1 - t) / (1 + t) with t = exp(-2 |x|), near 0 a series.
 GALA_DEVICE float tanh_fast(float x) {
   const float size = std::fabs(x), square = x * x;
   const float t = exp2_approx(size * -2.885390082f);
@@ -16,7 +16,7 @@ GALA_DEVICE float tanh_fast(float x) {
   return size < 0.1f ? near : std::copysign(far, x);
 }
 
-// The hardware's tanh, within 2^-11, serves bf16 only.
+// bf16 takes the hardware's tanh, which is within 2^-11 of the true value.
 template <class T>
 GALA_DEVICE float squash(float total, bool tanh) {
   if constexpr (std::is_same_v<T, float>) {

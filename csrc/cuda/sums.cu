@@ -1,9 +1,9 @@
-// Sums of partial results, in a fixed order.
+// Adds partial results in a fixed order.
 
 #include <cmath>
 #include <primitives.cuh>
 
-#include "stages.h"
+#include "launchers.h"
 
 namespace gala::cuda {
 

@@ -1,12 +1,13 @@
 // Tiles of feature maps and of packed weights in shared memory, and the pipeline that fills them.
 //
-// A tile is lines of neighbouring elements: with channels_last a line is a pixel's channels, else a channel's pixels.
-// The pixels of a chunk's images are counted through, so that a tile of them may span several images.
+// A tile consists of lines of neighbouring elements: with channels_last a line is some channels of one pixel, else some
+// pixels of one channel. The pixels of all images of a chunk are numbered in a row, so a tile may span several images.
 #pragma once
 
 #include <primitives.cuh>
 
-#include "stages.h"
+#include "element_types.cuh"
+#include "launchers.h"
 
 namespace gala::cuda {
 
@@ -20,7 +21,7 @@ constexpr int kVectorBytes = 16;
 template <class T>
 constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 
-// Divides numbers below 2^31: a multiplication and a shift.
+// Divides numbers below 2^31 by a constant, with one multiplication and one shift.
 struct Divider {
   uint32_t divisor, multiplier, shift;
   GALA_DEVICE uint32_t divide(uint32_t value) const { return multiply_high(2 * value, multiplier) >> shift; }
@@ -33,12 +34,14 @@ inline Divider divider(int64_t divisor) {
   return {static_cast<uint32_t>(divisor), static_cast<uint32_t>((power + by - 1) / by), shift};
 }
 
-// A pixel by its image, counted from the chunk's first one; all pixels of all images are fewer than 2^31.
-struct Spot {
+// An image, counted from the chunk's first one, and one of its pixels. All images have fewer than 2^31 pixels together.
+struct ImagePixel {
   uint32_t image, pixel;
 
-  GALA_DEVICE static Spot at(uint32_t row, const Divider& pixels) { return Spot{0, 0}.after(row, pixels); }
-  GALA_DEVICE Spot after(uint32_t rows, const Divider& pixels) const {
+  GALA_DEVICE static ImagePixel of_row(uint32_t row, const Divider& pixels) {
+    return ImagePixel{0, 0}.after(row, pixels);
+  }
+  GALA_DEVICE ImagePixel after(uint32_t rows, const Divider& pixels) const {
     const uint32_t images = pixels.divide(pixel + rows);
     return {image + images, pixel + rows - images * pixels.divisor};
   }
@@ -47,13 +50,14 @@ struct Spot {
 // A feature map from the chunk's first image on; strides in bytes.
 struct MapView {
   char* data;
-  int64_t image_stride, line_stride;  // 0 where there is but one: an address beyond it is as aligned
-  int channels, width;  // bytes of the widest vectors that are aligned and do not straddle a pixel's or image's end
+  int64_t image_stride, line_stride;  // 0 where there is one image or line: addresses beyond it are aligned as well
+  int channels;
+  int width;  // bytes of the widest vectors that are aligned and do not straddle the end of a line
   Divider pixels;
 };
 
-// The place of 16-byte vector `vector` of a line: eight lines in a row, and the first four vectors pairs of four lines,
-// lie in different banks.
+// The place of 16-byte vector `vector` of a line is `vector` ^ swizzle(line). So one vector each of eight lines in a
+// row lies in different banks, and two neighbouring vectors each of four lines do too.
 GALA_DEVICE int swizzle(int line) { return (line & 3) << 1 | (line >> 2 & 1); }
 
 template <int line_bytes>
@@ -66,13 +70,13 @@ GALA_DEVICE const char* tile_at(const char* tile, int line, int byte) {
   return tile_at<line_bytes>(const_cast<char*>(tile), line, byte);
 }
 
-// Where a tile of a map stands: its first pixel, how many pixels from there on exist, and its first channel.
+// Which part of a map a tile is: its first pixel, how many pixels from there on exist, and its first channel.
 struct TilePlace {
-  Spot first;
+  ImagePixel first;
   int rows, channel;
 };
 
-// The global address of a tile's byte, and whether that exists.
+// Where in global memory a byte of a tile comes from, and whether the map has it.
 struct Source {
   const char* from;
   bool inside;
@@ -82,16 +86,16 @@ template <class T, bool channels_last>
 GALA_DEVICE Source source(const MapView& map, const TilePlace& place, int line, int byte) {
   const int element = byte / static_cast<int>(sizeof(T));
   const uint32_t row = channels_last ? line : element, channel = place.channel + (channels_last ? element : line);
-  const Spot spot = Spot{0, place.first.pixel}.after(row, map.pixels);
-  const int64_t along_lines = channels_last ? spot.pixel : channel, along_line = channels_last ? channel : spot.pixel;
+  const ImagePixel at = ImagePixel{0, place.first.pixel}.after(row, map.pixels);
+  const int64_t along_lines = channels_last ? at.pixel : channel, along_line = channels_last ? channel : at.pixel;
   const char* image = map.data + place.first.image * map.image_stride;
-  return {image + spot.image * map.image_stride + along_lines * map.line_stride +
+  return {image + at.image * map.image_stride + along_lines * map.line_stride +
               along_line * static_cast<int64_t>(sizeof(T)),
           static_cast<int>(row) < place.rows && static_cast<int>(channel) < map.channels};
 }
 
-// The tile's vectors of `bytes` bytes, dealt out to the block's threads, some of each at once: each(line, byte) of the
-// thread's vectors i, i + 1, ...
+// How the tile's vectors of `bytes` bytes are dealt out to the block's threads: a thread's i-th vector is at byte(i) of
+// line(i), and it handles kAtOnce of its kEach vectors at a time.
 template <int lines, int line_bytes, int bytes>
 struct Deal {
   static constexpr int kPerLine = line_bytes / bytes, kEach = lines * kPerLine / kTileThreads;
@@ -115,7 +119,7 @@ GALA_DEVICE void load_vectors(char* tile, const MapView& map, const TilePlace& p
         const Source at = source<T, channels_last>(map, place, Dealt::line(i), Dealt::byte(i));
         copy_async<bytes>(tile_at<line_bytes>(tile, Dealt::line(i), Dealt::byte(i)), at.from, at.inside);
       }
-    } else if constexpr (bytes == sizeof(T)) {  // narrower than the hardware copies
+    } else if constexpr (bytes == sizeof(T)) {  // too narrow for asynchronous copies
       T values[Dealt::kAtOnce] = {};
       GALA_UNROLL
       for (int i = 0; i < Dealt::kAtOnce; ++i) {
@@ -131,7 +135,7 @@ GALA_DEVICE void load_vectors(char* tile, const MapView& map, const TilePlace& p
   }
 }
 
-// Queues the copy of a tile into shared memory, zeros where the map has no elements.
+// Queues the copy of a tile into shared memory, with zeros where the map has no elements.
 template <class T, bool channels_last, int lines, int line_bytes>
 GALA_DEVICE void load_tile(char* tile, const MapView& map, const TilePlace& place) {
   switch (map.width) {
@@ -158,7 +162,7 @@ GALA_DEVICE void store_vectors(const char* tile, const MapView& map, const TileP
   }
 }
 
-// Writes a tile out, what of it the map has.
+// Writes those elements of a tile that the map has.
 template <class T, bool channels_last, int lines, int line_bytes>
 GALA_DEVICE void store_tile(const char* tile, const MapView& map, const TilePlace& place) {
   switch (map.width) {
@@ -183,9 +187,9 @@ GALA_DEVICE void load_packed(char* tile, const char* packed, int64_t row_bytes, 
   }
 }
 
-// Calls load(step, stage) for the steps from 0 on, also some beyond the last, and compute(step, stage) for each step
-// once what was loaded for it is there. load_once() comes early, for what is needed after the last step. Ends with all
-// copies done and all threads past the last step.
+// Calls load(step, stage) for each step from 0 on, and for some beyond the last, and compute(step, stage) for each step
+// as soon as the copies that load() queued for it have arrived. load_once() is called early, for what is needed after
+// the last step. On return all copies are done, and all threads are past the last step.
 template <class Load, class LoadOnce, class Compute>
 GALA_DEVICE void pipeline(int steps, int stages, const Load& load, const LoadOnce& load_once, const Compute& compute) {
   GALA_ROLL
@@ -209,16 +213,14 @@ GALA_DEVICE void pipeline(int steps, int stages, const Load& load, const LoadOnc
 
 // ---- host
 
-inline int element_size(const Problem& problem) { return problem.dtype == DType::f32 ? 4 : 2; }
-
 // Bytes of a packed row of `depth` weights.
 inline int64_t packed_row_bytes(const Problem& problem, int64_t depth) {
-  return ceil_div(depth * element_size(problem), kStepBytes) * kStepBytes;
+  return ceil_div(depth * element_bytes(problem.dtype), kStepBytes) * kStepBytes;
 }
 
 inline MapView map_view(const Problem& problem, const FeatureMap& map, Images images) {
   const Shape& s = problem.shape;
-  const int64_t size = element_size(problem), image_stride = map.image_stride * size;
+  const int64_t size = element_bytes(problem.dtype), image_stride = map.image_stride * size;
   const int64_t line_stride = (problem.channels_last ? map.pixel_stride : map.channel_stride) * size;
   const int64_t length = problem.channels_last ? s.channels : s.pixels, lines = s.channels * s.pixels / length;
   char* data = static_cast<char*>(map.data) + images.first * image_stride;
@@ -234,7 +236,8 @@ inline MapView map_view(const Problem& problem, const FeatureMap& map, Images im
           divider(s.pixels)};
 }
 
-// How many stages of a pipeline, 2 to `most`, each of `blocks` blocks finds room for next to `fixed` bytes.
+// How many stages of a pipeline, from 2 to `most`, fit into shared memory next to `fixed` bytes, where `blocks` blocks
+// share a multiprocessor.
 inline int stages_that_fit(int stage_bytes, int fixed, int blocks, int most) {
   const int fit = (shared_limit() / blocks - fixed) / stage_bytes;
   return fit < 2 ? 2 : fit < most ? fit : most;

@@ -1,4 +1,4 @@
-// Vectors of neighbouring elements, as float32 in registers.
+// Vectors of neighbouring elements: packed as in memory, unpacked as float32 in registers, and their sums.
 #pragma once
 
 #include <primitives.cuh>
@@ -6,8 +6,8 @@
 
 namespace gala::cuda {
 
-// n elements of type T as they lie in memory, in whole registers: halves taken apart at once would have to wait for the
-// load.
+// n elements of type T as they lie in memory. They stay in whole registers until unpack: taking 16-bit numbers apart
+// earlier would mean to wait for the load.
 template <class T, int n>
 using Packed = std::conditional_t<sizeof(T) * n == 2, Vec<uint16_t, 1>, Vec<uint32_t, sizeof(T) * n / 4>>;
 
@@ -35,17 +35,20 @@ GALA_DEVICE Packed<T, n> pack(const float (&from)[n]) {
   return to;
 }
 
-// The place in [width, abreast] of value i that the `beside`-th of some threads has, `abreast` a power of two: what
-// each writes with the others, and what one of them reads of the next, lies in different banks where `abreast` is 32.
+// The place in [width, group_size] of value i of the thread that is number `beside` in its group, whose size is a power
+// of two. In a group of 32, threads use different banks when each writes its value i, and when each reads one of
+// neighbouring values.
 template <int width>
-GALA_DEVICE int crossed_place(int i, int beside, int abreast) {
-  return i * abreast + ((beside ^ i * (32 / width)) & (abreast - 1));
+GALA_DEVICE int crossed_place(int i, int beside, int group_size) {
+  return i * group_size + ((beside ^ i * (32 / width)) & (group_size - 1));
 }
+
+GALA_DEVICE int lesser(int a, int b) { return a < b ? a : b; }
 
 // max(value, 0) that keeps a NaN, as torch.relu.
 GALA_DEVICE float relu(float value) { return value <= 0.0f ? 0.0f : value; }
 
-// Each of the warp's lanes gives n values, n a power of two; returns the sum over the lanes of value lane * n / 32.
+// Sums n values over the lanes of a warp, n being a power of two; returns the sum of value number lane * n / 32.
 template <int n, int mask = 16>
 GALA_DEVICE float sum_over_lanes(const float (&values)[n]) {
   if constexpr (n > 1) {

@@ -1,4 +1,4 @@
-// What Python calls of the shim: buffers, and the device's properties.
+// The functions of the shim that Python calls: buffers, the device's properties, counts of bank conflicts.
 #include <cstdint>
 #include <string>
 

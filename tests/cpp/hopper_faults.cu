@@ -1,4 +1,5 @@
-// A tile that is copied and multiplied, with faults to plant, so that the shim shows what of Hopper's rules it knows.
+// A kernel that copies a tile and multiplies it, into which faults can be planted, to show which of Hopper's rules the
+// shim checks.
 #include <hopper/primitives.cuh>
 
 #include "errors.h"

@@ -1,4 +1,4 @@
-// One warp that performs one instruction of the shim, on the registers of its lanes as arrays [32, ...].
+// Kernels of one warp that performs one instruction of the shim; the registers of its lanes are arrays [32, ...].
 #include <primitives.cuh>
 
 #include "errors.h"

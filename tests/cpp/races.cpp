@@ -1,5 +1,5 @@
-// Runs the kernels, or a sample with a fault, under ThreadSanitizer, which ends the program with an error for a race.
-// The shim itself is compiled without it and linked first, so that its own data are not watched.
+// Runs the kernels, or a sample with a fault, under ThreadSanitizer, which ends the program with an error if there is a
+// race. The shim itself is compiled without it and linked first, so that its own data are not watched.
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,4 +1,4 @@
-// Small kernels with faults to plant, so that the shim shows what it catches.
+// Small kernels into which faults can be planted, to show which faults the shim finds.
 #include <primitives.cuh>
 
 #include "errors.h"

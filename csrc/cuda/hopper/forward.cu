@@ -1,4 +1,5 @@
-// The whole forward as one kernel, an image a cluster: x is read once and stays in shared memory between its two uses.
+// The whole forward pass as one kernel. Each cluster of blocks takes one image: it reads x once and keeps it in shared
+// memory between its two uses.
 
 #include <initializer_list>
 #include <primitives.cuh>
@@ -11,16 +12,16 @@
 
 namespace gala::cuda {
 
-// out of the block's pixels, and of the map's sums each slice's part.
+// Writes out for the block's pixels, and with a map each slice's part of its sums into shared memory.
 template <class T>
 GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const float* s) {
   constexpr int kInFlight = 4;
   using Vector = Packed<T, 8>;
   const Shares shares(block.slices, kImageWarps);
   const int rows = block.rows.size();
-  const auto place = [&](const Plane& plane, int row, int channel) {
-    return reinterpret_cast<Vector*>(static_cast<T*>(plane.data) + block.image * plane.image_stride +
-                                     (block.rows.begin + row) * plane.row_stride + channel);
+  const auto place = [&](const RowMap& map, int row, int channel) {
+    return reinterpret_cast<Vector*>(static_cast<T*>(map.data) + block.image * map.image_stride +
+                                     (block.rows.begin + row) * map.row_stride + channel);
   };
   for (int share = warp(); share < shares.count(); share += kImageWarps) {
     const int slice = share % shares.slices, channel = slice * kSliceChannels + lane() * 8;
@@ -50,14 +51,14 @@ GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const floa
         }
         if (inside) store_global(place(p.out, row, channel), pack<T>(value));
         if (!p.map) continue;
-        square = sum_abreast(square, 32);
+        square = sum_over_group(square, 32);
         if (lane() == 0) store_shared(block.at(p.at.squares) + slice * rows + row, square);
       }
     }
   }
 }
 
-// s of the block's pixels from its two halves, into the first one and into the statistics.
+// Adds the two parts of s for the block's pixels; puts the sums in place of the first part and into the statistics.
 GALA_DEVICE const float* local_map(const ImageParams& p, const Block& block) {
   float* s = block.at(p.at.s);
   float* stats = p.stats + block.image * (int64_t{p.pixels} + p.channels + p.reduced) + block.rows.begin;
@@ -72,6 +73,7 @@ GALA_DEVICE const float* local_map(const ImageParams& p, const Block& block) {
   return s;
 }
 
+// Writes the map of the block's pixels from the slices' sums of squares.
 GALA_DEVICE void attention_map(const ImageParams& p, const Block& block) {
   block_barrier();
   for (int row = thread_index(); row < block.rows.size(); row += kImageThreads) {
@@ -92,17 +94,17 @@ GALA_DEVICE void make_barriers(const ImageParams& p, const Block& block) {
   barriers_made();
 }
 
-template <class T, int hidden>
+template <class T, int padded>
 GALA_KERNEL(kImageThreads, 1)
 image_kernel(ImageParams p) {
   if constexpr (kHasHopper) {
     const Block block(p);
     if (thread_index() == 0) make_barriers(p, block);
     cluster_barrier();
-    if (warp() < kLocalWarps) local_path<T, hidden>(p, block);
+    if (warp() < kLocalWarps) local_path<T, padded>(p, block);
     else if (warp() < kLocalWarps + kGlobalWarps) global_path<T>(p, block);
-    else fetch<hidden>(p, block);
-    cluster_barrier();  // the last that a block does to another is done
+    else fetch<padded>(p, block);
+    cluster_barrier();  // the last access to another block's shared memory is done
     scale_rows<T>(p, block, local_map(p, block));
     if (p.map) attention_map(p, block);
   }
@@ -110,30 +112,31 @@ image_kernel(ImageParams p) {
 
 struct TilesParams {
   const float* v_shrink;  // [R, C]
-  char* packed;  // [C / kTileChannels, hidden, kLineBytes], as tile_operand has it
-  int channels, reduced, hidden;
+  char* packed;  // [C / kTileChannels, padded, kLineBytes], as tile_operand has it
+  int channels, reduced, padded;
 };
 constexpr int kPackThreads = 256;
 
-// A thread each vector of 16 bytes; rows from R on are zeros.
+// One thread for each vector of 16 bytes; rows from R on are zeros.
 template <class T>
 GALA_KERNEL(kPackThreads, 4)
 pack_tiles_kernel(TilesParams p) {
-  const int index = block_x() * kPackThreads + thread_index(), row = index / 8 % p.hidden, vector = index % 8;
-  const int tile = index / 8 / p.hidden, channel = tile * kTileChannels + vector * 8;
+  const int index = block_x() * kPackThreads + thread_index(), row = index / 8 % p.padded, vector = index % 8;
+  const int tile = index / 8 / p.padded, channel = tile * kTileChannels + vector * 8;
   if (channel >= p.channels) return;
   float values[8] = {};
   GALA_UNROLL for (int i = 0; i < 8; ++i) if (row < p.reduced) values[i] =
       load_global(p.v_shrink + int64_t{row} * p.channels + channel + i);
-  char* to = p.packed + (int64_t{tile} * p.hidden + row) * kLineBytes + (vector ^ row % 8) * 16;
+  char* to = p.packed + (int64_t{tile} * p.padded + row) * kLineBytes + (vector ^ row % 8) * 16;
   store_global(reinterpret_cast<Packed<T, 8>*>(to), pack<T>(values));
 }
 
 namespace {
 
-int hidden_of(const Shape& s) { return s.reduced <= 64 ? 64 : s.reduced <= 128 ? 128 : 256; }
+// R rounded up to a size that the kernel is compiled for.
+int padded_reduced(const Shape& s) { return s.reduced <= 64 ? 64 : s.reduced <= 128 ? 128 : 256; }
 
-// What a block needs, of how many blocks a cluster has.
+// What a block's shared memory holds in clusters of this many blocks.
 struct Plan {
   int cluster, stages, passes;
   Layout at;
@@ -142,7 +145,7 @@ struct Plan {
     constexpr int kMostStages = 4;
     const int64_t rows = ceil_div(s.pixels, cluster), slices = ceil_div(s.channels, kSliceChannels);
     const int64_t lines = ceil_div(rows, kTileRows), groups = slices >= kGlobalWarps ? 1 : kGlobalWarps / slices;
-    const int64_t tile = hidden_of(s) * kLineBytes, barriers = (2 * kMostStages + slices + 1) * 8;
+    const int64_t tile = padded_reduced(s) * kLineBytes, barriers = (2 * kMostStages + slices + 1) * 8;
     const int64_t floats[] = {groups * s.channels,   s.channels,   ceil_div(s.reduced, 4) * 4, 2 * s.channels,
                               2 * lines * kTileRows, slices * rows};
     int64_t bytes = rows * (s.channels * 2 + 16) + barriers;
@@ -166,7 +169,8 @@ struct Plan {
   bool fits() const { return stages >= 2; }
 };
 
-// Few images are spread over more blocks. By the shape alone, as what is summed in which order depends on it.
+// How many blocks a cluster has; 0 where no image fits. Few images are spread over more blocks. It depends on the shape
+// alone, since it decides in which order elements are summed.
 int cluster_of(const Shape& s) {
   constexpr int64_t kFewImages = 16;
   const bool eight = s.pixels >= 8 && Plan(s, 8).fits(), four = s.pixels >= 4 && Plan(s, 4).fits();
@@ -178,13 +182,13 @@ bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointe
 template <class T>
 void run(const Problem& problem, ImageParams p, const Execution& execution) {
   const Shape& s = problem.shape;
-  const int hidden = hidden_of(s);
+  const int padded = padded_reduced(s);
   char* packed = static_cast<char*>(execution.workspace);
-  const TilesParams tiles{static_cast<const float*>(problem.weights.v_shrink), packed, p.channels, p.reduced, hidden};
-  launch("pack_tiles_kernel", pack_tiles_kernel<T>, {ceil_div(s.channels / 8 * hidden, kPackThreads)}, kPackThreads, 0,
+  const TilesParams tiles{static_cast<const float*>(problem.weights.v_shrink), packed, p.channels, p.reduced, padded};
+  launch("pack_tiles_kernel", pack_tiles_kernel<T>, {ceil_div(s.channels / 8 * padded, kPackThreads)}, kPackThreads, 0,
          execution.stream, tiles);
   p.packed = packed;
-  const auto kernel = hidden == 64 ? image_kernel<T, 64> : hidden == 128 ? image_kernel<T, 128> : image_kernel<T, 256>;
+  const auto kernel = padded == 64 ? image_kernel<T, 64> : padded == 128 ? image_kernel<T, 128> : image_kernel<T, 256>;
   launch("image_kernel", kernel, {s.images * p.cluster}, kImageThreads, p.at.bytes, execution.stream, p, p.cluster);
 }
 
@@ -211,7 +215,7 @@ const char* why_not_in_cluster(const Problem& problem, const Forward& f) {
 }
 
 int64_t cluster_workspace(const Problem& problem) {
-  return ceil_div(hidden_of(problem.shape) * problem.shape.channels * 2, 256) * 256;
+  return ceil_div(padded_reduced(problem.shape) * problem.shape.channels * 2, 256) * 256;
 }
 
 void forward_in_cluster(const Problem& problem, const Forward& f, const Execution& execution) {
@@ -222,9 +226,9 @@ void forward_in_cluster(const Problem& problem, const Forward& f, const Executio
   const Plan plan(s, cluster_of(s));
   const Images all{0, s.images};
   ImageParams p{};
-  p.x = plane(problem, f.x, all);
-  p.residual = plane(problem, f.residual, all);
-  p.out = plane(problem, f.out, all);
+  p.x = row_map(problem, f.x, all);
+  p.residual = row_map(problem, f.residual, all);
+  p.out = row_map(problem, f.out, all);
   p.weights = problem.weights;
   p.stats = static_cast<float*>(f.stats);
   p.map = static_cast<float*>(f.map);

@@ -1,5 +1,5 @@
-// The global path: the blocks of the cluster pool their pixels, then each computes its part of p, z and the gates and
-// sends it to all of them.
+// The global path: each block of the cluster pools its pixels, then computes its part of p, of z and of the gates and
+// sends it to all blocks.
 #pragma once
 
 #include "image.cuh"
@@ -19,7 +19,7 @@ GALA_DEVICE void send_to_all(float* shared, float value, int cluster) {
   for (int rank = 0; rank < cluster; ++rank) store_peer(shared, rank, value);
 }
 
-// Sums the block's pixels, to [groups, C].
+// Sums the block's pixels into [groups, C].
 template <class T>
 GALA_DEVICE void pool(const ImageParams& p, const Block& block, const Shares& shares) {
   for (int share = global_warp(); share < shares.count(); share += kGlobalWarps) {
@@ -39,6 +39,7 @@ GALA_DEVICE void pool(const ImageParams& p, const Block& block, const Shares& sh
   }
 }
 
+// Computes the block's part of p from the sums of all blocks.
 GALA_DEVICE void mean(const ImageParams& p, const Block& block, int groups, float* stats) {
   const Part mine(p.channels, block.rank, p.cluster);
   for (int c = mine.begin + thread_index() - 32 * kLocalWarps; c < mine.end; c += 32 * kGlobalWarps) {
@@ -51,8 +52,8 @@ GALA_DEVICE void mean(const ImageParams& p, const Block& block, int groups, floa
   }
 }
 
-// each(row, w [rows, depth] from [depth]) for the rows of `mine`; a warp takes some at once, so that enough reads of
-// w are in flight.
+// Calls each(row, sum) with the products of w [rows, depth] and from [depth], for the rows of `mine`. A warp takes
+// several rows at once, so that enough reads of w are in flight.
 template <int width, class Each>
 GALA_DEVICE void multiply_rows(const void* w, int depth, const float* from, const Part& mine, const Each& each) {
   constexpr int kRows = 8;
@@ -77,7 +78,7 @@ GALA_DEVICE void multiply_rows(const void* w, int depth, const float* from, cons
   }
 }
 
-// Of the four warps. The gates are complete after the cluster's next barrier.
+// What the four warps of the global path do. The gates are complete after the cluster's next barrier.
 template <class T>
 GALA_DEVICE void global_path(const ImageParams& p, const Block& block) {
   const Shares shares(block.slices, kGlobalWarps);

@@ -1,13 +1,13 @@
-// One image in the shared memory of a cluster: each block holds some of its pixels, with all channels.
+// How one image lies in the shared memory of a cluster: each block holds some of its pixels, with all channels.
 //
-// A block's warps: two warpgroups walk the local path on the tensor cores, four warps the global path, and one keeps
-// the copies coming. Then all of them scale.
+// Of a block's warps two warpgroups compute the local path on the tensor cores, four warps compute the global path, and
+// one queues the copies. Then all of them scale.
 #pragma once
 
 #include <hopper/primitives.cuh>
 #include <primitives.cuh>
 
-#include "../sweep.cuh"
+#include "../row_iterator.cuh"
 
 namespace gala::cuda {
 
@@ -15,34 +15,32 @@ constexpr int kLocalWarps = 8, kGlobalWarps = 4, kImageWarps = kLocalWarps + kGl
 constexpr int kImageThreads = 32 * kImageWarps;
 constexpr int kTileRows = 64;  // pixels of a product
 constexpr int kTileChannels = 64, kLineBytes = 2 * kTileChannels;  // depth of a tile of weights
-constexpr int kSliceChannels = 256;  // of x that arrive together: 32 lanes' vectors of 16 bytes
+constexpr int kSliceChannels = 256;  // channels of x that arrive together: one vector of 16 bytes for each lane
 
-GALA_DEVICE int lesser(int a, int b) { return a < b ? a : b; }
-
-// Where a block's shared memory has what, in bytes from its begin; tiles of weights come first.
+// Where each array lies in a block's shared memory, in bytes from its beginning; the tiles of weights come first.
 struct Layout {
-  int x;  // [most rows, channels and 16 bytes]: 8 rows of a matrix lie in different banks
-  int sums;  // [groups, C] of the block's pixels
+  int x;  // [most rows, C], rows 16 bytes longer than C channels, so that 8 rows lie in different banks
+  int sums;  // [groups, C] over the block's pixels
   int p, z, gates;  // [C], relu(z) [R], [2, C] of the image
-  int s;  // [2, passes * kTileRows] parts of the local map
+  int s;  // [2, passes * kTileRows], the two parts of the local map
   int squares;  // [slices, most rows] of the attention
   int barriers;
   int bytes;
 };
 
 struct ImageParams {
-  Plane x, residual, out;  // residual.data may be null
-  const char* packed;  // [C / kTileChannels, hidden, kLineBytes]
+  RowMap x, residual, out;  // residual.data may be null
+  const char* packed;  // [C / kTileChannels, padded R, kLineBytes]
   Weights weights;
   float *stats, *map;  // map may be null
   uint32_t* relu_mask;  // or null
   int channels, pixels, reduced, cluster;
-  int stages, passes;  // of the ring of weights; of the weights over the pixels
+  int stages, passes;  // stages of the ring of weights; how often the weights pass over the block's pixels
   bool tanh;
   Layout at;
 };
 
-// Which part of `count` block `rank` of the cluster has.
+// The part [begin, end) of `count` things that block `rank` of the cluster takes.
 struct Part {
   int begin, end;
   GALA_DEVICE Part(int count, int rank, int cluster)
@@ -74,14 +72,15 @@ struct Block {
   }
 };
 
-// How some warps share a block's pixels: each takes a slice of channels, 8 of them a lane, and every `groups`-th row.
+// How some warps share a block's pixels: each takes a slice of the channels, 8 for each lane, and every `groups`-th
+// row.
 struct Shares {
   int slices, groups;
   GALA_DEVICE Shares(int slices, int warps) : slices(slices), groups(warps < 2 * slices ? 1 : warps / slices) {}
   GALA_DEVICE int count() const { return slices * groups; }
 };
 
-// Steps through the stages of the ring; `parity` as wait_for takes it.
+// Steps through the stages of the ring of weights; `parity` is what wait_for takes.
 struct Ring {
   int stage = 0, parity = 0;
   GALA_DEVICE void next(int stages) {

@@ -1,20 +1,20 @@
-// The local path and the copies that feed it: h = x v_shrink^T, its sign bits, and s = relu(h) v_collapse.
+// The local path, h = x v_shrink^T, its ReLU mask and s = relu(h) v_collapse, and the copies that feed it.
 #pragma once
 
 #include "image.cuh"
 
 namespace gala::cuda {
 
-template <int hidden>
-constexpr int kTileBytes = hidden * kLineBytes;
+template <int padded>  // R, padded to the size that the kernel is compiled for
+constexpr int kTileBytes = padded * kLineBytes;
 
-// Each block fetches its part of a tile of weights for all blocks of the cluster.
-template <int hidden>
+// Queues the copy of the block's part of a tile of weights to all blocks of the cluster.
+template <int padded>
 GALA_DEVICE void fetch_weights(const ImageParams& p, const Block& block, int tile, int stage) {
-  const int bytes = kTileBytes<hidden> / p.cluster, part = block.rank * bytes;
-  arrive_expecting(block.full + stage, kTileBytes<hidden>);
-  copy_bulk_to_all(block.shared + stage * kTileBytes<hidden> + part,
-                   p.packed + int64_t{tile} * kTileBytes<hidden> + part, bytes, block.full + stage, p.cluster);
+  const int bytes = kTileBytes<padded> / p.cluster, part = block.rank * bytes;
+  arrive_expecting(block.full + stage, kTileBytes<padded>);
+  copy_bulk_to_all(block.shared + stage * kTileBytes<padded> + part,
+                   p.packed + int64_t{tile} * kTileBytes<padded> + part, bytes, block.full + stage, p.cluster);
 }
 
 GALA_DEVICE void fetch_pixels(const ImageParams& p, const Block& block) {
@@ -28,35 +28,36 @@ GALA_DEVICE void fetch_pixels(const ImageParams& p, const Block& block) {
   }
 }
 
-// Of one warp.
-template <int hidden>
+// What the warp does that queues the copies.
+template <int padded>
 GALA_DEVICE void fetch(const ImageParams& p, const Block& block) {
   const int tiles = p.channels / kTileChannels, steps = p.passes * tiles;
   const int first = lesser(steps, p.stages);
   if (lane() == 0)
-    for (int step = 0; step < first; ++step) fetch_weights<hidden>(p, block, step % tiles, step);
+    for (int step = 0; step < first; ++step) fetch_weights<padded>(p, block, step % tiles, step);
   warp_barrier();
   fetch_pixels(p, block);
   if (lane() == 0) {
     Ring ring;
     for (int step = first; step < steps; ++step) {
       wait_for(block.empty + ring.stage, ring.parity);
-      fetch_weights<hidden>(p, block, step % tiles, ring.stage);
+      fetch_weights<padded>(p, block, step % tiles, ring.stage);
       ring.next(p.stages);
     }
   }
   warp_barrier();
 }
 
-// The left operands of a tile: 16 pixels of the warp from row `row` on. Beyond the last row that one stands in.
+// Loads the left operands of a tile: 16 pixels of the warp from row `row` on. The last row stands in for rows beyond
+// it.
 GALA_DEVICE void load_pixels(uint32_t (&to)[4][4], const ImageParams& p, const Block& block, int row, int tile) {
   const int from = lesser(row + lane() % 16, block.rows.size() - 1);
   GALA_UNROLL for (int k = 0; k < 4; ++k)
       load_matrix_x4(to[k], block.row<uint16_t>(p, from, tile * kTileChannels + k * 16 + lane() / 16 * 8));
 }
 
-// From the warp's part of the hidden layer before bias and ReLU, 16 pixels from `row` on and the columns from `first`
-// on: its sign bits, and what it adds to the local map.
+// Takes the warp's part of the hidden layer before bias and ReLU: 16 pixels from `row` on, and the hidden units from
+// `first` on. Writes its ReLU mask, and its part of the local map into s.
 template <int n>
 GALA_DEVICE void collapse(const ImageParams& p, const Block& block, const float (&hidden)[n], int row, int first,
                           float* s) {
@@ -90,10 +91,11 @@ GALA_DEVICE void collapse(const ImageParams& p, const Block& block, const float 
   }
 }
 
-// Of two warpgroups, each half of the hidden layer: the tensor cores work for one while the other reads its pixels.
-template <class T, int hidden>
+// What the two warpgroups of the local path do, each for half of the hidden layer: the tensor cores work for one while
+// the other loads its pixels.
+template <class T, int padded>
 GALA_DEVICE void local_path(const ImageParams& p, const Block& block) {
-  constexpr int kColumns = hidden / 2;
+  constexpr int kColumns = padded / 2;
   const int half = warp() / 4, tiles = p.channels / kTileChannels;
   const char* weights = block.shared + half * kColumns * kLineBytes;
   float* s = block.at(p.at.s) + half * p.passes * kTileRows;
@@ -108,7 +110,7 @@ GALA_DEVICE void local_path(const ImageParams& p, const Block& block) {
       wait_for(block.full + ring.stage, ring.parity);
       products_begin();
       GALA_UNROLL for (int k = 0; k < 4; ++k)
-          multiply_tile(sums, pixels[k], tile_operand(weights + ring.stage * kTileBytes<hidden> + k * 32), T{});
+          multiply_tile(sums, pixels[k], tile_operand(weights + ring.stage * kTileBytes<padded> + k * 32), T{});
       products_commit();
       products_wait(sums);
       if (lane() < p.cluster) arrive_at(block.empty + ring.stage, lane());

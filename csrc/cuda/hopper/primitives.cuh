@@ -1,12 +1,13 @@
-// What Hopper (compute capability 9.0) adds to ../primitives.cuh: clusters of blocks, barriers that count bytes, bulk
-// copies, and products of a warpgroup. tests/cpp/shim/hopper/primitives.cuh has the same names on the host.
+// The instructions that Hopper (compute capability 9.0) adds to those of ../primitives.cuh: clusters of blocks,
+// barriers that count bytes, bulk copies, and products of a warpgroup. tests/cpp/shim/hopper/primitives.cuh has the
+// same names on the host.
 #pragma once
 
 #include "../primitives.cuh"
 
 namespace gala::cuda {
 
-// Whether the code being compiled may hold what follows: for compute_90a alone.
+// Whether the code being compiled may contain these instructions, which is so for compute_90a alone.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 constexpr bool kHasHopper = true;
 #else
@@ -27,8 +28,8 @@ GALA_DEVICE int cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return static_cast<int>(rank);
 }
-// Of all threads of the cluster; orders their accesses to shared memory. Other blocks' is there after a block's first,
-// and nobody reads what belongs to a block after its last.
+// Waits for all threads of the cluster, and orders their accesses to shared memory. A block may access other blocks'
+// shared memory only after its first such barrier and before its last.
 GALA_DEVICE void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
@@ -63,19 +64,20 @@ GALA_DEVICE void barrier_init(Barrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(detail::shared_address(barrier)), "r"(arrivals)
                : "memory");
 }
-// By the thread that did so, before the cluster's barrier: other blocks and copies find the barriers made.
+// To be called by the thread that has made barriers, before a barrier of the cluster: it makes them known to other
+// blocks and to copies.
 GALA_DEVICE void barriers_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-// Arrives, and has the phase wait for so many bytes.
+// Arrives, and makes the phase wait for so many bytes.
 GALA_DEVICE void arrive_expecting(Barrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(detail::shared_address(barrier)),
                "r"(bytes)
                : "memory");
 }
-// Arrives at the barrier of block `rank`: this thread and its products have read what they had to.
+// Arrives at the barrier of block `rank`. What this thread and its products have read may be overwritten from then on.
 GALA_DEVICE void arrive_at(Barrier* barrier, int rank) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(detail::peer_address(barrier, rank)) : "memory");
 }
-// The same with all that this thread has written, or seen written, for whoever waits with wait_for_peers.
+// The same; who waits with wait_for_peers also sees all that this thread has written, or has seen written.
 GALA_DEVICE void arrive_with_writes(Barrier* barrier, int rank) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(detail::peer_address(barrier, rank))
                : "memory");
@@ -89,9 +91,10 @@ GALA_DEVICE void arrive_with_writes(Barrier* barrier, int rank) {
       "@!ended bra again;\n}" ::"r"(detail::shared_address(barrier)), \
       "r"(parity)                                                     \
       : "memory")
-// Until the phase of this parity has ended, 0 for the first, 1 for the second, and in turns: the copies are there.
+// Waits until the phase of this parity has ended, so that its copies are there: 0 for the first phase, 1 for the
+// second, and so on in turns.
 GALA_DEVICE void wait_for(Barrier* barrier, int parity) { GALA_WAIT(""); }
-// The same, and the writes of all who arrived are there.
+// The same; the writes of all who have arrived with arrive_with_writes are there too.
 GALA_DEVICE void wait_for_peers(Barrier* barrier, int parity) { GALA_WAIT(".acquire.cluster"); }
 #undef GALA_WAIT
 
@@ -103,7 +106,7 @@ GALA_DEVICE void copy_bulk(void* shared, const void* global, int bytes, Barrier*
                "l"(global), "r"(bytes), "r"(detail::shared_address(barrier))
                : "memory");
 }
-// To the same place in each of the cluster's blocks, and there on the same barrier.
+// Copies to the same place in each of the cluster's blocks, where it completes on the barrier at the same place.
 GALA_DEVICE void copy_bulk_to_all(void* shared, const void* global, int bytes, Barrier* barrier, int blocks) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
@@ -114,19 +117,19 @@ GALA_DEVICE void copy_bulk_to_all(void* shared, const void* global, int bytes, B
 
 // ---- products of a warpgroup: the 4 warps from a multiple of 4 on
 
-// Before a group of products: registers written so far can be read by them.
+// Begins a group of products, which can then read the registers written so far.
 GALA_DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 // Ends the group.
 GALA_DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until all groups are done; d was what they added to.
+// Waits until all groups are done; d is what they have added to.
 template <int n>
 GALA_DEVICE void products_wait(float (&d)[n]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  GALA_UNROLL for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");  // is read after the wait only
+  GALA_UNROLL for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");  // nothing reads it before the wait
 }
 
-// The right operand [columns, 16] whose first number is at `tile`: lines of 128 bytes, eight of them 1024 bytes that
-// are aligned to that, of which 16-byte vector i of line j is at place i ^ j % 8.
+// Describes the right operand [columns, 16] whose first number is at `tile`. It lies in lines of 128 bytes; eight lines
+// are 1024 bytes and aligned to that; the 16-byte vector i of line j is at place i ^ j % 8.
 GALA_DEVICE uint64_t tile_operand(const void* tile) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kEightLines = uint64_t{1024 >> 4} << 32, kUnused = 1 << 16;
   return kSwizzle128 | kEightLines | kUnused | (detail::shared_address(tile) & 0x3ffff) >> 4;
@@ -154,8 +157,8 @@ GALA_DEVICE uint64_t tile_operand(const void* tile) {
   else if constexpr (n == 32) GALA_PRODUCT(64, type, GALA_32, 32, 33, 34, 35, 36, GALA_D32(0)); \
   else GALA_PRODUCT(128, type, GALA_64, 64, 65, 66, 67, 68, GALA_D64(0))
 
-// d [64, 2 n] += a [64, 16] b [16, 2 n]. Of each warp the 16 rows from 16 (warp % 4) on: a as mma's, d as that of mma
-// for 8 columns each. d and a may be touched again after the wait; b is read until then.
+// d [64, 2 n] += a [64, 16] b [16, 2 n]. Each warp holds the 16 rows from 16 (warp % 4) on: a is laid out as mma's a,
+// and d as mma's d for each 8 columns. Until the wait, d and a must not be touched, and b is read.
 template <int n>
 GALA_DEVICE void multiply_tile(float (&d)[n], const uint32_t (&a)[4], uint64_t b, bf16) {
   static_assert(n == 16 || n == 32 || n == 64);

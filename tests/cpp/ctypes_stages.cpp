@@ -1,4 +1,5 @@
-// gala.h's CUDA stages for Python; the structs are those of tests/shim.py.
+// gala.h's CUDA functions as C functions, which tests/shim.py calls through ctypes with the structs of
+// tests/structs.py.
 #include "../../csrc/gala.h"
 #include "errors.h"
 

@@ -1,4 +1,4 @@
-// gala.h's forward of an image a cluster for Python; the structs are those of tests/structs.py.
+// gala.h's forward pass in clusters as C functions, called through ctypes with the structs of tests/structs.py.
 #include "../../csrc/gala.h"
 #include "errors.h"
 

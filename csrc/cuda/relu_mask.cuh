@@ -1,4 +1,4 @@
-// Operands of products that are made in registers, from the sign bits of the hidden layer.
+// Operands of products that are made in registers from the ReLU mask, which has one bit for each hidden unit.
 #pragma once
 
 #include <primitives.cuh>
@@ -9,7 +9,7 @@
 namespace gala::cuda {
 
 template <class T>
-constexpr uint32_t kOnes = 0;  // where a mask selects them
+constexpr uint32_t kOnes = 0;  // a register of ones, of which a mask keeps some
 template <>
 constexpr uint32_t kOnes<bf16> = 0x3f803f80;
 template <>
@@ -17,10 +17,10 @@ constexpr uint32_t kOnes<f16> = 0x3c003c00;
 template <>
 constexpr uint32_t kOnes<float> = 0x3f800000;
 
-// The two registers of instruction `k` of a step that hold a pixel's bits as 0 and 1: the lane's first hidden units and
-// those 16 bytes further. words [words of a step, pixels] in shared memory.
+// A pixel's mask as the numbers 0 and 1, in the two registers that instruction `k` of a step takes: the lane's first
+// hidden units, and those 16 bytes further. words [words of a step, pixels] are in shared memory.
 template <class T, int pixels>
-GALA_DEVICE void bits_as_numbers(const uint32_t* words, int pixel, int k, uint32_t& first, uint32_t& further) {
+GALA_DEVICE void mask_as_numbers(const uint32_t* words, int pixel, int k, uint32_t& first, uint32_t& further) {
   constexpr bool kPairs = sizeof(T) == 2;
   const uint32_t word = load_shared(words + (kPairs ? k / 2 * pixels : 0) + pixel);
   const int in_group = lane() % 4;
@@ -35,11 +35,11 @@ GALA_DEVICE void bits_as_numbers(const uint32_t* words, int pixel, int k, uint32
   }
 }
 
-// The left operands of instruction `k` of a step for 32 hidden units, from their words of bits, pixel i's at i ^ `key`,
-// and from ds, both [kDepth] in shared memory.
+// ds where the hidden unit was on, else 0: the left operands of instruction `k` of a step, for 32 hidden units. Their
+// words of the mask, of which pixel i's is at i ^ `key`, and ds are both [kDepth] in shared memory.
 template <class T>
 GALA_DEVICE void ds_where_on(Fragment<T, 4>* left, const uint32_t* words, int key, const float* ds, int k) {
-  const int shift = 7 - lane() / 4;  // the lane's hidden units are those whose bits this makes the signs of the bytes
+  const int shift = 7 - lane() / 4;  // moves the bits of the lane's hidden units to the sign bits of the word's bytes
   if constexpr (std::is_same_v<T, float>) {
     const int pixel = k * 8 + lane() % 4;
     const auto d = fragment<float>({bits_of(load_shared(ds + pixel)), bits_of(load_shared(ds + pixel + 4))});

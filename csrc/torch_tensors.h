@@ -1,4 +1,4 @@
-// Torch tensors to the plain structs of gala.h, for every device, through torch's stable ABI.
+// Turns torch tensors into the plain structs of gala.h, for every device, through torch's stable ABI.
 //
 // gala_cuda checks arguments in Python, where they have names; the checks here keep a direct call from reading outside
 // of its tensors.

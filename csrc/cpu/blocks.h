@@ -1,4 +1,4 @@
-// What all stages share: how the pixels are cut into blocks, parallel loops, scratch memory and typed views.
+// What all stages share: blocks of pixels, parallel loops over them, scratch memory and typed views.
 #pragma once
 
 #include "../gala.h"
@@ -7,7 +7,7 @@
 
 namespace gala::cpu::GALA_ISA {
 
-// A run of pixels of one image, or several whole images.
+// Some neighbouring pixels of one image, or several whole images.
 struct Block {
   int64_t image, images, pixel, pixels;
   int64_t rows() const { return images * pixels; }

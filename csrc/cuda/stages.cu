@@ -1,10 +1,12 @@
-// The stages in order, forward and backward, chunk of images by chunk.
+// The forward and the backward pass: checks the arguments, divides the workspace, and runs the stages in order on one
+// chunk of images after the other.
 
 #include <primitives.cuh>
 #include <stdexcept>
 #include <string>
 
-#include "stages.h"
+#include "element_types.cuh"
+#include "launchers.h"
 
 namespace gala::cuda {
 
@@ -18,7 +20,7 @@ void check_size(const char* name, int64_t size) {
     refuse("shape." + std::string(name) + " is " + std::to_string(size) + ", expected 1 to " + std::to_string(kMost));
 }
 
-// What is counted in 32 bits, and the grids of the launches.
+// Products that kernels count in 32 bits, or that decide how many blocks are launched.
 void check_product(const char* name, int64_t product, int power) {
   if (product >> power)
     refuse(std::string(name) + " is " + std::to_string(product) + ", expected fewer than 2^" + std::to_string(power));
@@ -31,7 +33,7 @@ void check_pointer(const char* name, const void* pointer) {
 void check_map(const Problem& problem, const char* name, const FeatureMap& map) {
   const std::string label(name);
   check_pointer((label + ".data").c_str(), map.data);
-  const int bytes = problem.dtype == DType::f32 ? 4 : 2;
+  const int bytes = element_bytes(problem.dtype);
   if (reinterpret_cast<uintptr_t>(map.data) % bytes != 0)
     refuse(label + ".data is not aligned to its elements of " + std::to_string(bytes) + " bytes");
   const bool channels = problem.channels_last;
@@ -95,7 +97,7 @@ void check_execution(const Execution& execution) {
   if (reinterpret_cast<uintptr_t>(execution.workspace) % 256 != 0) refuse("workspace is not aligned to 256 bytes");
 }
 
-// Hands out pieces of the workspace; without memory it only adds up their sizes.
+// Hands out pieces of the workspace. With a null pointer it only adds up their sizes.
 class Workspace {
  public:
   explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
@@ -112,12 +114,12 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-// How many images to take through all stages before the next ones, so that a second read of a feature map hits the L2
-// cache: chunks of about equal size, or all at once where the GPU has too small a cache. What gather sums in which
-// order depends on the chunk, so that GPUs with caches of different sizes may differ in the last bits.
+// How many images to take through all stages before the next ones, so that the second read of a feature map hits the L2
+// cache: chunks of about equal size, or all images where the GPU's cache is too small. The order of gather's sums
+// depends on the chunk, so results on GPUs with caches of different sizes may differ in the last bits.
 int64_t images_per_chunk(const Problem& problem) {
   const Shape& s = problem.shape;
-  const int64_t image = s.channels * s.pixels * (problem.dtype == DType::f32 ? 4 : 2);
+  const int64_t image = s.channels * s.pixels * element_bytes(problem.dtype);
   const int64_t cached = cached_bytes(), most = larger(1, cached / image);
   return cached > 0 ? ceil_div(s.images, ceil_div(s.images, most)) : s.images;
 }
@@ -135,7 +137,7 @@ struct ForwardMemory {
   ForwardMemory(const Problem& problem, const Forward& f, Images chunk, Workspace& workspace) {
     packed_shrink = workspace.take(packed_shrink_bytes(problem));
     gates = workspace.take_floats(problem.shape.images * 2 * problem.shape.channels);
-    const int64_t gathering = gather_scratch(problem, f, chunk), scaling = scale_scratch(problem, f, chunk);
+    const int64_t gathering = gather_scratch(problem, chunk), scaling = scale_scratch(problem, f, chunk);
     scratch = workspace.take(larger(gathering, scaling));
   }
 };
@@ -155,13 +157,12 @@ struct BackwardMemory {
     dz = workspace.take_floats(s.images * s.reduced);
     dp = workspace.take_floats(s.images * s.channels);
     int64_t most = larger(scale_backward_scratch(problem, b, chunk), gate_backward_scratch(problem, chunk));
-    if (b.grad_x.data) most = larger(most, grad_x_scratch(problem, b, chunk));
-    if (b.grads.w_shrink) most = larger(most, larger(global_grads_scratch(problem), local_grads_scratch(problem, b)));
+    if (b.grads.w_shrink) most = larger(most, larger(global_grads_scratch(problem), local_grads_scratch(problem)));
     scratch = workspace.take(most);
   }
 };
 
-// Only grad_x reads again what scale's backward has read.
+// Without grad_x all images are one chunk: it alone reads again what scale's backward has read.
 Images backward_chunk(const Problem& problem, const Backward& b) {
   return {0, b.grad_x.data ? images_per_chunk(problem) : problem.shape.images};
 }
