@@ -43,3 +43,27 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory):
+    """A folder of real pictures, train/CLASS/* and val/CLASS/*; not to be changed."""
+    from imagesets import write_folder  # it needs the extra "train"
+
+    return write_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def shard_folder(picture_folder, tmp_path_factory):
+    """The same pictures as tar shards; not to be changed."""
+    from imagesets import write_shards
+
+    return write_shards(picture_folder, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture
+def user_cache(tmp_path_factory, monkeypatch):
+    """A folder in place of the user's cache, which tests leave alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder

@@ -19,11 +19,7 @@ from gala_cuda.data.human_maps import convert
 from gala_cuda.data.human_maps.formats import WRITERS
 from gala_cuda.data.human_maps.split_reader import open_split
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    """No test writes to the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("user_cache")
 
 
 def test_check_reports_counts_ranges_and_what_is_broken(tmp_path, capsys):

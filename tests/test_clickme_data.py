@@ -19,11 +19,7 @@ from gala_cuda.data.human_maps.dataset import open_clickme_folder
 from gala_cuda.data.human_maps.map_modes import blur_map, process_map
 from gala_cuda.data.human_maps.split_reader import open_split
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    """No test writes to the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("user_cache")
 
 
 def contents(folder, split="train"):

@@ -26,7 +26,10 @@ LAYERS = (
 # Imported where they are used, for an install may lack them: what torch itself or an extra brings.
 OPTIONAL = {"onnxruntime", "scipy", "tensorboard", "timm", "torch.utils.tensorboard", "triton", "yaml"}
 # Packages of our own that need an extra, or Triton: only these are imported inside functions.
-NEEDING_EXTRAS = ("bench", "data", "inspection", "networks", "training", "console", "demo", "backends.triton")
+NEEDING_EXTRAS = (
+    "backends.triton", "bench", "console", "data", "demo", "inspection", "models.timm_blocks",
+    "models.torchvision_blocks", "networks", "training",
+)  # fmt: skip
 
 
 def modules():

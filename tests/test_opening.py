@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from imagesets import write_folder
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from test_libraries import of_timm
@@ -60,18 +59,13 @@ def test_other_classes_are_refused(classes, known, message):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, pictures):
+def trained(tmp_path_factory, picture_folder):
     """The folder of a training on china and flower."""
     output = tmp_path_factory.mktemp("runs") / "pictures"
     command = [
         "train",
         "--data",
-        str(pictures),
+        str(picture_folder),
         "--image-size",
         "16",
         "--width",
@@ -91,23 +85,23 @@ def evaluated(capsys, *arguments):
     return json.loads(out), err
 
 
-def test_a_training_is_tested_on_its_own_data(trained, pictures, capsys):
+def test_a_training_is_tested_on_its_own_data(trained, picture_folder, capsys):
     found, said = evaluated(capsys, trained)
-    assert said == f"tested on {pictures}, as {trained}/recipe.yaml says\n"
+    assert said == f"tested on {picture_folder}, as {trained}/recipe.yaml says\n"
     logged = json.loads((trained / "log.jsonl").read_text().splitlines()[-1])
     assert found["top1"] == logged["test_accuracy"]
     for place in (trained / "last.safetensors", trained / "checkpoints" / "step-00000003"):
         assert evaluated(capsys, place)[0]["confusion"] == found["confusion"]
 
 
-def test_folders_in_another_order_are_matched_by_name(trained, pictures, tmp_path, capsys):
+def test_folders_in_another_order_are_matched_by_name(trained, picture_folder, tmp_path, capsys):
     """The file's classes are flower and china: the last layer's rows change places, the accuracy does not."""
     expected, _ = evaluated(capsys, trained)
     _, network = (file := torch_file(trained))
     weights = {name: tensor.flip(0) if name.startswith("fc.") else tensor for name, tensor in file[0].items()}
     turned = Network(**{**vars(network), "classes": ("flower", "china")})
     (tmp_path / "w.safetensors").write_bytes(as_bytes(weights, turned.metadata()))
-    found, said = evaluated(capsys, tmp_path / "w.safetensors", "--data", pictures)
+    found, said = evaluated(capsys, tmp_path / "w.safetensors", "--data", picture_folder)
     assert found["top1"] == expected["top1"]
     assert found["confusion"] == [row[::-1] for row in expected["confusion"][::-1]]
     assert said == "classes are matched by name: they are in another order\n"
@@ -139,9 +133,9 @@ def torch_file(trained):
         ("inspect {run} digits", "argument IMAGES: builtin:digits has images of 1 channels; expected 3"),
     ],
 )  # fmt: skip
-def test_what_contradicts_the_weights_is_named(trained, pictures, capsys, arguments, message):
+def test_what_contradicts_the_weights_is_named(trained, picture_folder, capsys, arguments, message):
     with pytest.raises(SystemExit):
-        main(arguments.format(run=trained, data=pictures).split())
+        main(arguments.format(run=trained, data=picture_folder).split())
     assert message.format(run=trained) in capsys.readouterr().err
 
 
@@ -200,7 +194,7 @@ def test_keep_output_of_weights_that_do_not_say_so(tmp_path, capsys):
     assert main(["export", str(tmp_path / "w.pth"), *flags, *output, "--format", "pt2"]) == 0
 
 
-def test_inspect_and_eval_prepare_pictures_as_the_library_does(tmp_path, monkeypatch, pictures, capsys):
+def test_inspect_and_eval_prepare_pictures_as_the_library_does(tmp_path, monkeypatch, picture_folder, capsys):
     """Size, mean, interpolation and crop: what reaches the network is what timm's own transform gives."""
     from PIL import Image
 
@@ -227,8 +221,8 @@ def test_inspect_and_eval_prepare_pictures_as_the_library_does(tmp_path, monkeyp
     assert "names are known on one side only" in capsys.readouterr().out
 
 
-def test_weights_record_how_their_pictures_were_prepared(tmp_path, pictures):
-    command = ["train", "--data", str(pictures), "--model", "timm/test_vit", "--epochs", "1", "--workers", "0"]
+def test_weights_record_how_their_pictures_were_prepared(tmp_path, picture_folder):
+    command = ["train", "--data", str(picture_folder), "--model", "timm/test_vit", "--epochs", "1", "--workers", "0"]
     assert main([*command, "--batch-size", "100", "--output", str(tmp_path), "--quiet"]) == 0
     _, network = torch_file(tmp_path)
     assert (network.size, network.preprocessing.mean, network.preprocessing.crop) == (160, (0.5, 0.5, 0.5), (160, 168))

@@ -10,27 +10,17 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from imagesets import equal, read, write_folder, write_shard, write_shards
+from imagesets import equal, read, write_shard
 
 from gala_cuda.cli.main import main
 from gala_cuda.data import shard_index, shards
 from gala_cuda.data.errors import UnreachableError
 
 
-@pytest.fixture(scope="session")
-def pristine(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="session")
-def sharded(pristine, tmp_path_factory):
-    return write_shards(pristine, tmp_path_factory.mktemp("shards"))
-
-
 @pytest.fixture
-def shard(sharded, tmp_path):
+def shard(shard_folder, tmp_path):
     """(one shard of a copy, its members)."""
-    for file in sharded.iterdir():
+    for file in shard_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     file = tmp_path / "set-train-001.tar"
     with tarfile.open(file) as tar:
@@ -38,11 +28,11 @@ def shard(sharded, tmp_path):
 
 
 @pytest.mark.parametrize("indexed", [False, True], ids=["headers", "index"])
-def test_shards_are_the_folder(pristine, shard, indexed):
+def test_shards_are_the_folder(picture_folder, shard, indexed):
     source = shard[0].parent
     if indexed:
         assert shard_index.write_index(source) == source / "index.json"
-    ours, theirs = read(source, 2, augment="modern"), read(pristine, augment="modern")
+    ours, theirs = read(source, 2, augment="modern"), read(picture_folder, augment="modern")
     assert (ours.classes, ours.train.images, ours.test.images) == (theirs.classes, 200, 14)
     assert equal(ours.train.epoch(), theirs.train.epoch())
     assert equal(ours.test.epoch(), theirs.test.epoch())
@@ -110,10 +100,10 @@ def test_the_command_that_writes_an_index(shard, capsys):
 
 
 @pytest.fixture
-def server(sharded, monkeypatch):
+def server(shard_folder, monkeypatch):
     """Serves the shards and their index; ``server.answers`` are statuses to give first."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    index = json.dumps(asdict(shard_index.scan_folder(sharded))).encode()
+    index = json.dumps(asdict(shard_index.scan_folder(shard_folder))).encode()
 
     class Handler(BaseHTTPRequestHandler):
         wbufsize = -1
@@ -124,7 +114,7 @@ def server(sharded, monkeypatch):
                 return self.send_error(answer)
             if not self.path.startswith("/set/"):
                 return self.send_error(404)
-            data = index if self.path == "/set/index.json" else (sharded / Path(self.path).name).read_bytes()
+            data = index if self.path == "/set/index.json" else (shard_folder / Path(self.path).name).read_bytes()
             asked = self.headers.get("Range") if answer != 200 else None
             self.send_response(206 if asked else 200)
             if asked:
@@ -149,11 +139,11 @@ def server(sharded, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_shards_over_http_are_those_on_disk(sharded, server, monkeypatch, workers):
+def test_shards_over_http_are_those_on_disk(shard_folder, server, monkeypatch, workers):
     monkeypatch.setattr(shards, "PAUSE", 0.01)
     streamed = read(server.address, workers).train
     server.answers = [503, 503]
-    assert equal(islice(streamed.epoch(), 4), islice(read(sharded).train.epoch(), 4))
+    assert equal(islice(streamed.epoch(), 4), islice(read(shard_folder).train.epoch(), 4))
     assert not server.answers
     assert streamed.skipped == []
 

@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from imagesets import BATCH, SIZE, TRAIN, VAL, equal, read, write_folder, write_shards
+from imagesets import BATCH, SIZE, TRAIN, VAL, equal, read
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -16,21 +16,11 @@ from gala_cuda.data.errors import TooManyUnreadableError, UnreadableError
 from gala_cuda.data.picture_decoding import decode_picture
 
 
-@pytest.fixture(scope="session")
-def pristine(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="session")
-def sharded(pristine, tmp_path_factory):
-    return write_shards(pristine, tmp_path_factory.mktemp("shards"))
-
-
 @pytest.fixture
-def folder(pristine, tmp_path):
+def folder(picture_folder, tmp_path):
     """A copy to damage."""
-    for file in pristine.rglob("*.*"):
-        copy = tmp_path / file.relative_to(pristine)
+    for file in picture_folder.rglob("*.*"):
+        copy = tmp_path / file.relative_to(picture_folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
     return tmp_path
@@ -49,9 +39,9 @@ def flat(batches):
     ("source", "augment"),
     [
         pytest.param("digits", "paper", id="digits"),
-        pytest.param("pristine", "paper", id="folder-paper"),
-        pytest.param("pristine", "modern", id="folder-modern"),
-        pytest.param("sharded", "randaugment", id="shards-randaugment"),
+        pytest.param("picture_folder", "paper", id="folder-paper"),
+        pytest.param("picture_folder", "modern", id="folder-modern"),
+        pytest.param("shard_folder", "randaugment", id="shards-randaugment"),
     ],
 )
 def test_an_epoch_is_the_same_with_workers_and_when_resumed(request, source, augment):
@@ -67,18 +57,20 @@ def test_an_epoch_is_the_same_with_workers_and_when_resumed(request, source, aug
     assert not equal(read(source, augment=augment).train.epoch(2), whole)
 
 
-def test_augmentation_draws_from_no_global_generator(pristine):
+def test_augmentation_draws_from_no_global_generator(picture_folder):
     before = torch.random.get_rng_state()
     for workers in (0, 2):
-        for images, labels in read(pristine, workers, augment="modern").train.epoch():
+        for images, labels in read(picture_folder, workers, augment="modern").train.epoch():
             assert (images.shape, images.dtype, labels.dtype) == ((BATCH, 3, SIZE, SIZE), torch.float32, torch.int64)
             break
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_each_augmentation_does_more(pristine):
+def test_each_augmentation_does_more(picture_folder):
     def epoch(augment, number=0):
-        return torch.cat([images for images, _ in read(pristine, batch_size=2, augment=augment).train.epoch(number)])
+        return torch.cat(
+            [images for images, _ in read(picture_folder, batch_size=2, augment=augment).train.epoch(number)]
+        )
 
     epochs = {augment: epoch(augment) for augment in AUGMENTS}
     again = {tuple(image.flatten().tolist()) for image in epoch("none", 1)}
@@ -89,9 +81,9 @@ def test_each_augmentation_does_more(pristine):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_the_batch_of_one_process(pristine, world):
-    one = read(pristine, batch_size=2 * world).train
-    ranks = [read(pristine, batch_size=2, rank=rank, world=world).train for rank in range(world)]
+def test_ranks_share_the_batch_of_one_process(picture_folder, world):
+    one = read(picture_folder, batch_size=2 * world).train
+    ranks = [read(picture_folder, batch_size=2, rank=rank, world=world).train for rank in range(world)]
     assert {len(rank) for rank in ranks} == {len(one)}
     assert {rank.images for rank in ranks} == {one.images}
     seen = []
@@ -103,20 +95,20 @@ def test_ranks_share_the_batch_of_one_process(pristine, world):
 
 
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 4), (2, 4), (4, 3)])
-def test_every_test_image_is_counted_once(pristine, world, batch_size):
-    expected = sorted(flat(read(pristine).test.epoch()))
+def test_every_test_image_is_counted_once(picture_folder, world, batch_size):
+    expected = sorted(flat(read(picture_folder).test.epoch()))
     assert len(expected) == 2 * VAL
-    ranks = [read(pristine, batch_size=batch_size, rank=rank, world=world).test for rank in range(world)]
+    ranks = [read(picture_folder, batch_size=batch_size, rank=rank, world=world).test for rank in range(world)]
     batches = [fingerprints(rank.epoch()) for rank in ranks]
     assert sorted(image for rank in batches for batch in rank for image in batch) == expected
     assert {len(rank) for rank in batches} == {len(ranks[0])}
     assert {rank.images for rank in ranks} == {2 * VAL}
 
 
-def test_too_few_images_for_a_batch_make_one(pristine):
-    data = read(pristine, batch_size=500)
+def test_too_few_images_for_a_batch_make_one(picture_folder):
+    data = read(picture_folder, batch_size=500)
     assert (len(data.train), data.train.images) == (1, 2 * TRAIN)
-    half = read(pristine, batch_size=500, rank=1, world=2).train
+    half = read(picture_folder, batch_size=500, rank=1, world=2).train
     assert [len(labels) for _, labels in half.epoch()] == [TRAIN]
 
 
@@ -218,12 +210,12 @@ def test_synthetic():
         ({"rank": 0, "world": 300}, "202 images to train on; expected at least 1 for each of 300 processes"),
     ],
 )
-def test_numbers_out_of_range_are_named(pristine, options, message):
+def test_numbers_out_of_range_are_named(picture_folder, options, message):
     with pytest.raises(ValueError, match=message):
-        read(pristine, **options)
+        read(picture_folder, **options)
 
 
-def test_a_start_beyond_the_epoch_is_named(pristine):
+def test_a_start_beyond_the_epoch_is_named(picture_folder):
     with pytest.raises(ValueError, match="start is 26; expected 0 <= start <= 25"):
-        read(pristine).train.epoch(0, 26)
-    assert list(read(pristine).train.epoch(0, 25)) == []
+        read(picture_folder).train.epoch(0, 26)
+    assert list(read(picture_folder).train.epoch(0, 25)) == []

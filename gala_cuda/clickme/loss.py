@@ -7,33 +7,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WEIGHTS = {"paper": 6.0, "gala_tpu": 1e-5, "harmonization": 1.0}  # λ of each loss
+WEIGHTS = {"paper": 6.0, "gala_tpu": 1e-5, "harmonization": 1.0}  # λ, the default weight of each loss
 MODES = ("paper", "gala_tpu")
 LEVELS = 5  # of the pyramid of HarmonizationLoss
-_BLUR, _SIGMA = 49, 28.0  # pixels, of gala_tpu
+_BLUR_SIZE, _BLUR_SIGMA = 49, 28.0  # pixels, of gala_tpu
 
 
 class GalaMapLoss(nn.Module):
     """The distance of attention maps from human maps, weight Σ_l ‖R_l/‖R_l‖₂ - A_l/‖A_l‖₂‖₂, and its released variant.
 
-    Linsley et al., ICLR 2019, equation of the loss L_T without L_C. A_l [H, W] is the L2 norm over channels of layer
-    l's attention, as ``return_maps`` gives it, and R_l the human map resized to it. That the norm makes the map, and
-    that the resizing is bicubic, is believed and not confirmed; here it is antialiased.
+    Linsley et al., ICLR 2019: the loss L_T without its part L_C. A_l [H, W] is the L2 norm over channels of layer l's
+    attention, as ``return_maps`` gives it, and R_l is the human map resized to it. That maps are made by the norm, and
+    that human maps are resized bicubically, is believed and not confirmed; here the resizing is antialiased.
 
-    ``mode="gala_tpu"`` is the authors' released code instead: the human map is blurred (49x49, sigma 28: a point that
-    scipy's gaussian_filter spread within the square) and resized bilinearly with its corners aligned, Q_l is the mean
-    over channels of the attention's square, A_l²/C; both are divided by sqrt(max(Σ over pixels, 1e-12)), and the loss
+    ``mode="gala_tpu"`` follows the authors' released code instead. The human map is blurred (a square of 49x49 that
+    scipy's gaussian_filter with sigma 28 makes of a point) and resized bilinearly with aligned corners. Q_l is the mean
+    over channels of the squared attention, A_l²/C. Both are divided by sqrt(max(Σ over pixels, 1e-12)), and the loss
     is weight times the mean over layers of 0.5 Σ over pixels of (R_l - Q_l)². That code sums over the images of a
-    device where this takes the mean: its weight has to be multiplied by their number for the same gradients. Unlike the
-    paper's, this loss depends on the human map's scale, and on its size, in whose pixels the blur is given.
+    device where this takes the mean: for the same gradients, multiply its weight by their number. Unlike the paper's,
+    this loss depends on the human map's scale, and on its size, because the blur is given in pixels of the map.
 
-    Per image the loss is as above; over a batch it is the mean over **all** images, those without a map adding 0, as
-    the cross-entropy's mean. So parts and processes of a batch add up to the batch.
+    The above is the loss of one image. Over a batch it is the mean over **all** images, where those without a map count
+    as 0, like the mean of the cross-entropy. So the losses of parts of a batch, in any process, add up to the batch's.
 
     Args:
         mode: "paper" or "gala_tpu".
         weight: λ; 6 for "paper", 1e-5 for "gala_tpu" unless given.
-        channels: C of the attention, of all layers or of each; for "gala_tpu", whose 1/C does not cancel.
+        channels: C of the attention, of all layers or of each; needed for "gala_tpu" alone, where 1/C does not cancel.
 
     Raises:
         ValueError: an argument is out of range; the message names it.
@@ -55,15 +55,15 @@ class GalaMapLoss(nn.Module):
             self.register_buffer("kernel", _blur_kernel(), persistent=False)
 
     def forward(self, maps: Sequence[Tensor] | Mapping[str, Tensor], heatmap: Tensor, has_map: Tensor) -> Tensor:
-        """weight times the mean of ``per_image``: a scalar."""
+        """``weight`` times the mean of ``per_image``: a scalar."""
         return self.weight * self.per_image(maps, heatmap, has_map).mean()
 
     def per_image(self, maps: Sequence[Tensor] | Mapping[str, Tensor], heatmap: Tensor, has_map: Tensor) -> Tensor:
-        """Each image's loss before the weight: [N], float32 (float64 of float64 maps); 0 where there is no map.
+        """Each image's loss before ``weight``: [N], float32 (float64 of float64 maps); 0 where there is no map.
 
         Args:
-            maps: of each layer [N, H, W], in a list or by name; gradients flow to them, exactly 0 without a human map.
-            heatmap: [N, 1, H', W'], the human maps; where ``has_map`` is False anything, NaN included.
+            maps: [N, H, W] of each layer, in a list or by name. Gradients are exactly 0 where there is no human map.
+            heatmap: [N, 1, H', W'], the human maps; where ``has_map`` is False the values do not matter, even NaN.
             has_map: [N] bool.
 
         Raises:
@@ -76,13 +76,13 @@ class GalaMapLoss(nn.Module):
             raise ValueError(f"maps has {len(layers)} layers; expected {len(channels)}, as channels has")
         human = torch.where(has_map[:, None, None, None], heatmap, 0.0)
         if self.mode == "gala_tpu":
-            human = self._blurred(human)
+            human = self._blur(human)
         resized: dict[torch.Size, Tensor] = {}
         distances = []
         for layer, attn_map in enumerate(layers):
             size = attn_map.shape[1:]
             if size not in resized:
-                resized[size] = self._resized(human, size)
+                resized[size] = self._resize(human, size)
             attn_map = torch.where(has_map[:, None, None], attn_map, 1.0).to(
                 torch.promote_types(attn_map.dtype, torch.float32)
             )
@@ -95,12 +95,12 @@ class GalaMapLoss(nn.Module):
         summed = torch.stack(distances).sum(0) if self.mode == "paper" else torch.stack(distances).mean(0)
         return torch.where(has_map, summed, 0.0)
 
-    def _blurred(self, human: Tensor) -> Tensor:
+    def _blur(self, human: Tensor) -> Tensor:
         kernel = self.kernel.to(human)
-        down = F.conv2d(human, kernel.view(1, 1, -1, 1), padding=(_BLUR // 2, 0))
-        return F.conv2d(down, kernel.view(1, 1, 1, -1), padding=(0, _BLUR // 2))
+        down = F.conv2d(human, kernel.view(1, 1, -1, 1), padding=(_BLUR_SIZE // 2, 0))
+        return F.conv2d(down, kernel.view(1, 1, 1, -1), padding=(0, _BLUR_SIZE // 2))
 
-    def _resized(self, human: Tensor, size: torch.Size) -> Tensor:
+    def _resize(self, human: Tensor, size: torch.Size) -> Tensor:
         """[N, 1, H', W'] to [N, H, W]."""
         if self.mode == "paper":
             return F.interpolate(human, size, mode="bicubic", antialias=True)[:, 0]
@@ -111,7 +111,7 @@ class GalaMapLoss(nn.Module):
 
 
 class HarmonizationLoss(nn.Module):
-    """The distance of input gradients from human maps, for any network; it needs double backward.
+    """The distance of input gradients from human maps, for any network. Its gradient differentiates twice.
 
     Fel et al., "Harmonizing the object recognition strategies of deep neural networks with humans", NeurIPS 2022, as in
     their released code: with g the mean over colours of the gradient of the true class's logit by the image, φ the
@@ -120,8 +120,9 @@ class HarmonizationLoss(nn.Module):
         φ̃ = z(φ) / (max z(φ) + 1e-6) · (max z(g) + 1e-6)        no gradient through the maximum of z(g)
         loss = weight · mean over i < 5, images, pixels of (P_i z(g) - P_i φ̃)²
 
-    where P_i is i times a binomial blur of 5x5 with stride 2, zeros around the map. Images without a map count as 0.
-    In training mode BatchNorm couples the images: g then also has their influence on each other, as in that code.
+    where P_i applies i times a binomial blur of 5x5 pixels with stride 2, with zeros around the map. Images without a
+    map count as 0. In training mode BatchNorm couples the images: g then also holds their influence on one another, as
+    in that code.
 
     Args:
         weight: λ, 1 unless given.
@@ -147,9 +148,9 @@ class HarmonizationLoss(nn.Module):
 
         Args:
             logits: [N, K], computed from ``images``.
-            images: [N, C, H, W], which require gradients.
+            images: [N, C, H, W], requiring gradients.
             labels: [N] int64.
-            heatmap: [N, 1, H', W'], resized bilinearly to the images where it differs; anything without a map.
+            heatmap: [N, 1, H', W'], resized bilinearly if the images have another size; any values without a map.
             has_map: [N] bool.
 
         Raises:
@@ -164,25 +165,25 @@ class HarmonizationLoss(nn.Module):
             if tensor.dim() != dims or len(tensor) != len(images):
                 raise ValueError(f"{name} is {_described(tensor)}; expected {dims} dimensions, the first {len(images)}")
         _check([images[:, 0]], heatmap, has_map)
-        there = has_map[:, None, None]
-        chosen = logits.gather(1, labels[:, None]).sum()
-        (gradient,) = torch.autograd.grad(chosen, images, create_graph=True)
+        is_mapped = has_map[:, None, None]
+        true_logits = logits.gather(1, labels[:, None]).sum()
+        (gradient,) = torch.autograd.grad(true_logits, images, create_graph=True)
         gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).mean(1)  # [N, H, W]
         human = torch.where(has_map[:, None, None, None], heatmap, 0.0).to(gradient.dtype)
         if human.shape[2:] != gradient.shape[1:]:
             human = F.interpolate(human, gradient.shape[1:], mode="bilinear", antialias=True)
-        ours, theirs = _standardised(torch.where(there, gradient, 0.0)), _standardised(human[:, 0])
+        ours, theirs = _rectified_z_score(torch.where(is_mapped, gradient, 0.0)), _rectified_z_score(human[:, 0])
         largest = ours.detach().amax((1, 2), keepdim=True) + 1e-6
         theirs = theirs / (theirs.amax((1, 2), keepdim=True) + 1e-6) * largest
-        difference = torch.where(there, ours - theirs, 0.0)[:, None]  # P_i is linear
+        difference = torch.where(is_mapped, ours - theirs, 0.0)[:, None]  # P_i is linear
         levels = [difference.square().mean((1, 2, 3))]
         for _ in range(LEVELS - 1):
-            difference = self._halved(difference)
+            difference = self._blur_and_halve(difference)
             levels.append(difference.square().mean((1, 2, 3)))
         return torch.stack(levels).mean(0)
 
-    def _halved(self, x: Tensor) -> Tensor:
-        """Blurred at every second pixel of [N, 1, H, W]; of an odd number of zeros around x, more come after it."""
+    def _blur_and_halve(self, x: Tensor) -> Tensor:
+        """x [N, 1, H, W] blurred at every second pixel. Of an odd number of zeros around x, one more comes after it."""
         height, width = x.shape[2:]
         down, right = (4 - (side + 1) % 2 for side in (height, width))
         x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
@@ -217,18 +218,18 @@ def _described(tensor: Tensor) -> str:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x [N, H, W] over its L2 norm; 0 where that is 0, its gradient finite."""
+    """x [N, H, W] divided by its L2 norm; where that is 0, 0 with a finite gradient."""
     norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
     return x / torch.where(norm == 0, 1.0, norm)
 
 
 def _over_root(x: Tensor) -> Tensor:
-    """x [N, H, W] over the root of its sum."""
+    """x [N, H, W] divided by the square root of its sum."""
     return x / x.sum((1, 2), keepdim=True).clamp_min(1e-12).sqrt()
 
 
-def _standardised(h: Tensor) -> Tensor:
-    """z(h) of h [N, H, W]; 0, its gradient finite, where h is constant."""
+def _rectified_z_score(h: Tensor) -> Tensor:
+    """z(h) of h [N, H, W]; where h is constant, 0 with a finite gradient."""
     centred = h - h.mean((1, 2), keepdim=True)
     variance = centred.square().mean((1, 2), keepdim=True)
     deviation = torch.where(variance == 0, 0.0, torch.where(variance == 0, 1.0, variance).sqrt())
@@ -236,9 +237,9 @@ def _standardised(h: Tensor) -> Tensor:
 
 
 def _blur_kernel() -> Tensor:
-    """[49] float64: the released code's blur is the product of this along both sides."""
+    """[49] float64: the released code's blur is the product of this kernel along both sides."""
     from scipy.ndimage import gaussian_filter1d
 
-    point = torch.zeros(_BLUR, dtype=torch.float64)
-    point[_BLUR // 2] = 1
-    return torch.from_numpy(gaussian_filter1d(point.numpy(), _SIGMA))
+    point = torch.zeros(_BLUR_SIZE, dtype=torch.float64)
+    point[_BLUR_SIZE // 2] = 1
+    return torch.from_numpy(gaussian_filter1d(point.numpy(), _BLUR_SIGMA))

@@ -22,8 +22,8 @@ class PictureFolder:
 
     def __init__(self, folder: Path) -> None:
         """Raises FileNotFoundError where there are no classes, or some have no pictures."""
-        with os.scandir(folder) as found:
-            visible = [(each.name, each.is_dir()) for each in found if not is_litter(each.name)]
+        with os.scandir(folder) as inside:
+            visible = [(each.name, each.is_dir()) for each in inside if not is_litter(each.name)]
         self.classes = sorted(name for name, is_folder in visible if is_folder)
         self.left_out = sorted(os.path.join(folder, name) for name, is_folder in visible if not is_folder)
         if not self.classes:

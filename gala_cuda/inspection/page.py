@@ -1,4 +1,4 @@
-"""Images and the maps over them as one HTML page that needs nothing else."""
+"""An HTML page of images with maps over them, in one file that needs no others."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..text import printable
-from .sheet import unit
+from .sheet import to_unit_range
 
 _PALETTE = (colormaps["inferno"](np.arange(256))[:, :3] * 255).astype(np.uint8)
 _START = """<!doctype html>
@@ -44,35 +44,35 @@ END = "</tbody>\n</table>\n</main>\n</html>\n"
 
 
 def start(heading: str, columns: Iterable[str]) -> str:
-    """The page up to its first row; ``columns`` are the maps' names."""
+    """The page up to its first row; ``columns`` are the titles of the maps."""
     cells = "".join(f"<th>{escape(name)}</th>" for name in ("image", *columns))
     return _START.format(heading=escape(printable(heading)), columns=cells)
 
 
 def row(image: Tensor, maps: Mapping[str, Tensor], title: str) -> str:
-    """The row of ``image`` [C, H, W], as the sheet shows it, and its ``maps``, each [H', W']; one of NaN stays empty.
+    """The row of ``image`` [C, H, W], drawn as on the sheet, and of its ``maps``, each [H', W'], by their titles.
 
-    A ``title`` may have several lines.
+    The cell of a map that is all NaN stays empty. ``title`` may have several lines.
     """
     lines = [escape(line) for line in printable(title).splitlines()]
-    pixels = (unit(image[None])[0].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-    picture = _address(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
+    pixels = (to_unit_range(image[None])[0].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    picture = _data_url(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
     cells = [f'<td><div role="img" aria-label="{", ".join(lines)}"></div></td>']
     for name, attn_map in maps.items():
-        inner = f'<div><img alt="{escape(name)}" src="{_address(_coloured(attn_map))}"></div>'
+        inner = f'<div><img alt="{escape(name)}" src="{_data_url(_colour(attn_map))}"></div>'
         cells.append(f"<td>{'' if attn_map.isnan().all() else inner}</td>")
     heading = "<br>".join(lines)
     return f'<tr style="--picture: url({picture})"><th scope="row">{heading}</th>{"".join(cells)}</tr>\n'
 
 
-def _coloured(attn_map: Tensor) -> Image.Image:
-    levels = (unit(attn_map[None])[0].nan_to_num().cpu().numpy() * 255).round().astype(np.uint8)
+def _colour(attn_map: Tensor) -> Image.Image:
+    levels = (to_unit_range(attn_map[None])[0].nan_to_num().cpu().numpy() * 255).round().astype(np.uint8)
     picture = Image.fromarray(levels)
     picture.putpalette(_PALETTE.tobytes())
     return picture
 
 
-def _address(picture: Image.Image) -> str:
+def _data_url(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

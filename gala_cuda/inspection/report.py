@@ -1,4 +1,4 @@
-"""What a network attends to in some images, written as an HTML page and as PNG sheets."""
+"""Writes what a network attends to in some images, as an HTML page and as PNG sheets."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.datasets import ImageDataset
 from ..errors import GalaError
-from ..models.attention_maps import PAPER, attention_maps, choose_blocks, gala_blocks, input_gradient
+from ..models.attention_maps import PAPER_LAYERS, attention_maps, choose_blocks, gala_blocks, input_gradient
 from ..networks.errors import NetworkError
 from ..networks.network import Network
 from . import page
@@ -19,8 +19,8 @@ from .images import InspectedImage, choose_evenly, may_have_human_maps, read_ima
 from .sheet import overlay
 
 HUMAN, GRADIENT = "human map", "input gradient"
-ROWS = 16  # images of one forward pass and of one sheet
-NAME = 32  # characters of an image's name beside its row
+ROWS = 16  # images in one forward pass and on one sheet
+MAX_NAME = 32  # characters of an image's name beside its row
 
 
 class InspectionError(GalaError, RuntimeError):
@@ -36,17 +36,17 @@ class Rows(NamedTuple):
 
 
 def choose_columns(model: nn.Module, network: Network, wanted: Sequence[str]) -> dict[str, str]:
-    """The titles of what is shown beside each image, by name: blocks, of ``wanted`` or the usual, and the gradient.
+    """What is drawn for each image, name to title: the blocks that ``wanted`` selects, or the usual, and the gradient.
 
     Raises:
-        NetworkError: the network has none of the layers ``wanted``.
+        NetworkError: an entry of ``wanted`` selects no block with GALA.
     """
     names = gala_blocks(model)
     try:
         layers = choose_blocks(names, wanted) if names or wanted else []
     except ValueError as error:
         raise NetworkError("layers", str(error)) from error
-    numbers = PAPER if network.model.endswith("resnet50") else {}
+    numbers = PAPER_LAYERS if network.model.endswith("resnet50") else {}
     titles = {name: f"{name}\n(layer {numbers[name]})" if name in numbers else name for name in layers}
     return {**titles, GRADIENT: GRADIENT}
 
@@ -63,8 +63,9 @@ def write_report(
 ) -> list[Path]:
     """Writes inspection.html and sheets of ``ROWS`` images into the folder ``output``; the paths of all of them.
 
-    At most ``limit`` images are taken, evenly spaced over ``datasets``. ``columns`` are those of ``choose_columns``,
-    before which human maps come where there are some; ``skip`` hears name and reason of each image that cannot be read.
+    At most ``limit`` images are taken, evenly spaced over ``datasets``. ``columns`` are those of ``choose_columns``;
+    human maps come before them where there are some. ``skip`` is called with name and reason of each image that cannot
+    be read.
 
     Raises:
         InspectionError: none of the images can be read, or a file cannot be written.
@@ -72,39 +73,41 @@ def write_report(
     if may_have_human_maps(datasets):
         columns = {HUMAN: HUMAN, **columns}
     images = read_images(choose_evenly(datasets, limit), skip)
-    parts = (see(model, part, classes, columns) for part in iter(lambda: list(islice(images, ROWS)), []))
+    parts = (_inspect(model, part, classes, columns) for part in iter(lambda: list(islice(images, ROWS)), []))
     try:
         return _write(parts, heading, list(columns.values()), output)
     except OSError as error:
         raise InspectionError(f"cannot write {error.filename or output}: {error.strerror}") from error
 
 
-def see(model: nn.Module, images: list[InspectedImage], classes: Sequence[str], columns: Mapping[str, str]) -> Rows:
-    """The maps of ``columns``, from "human map", names of blocks and "input gradient" to their titles.
+def _inspect(
+    model: nn.Module, images: list[InspectedImage], classes: Sequence[str], columns: Mapping[str, str]
+) -> Rows:
+    """The maps of ``columns``: "human map", names of blocks and "input gradient" to their titles.
 
-    The gradient is that of the true class's logit, where that class is known, else of the answer's.
+    The gradient is that of the logit of the true class, or of the answer where the true class is not known.
     """
     device = next(model.parameters()).device
     pixels = torch.stack([each.image for each in images]).to(device, memory_format=torch.channels_last)
-    logits, found = attention_maps(model, pixels)
+    logits, attention = attention_maps(model, pixels)
     answers = logits.argmax(1)
     known = [each.label if each.label is not None and each.label < len(classes) else None for each in images]
     labels = [answer if label is None else label for answer, label in zip(answers.tolist(), known, strict=True)]
     none = torch.full(pixels.shape[2:], torch.nan)
-    maps = found | {
+    maps = attention | {
         GRADIENT: input_gradient(model, pixels, torch.tensor(labels, device=device)),
         HUMAN: torch.stack([none if each.heatmap is None else each.heatmap for each in images]),
     }
     probabilities = logits.softmax(1).gather(1, answers[:, None])[:, 0].tolist()
     titles = [
-        f"{_short(each.name)}\n{classes[answer]}, {probability:.0%}" + _truth(label, answer, classes)
+        f"{_short(each.name)}\n{classes[answer]}, {probability:.0%}" + _true_class(label, answer, classes)
         for each, answer, probability, label in zip(images, answers.tolist(), probabilities, known, strict=True)
     ]
     return Rows(pixels, {title: maps[name] for name, title in columns.items()}, titles)
 
 
 def _write(parts: Iterable[Rows], heading: str, columns: Sequence[str], output: Path) -> list[Path]:
-    """Page and sheets, the images part by part; nothing where there are none. Raises InspectionError, OSError."""
+    """Writes page and sheets, part by part, and no page if there are no images. Raises InspectionError, OSError."""
     path, written = output / "inspection.html", list[Path]()
     draft = path.with_name(f".{path.name}.draft")
     output.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,7 @@ def _write(parts: Iterable[Rows], heading: str, columns: Sequence[str], output: 
             file.write(page.start(heading, columns))
             for number, (images, maps, titles) in enumerate(parts, 1):
                 for i, title in enumerate(titles):
-                    file.write(page.row(images[i], {name: of_all[i] for name, of_all in maps.items()}, title))
+                    file.write(page.row(images[i], {name: batch[i] for name, batch in maps.items()}, title))
                 written.append(output / ("inspection.png" if number == 1 else f"inspection-{number}.png"))
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as boxes; the page has them
@@ -128,9 +131,9 @@ def _write(parts: Iterable[Rows], heading: str, columns: Sequence[str], output: 
 
 
 def _short(name: str) -> str:
-    """The end of a long name."""
-    return name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    """``name``, or the end of it where it is long."""
+    return name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
 
 
-def _truth(label: int | None, answer: int, classes: Sequence[str]) -> str:
+def _true_class(label: int | None, answer: int, classes: Sequence[str]) -> str:
     return f"\n({classes[label]})" if label not in (None, answer) else ""

@@ -1,4 +1,4 @@
-"""Images and the maps over them, as one picture."""
+"""A picture of images with maps over them, one row for each image."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import TextWrapper
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..text import printable
 
-CELL, LABEL, GAP = 1.5, 2.7, 0.06  # inches: side of a picture, most of a row's title, between pictures
+CELL, LABEL, GAP = 1.5, 2.7, 0.06  # inches: side of a picture, width of a row's title at most, space between
 SIZE = 9  # points of all text
 LINE, CHARACTER = 1.25 * SIZE / 72, 0.65 * SIZE / 72  # inches that a line and a character of it take
 
@@ -20,18 +20,19 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
     """One row for each image: the image, then each map in colour over it.
 
     Args:
-        images: [N, C, H, W], C of 1 or 3, any range; shown from its least to its greatest value.
-        maps: name to [N, H', W']; each is scaled up to the image and spans the colours from its own least to its
-            greatest value, so colours compare places within a picture and not pictures with each other. One of NaN is
-            none: its place stays empty.
-        titles: N labels of the rows.
+        images: [N, C, H, W], C of 1 or 3, of any range; each is drawn from its least to its greatest value.
+        maps: title to [N, H', W']. Each map is resized to the image and spans the colours from its own least to its
+            greatest value: colours compare places within a picture, and not pictures with each other. Where a map is
+            all NaN, its place stays empty.
+        titles: N titles of the rows.
+        heading: above all of it.
 
     Raises:
         ValueError: a shape or length does not fit; the message names the argument.
     """
     _validate(images, maps, titles)
     _, _, height, width = images.shape
-    pictures = unit(images).mean(1) if images.shape[1] == 1 else unit(images).permute(0, 2, 3, 1)
+    pictures = to_unit_range(images).mean(1) if images.shape[1] == 1 else to_unit_range(images).permute(0, 2, 3, 1)
     figure, grid = _grid(("image", *maps), titles, heading)
     for row, picture in zip(grid, pictures, strict=True):
         for axes in row:
@@ -39,7 +40,7 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
     for column, attn_map in zip(grid.T[1:], maps.values(), strict=True):
-        for axes, one in zip(column, _enlarge(attn_map, (height, width)), strict=True):
+        for axes, one in zip(column, _resize(attn_map, (height, width)), strict=True):
             if one.isnan().all():
                 axes.images[0].remove()
                 continue
@@ -48,13 +49,13 @@ def overlay(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str], h
 
 
 def _grid(names: Sequence[str], titles: Sequence[str], heading: str | None) -> tuple[Figure, np.ndarray]:
-    """A figure of a cell for each title and name, as large as these need, and its axes [titles, names]."""
-    names, titles = [_wrapped(name, CELL) for name in names], [_wrapped(title, LABEL) for title in titles]
+    """A figure with a cell for each title and name, as large as these need, and its axes [titles, names]."""
+    names, titles = [_wrap(name, CELL) for name in names], [_wrap(title, LABEL) for title in titles]
     left = max(len(line) for title in titles for line in title.splitlines() or [""]) * CHARACTER + 2 * GAP
     width = left + len(names) * (CELL + GAP)
-    above = _wrapped(heading, width) if heading else ""
-    top = LINE * (_lines(above) + max(map(_lines, names))) + 2 * GAP
-    cell = max(CELL, LINE * max(map(_lines, titles)))
+    above = _wrap(heading, width) if heading else ""
+    top = LINE * (_count_lines(above) + max(map(_count_lines, names))) + 2 * GAP
+    cell = max(CELL, LINE * max(map(_count_lines, titles)))
     height = top + len(titles) * (cell + GAP)
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(
@@ -74,13 +75,13 @@ def _grid(names: Sequence[str], titles: Sequence[str], heading: str | None) -> t
     return figure, grid
 
 
-def _wrapped(text: str, inches: float) -> str:
-    """``text`` in lines that fit into so many inches."""
+def _wrap(text: str, inches: float) -> str:
+    """``text`` broken into lines that fit into so many ``inches``."""
     fill = TextWrapper(int(inches / CHARACTER), break_on_hyphens=False).fill
     return "\n".join(fill(line) for line in printable(text).splitlines())
 
 
-def _lines(text: str) -> int:
+def _count_lines(text: str) -> int:
     return len(text.splitlines())
 
 
@@ -94,13 +95,13 @@ def _validate(images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str])
             raise ValueError(f"maps[{name!r}] has shape {tuple(attn_map.shape)}; expected [{len(images)}, H', W']")
 
 
-def unit(t: Tensor) -> Tensor:
-    """Each image from 0 to 1; constant ones are 0."""
+def to_unit_range(t: Tensor) -> Tensor:
+    """Images [N, ...], each scaled to the range from 0 to 1; constant ones become 0."""
     t = t.detach().float()
     flat = t.flatten(1)
     low, high = (f(1).values.view(-1, *[1] * (t.dim() - 1)) for f in (flat.min, flat.max))
     return (t - low) / torch.where(high > low, high - low, 1.0)
 
 
-def _enlarge(attn_map: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(unit(attn_map)[:, None], size, mode="bilinear")[:, 0]
+def _resize(attn_map: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(to_unit_range(attn_map)[:, None], size, mode="bilinear")[:, 0]

@@ -1,4 +1,4 @@
-"""Attention maps and input gradients of any network."""
+"""Attention maps and input gradients of any network, and the choice of the blocks whose maps are shown."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from ..layer import GALA
 from .blocks import select_blocks
 
-PAPER = {"layer3.1": 27, "layer3.3": 33, "layer3.5": 39}  # the blocks of ResNet-50 in the paper's figure, its numbers
-SHOWN = 3  # blocks, where nothing else is asked for
+# The blocks of ResNet-50 in the paper's figure, and the numbers of their layers there.
+PAPER_LAYERS = {"layer3.1": 27, "layer3.3": 33, "layer3.5": 39}
+DEFAULT_COUNT = 3  # of blocks that are chosen where none are asked for
 
 
 def attention_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """(logits [N, K], {block: map [N, H', W']}) of ``images`` [N, C, H, W] by a network in evaluation mode.
 
-    A map is the L2 norm of the block's attention over channels. GALA may sit in any network; without it there are no
-    maps. The model's mode is restored.
+    A map is the L2 norm of a block's attention over channels. GALA may sit in any network; one without it has no maps.
+    The model's mode is restored.
     """
     maps: dict[str, Tensor] = {}
     with _evaluating(model), torch.no_grad(), ExitStack() as hooks:
@@ -28,31 +29,32 @@ def attention_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, 
 
 
 def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """[N, H, W]: the L2 norm over channels of the gradient of each label's logit by ``images`` [N, C, H, W].
+    """[N, H, W]: the L2 norm over channels of the gradient of each label's logit with respect to its image.
 
-    ``labels`` [N] int64. In evaluation mode; the model's mode is restored and its parameters' gradients are untouched.
+    ``images`` [N, C, H, W], ``labels`` [N] int64. The model runs in evaluation mode; its mode is restored, and the
+    gradients of its parameters are untouched.
     """
     images = images.detach().requires_grad_()
     with _evaluating(model), torch.enable_grad():
-        chosen = model(images).gather(1, labels[:, None]).sum()  # images are independent in evaluation mode
-        (gradient,) = torch.autograd.grad(chosen, images)
+        logits = model(images).gather(1, labels[:, None])
+        (gradient,) = torch.autograd.grad(logits.sum(), images)  # images are independent in evaluation mode
     return torch.linalg.vector_norm(gradient, dim=1)
 
 
 def choose_blocks(names: Sequence[str], wanted: Sequence[str] = ()) -> list[str]:
-    """Of the blocks ``names`` those that ``wanted`` leads to, such as "layer3" or "layer3.0".
+    """Those of the blocks ``names`` that ``wanted`` selects, such as "layer3" or "layer3.0".
 
     Without ``wanted`` they are the paper's (its figure shows layers 27, 33 and 39, layer3.1, .3 and .5 of ResNet-50)
-    where the network has all of them, else ``SHOWN`` at even distances up to the last.
+    where the network has all of them, else ``DEFAULT_COUNT`` at even distances up to the last.
 
     Raises:
-        ValueError: an entry of ``wanted`` leads to no block.
+        ValueError: an entry of ``wanted`` selects no block.
     """
     if wanted:
         return select_blocks(names, wanted, "layers")
-    if set(PAPER) <= set(names):
-        return [*PAPER]
-    count = min(SHOWN, len(names))
+    if set(PAPER_LAYERS) <= set(names):
+        return [*PAPER_LAYERS]
+    count = min(DEFAULT_COUNT, len(names))
     return [names[(i + 1) * len(names) // count - 1] for i in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""The residual blocks of our ResNet, and what the blocks of every library share: where attention sits, and its names.
+"""The residual blocks of our ResNet, and what the blocks of every library share: where GALA sits in them.
 
 Attention is ``block.attention``: after the last BatchNorm of the dense path, before the shortcut is added (Linsley et
 al., section 3, "the final activity in a dense path of a residual module"). Counting the convolutions of ResNet-50 from
@@ -17,21 +17,23 @@ from ..layer import GALA
 
 
 def select_blocks(names: Iterable[str], where: str | Sequence[str], argument: str) -> list[str]:
-    """The block names that an entry of ``where`` equals or leads to: "layer3" leads to "layer3.0", not to "layer30.0".
+    """Those of the blocks ``names`` that ``where`` selects, by name or by the name of a module around them.
 
-    Raises ValueError, naming ``argument`` and the names that exist, for an entry that leads to no block.
+    "layer3" selects "layer3.0", and not "layer30.0". Raises ValueError, which names ``argument`` and the names that
+    exist, for an entry that selects no block.
     """
     wanted = [where] if isinstance(where, str) else list(where)
-    leading = {name: _prefixes(name) for name in names}
-    exist = list(dict.fromkeys(prefix for prefixes in leading.values() for prefix in prefixes))
+    prefixes = {name: _prefixes(name) for name in names}
+    exist = list(dict.fromkeys(prefix for own in prefixes.values() for prefix in own))
     unmatched = [entry for entry in wanted if entry not in exist]
     if unmatched or not wanted:
         given = ", ".join(map(repr, unmatched)) or "nothing"
         raise ValueError(f"{argument} names {given}; expected names of the residual blocks {', '.join(exist)}")
-    return [name for name, prefixes in leading.items() if not set(wanted).isdisjoint(prefixes)]
+    return [name for name, own in prefixes.items() if not set(wanted).isdisjoint(own)]
 
 
 def _prefixes(name: str) -> list[str]:
+    """``name`` and the names of the modules around it."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
@@ -43,21 +45,21 @@ def last_layers(block: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
 
 
 def attend_and_add(attention: GALA, x: Tensor, shortcut: Tensor, activation: nn.Module) -> Tensor:
-    """activation(x A + shortcut), in one fused pass where the activation is a ReLU that nobody watches by hooks."""
-    if type(activation) is nn.ReLU and not hooked(activation):
+    """activation(x A + shortcut), in one fused pass if the activation is a ReLU without hooks."""
+    if type(activation) is nn.ReLU and not has_hooks(activation):
         return attention(x, residual=shortcut)
     return activation(attention(x) + shortcut)
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody sees, by hooks, that the module is called."""
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks see that the module is called, so that it must not be fused with another."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
 def maps_wanted(return_maps: Any) -> bool:
-    """``return_maps``, or False while torch.fx traces: what it traces has no maps, and says so when asked for them."""
+    """``return_maps``, or False while torch.fx traces: a traced network has no maps, and raises when asked for them."""
     if not isinstance(return_maps, fx.Proxy):
         return return_maps
     torch._assert(
@@ -68,7 +70,7 @@ def maps_wanted(return_maps: Any) -> bool:
 
 
 class _Block(nn.Module):
-    """What both residual blocks share: relu(attention(dense path) + shortcut)."""
+    """The end of both residual blocks: relu(attention(dense path) + shortcut)."""
 
     attention: nn.Module | None
     downsample: nn.Module | None
@@ -82,7 +84,7 @@ class _Block(nn.Module):
                 nn.BatchNorm2d(out_channels, **factory),
             )
 
-    def _join(self, out: Tensor, x: Tensor, return_map: bool) -> Tensor | tuple[Tensor, Tensor]:
+    def _attend_and_add(self, out: Tensor, x: Tensor, return_map: bool) -> Tensor | tuple[Tensor, Tensor]:
         shortcut = x if self.downsample is None else self.downsample(x)
         if isinstance(self.attention, GALA):
             return self.attention(out, residual=shortcut, return_map=return_map)
@@ -110,7 +112,7 @@ class BasicBlock(_Block):
         """x [N, C_in, H, W] to [N, C, H / stride, W / stride]; with ``return_map`` also the map of its GALA."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
-        return self._join(out, x, return_map)
+        return self._attend_and_add(out, x, return_map)
 
 
 class Bottleneck(_Block):
@@ -134,7 +136,7 @@ class Bottleneck(_Block):
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
-        return self._join(out, x, return_map)
+        return self._attend_and_add(out, x, return_map)
 
 
 GALA_FORMS: dict[type[nn.Module], type[nn.Module]] = {BasicBlock: BasicBlock, Bottleneck: Bottleneck}

@@ -1,9 +1,8 @@
-"""``convert``: GALA for a ResNet that is already there."""
+"""``convert``: puts GALA into an existing ResNet."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import TypeVar
 
 import torch
@@ -11,18 +10,13 @@ from torch import nn
 
 from ..backends.interface import DTYPES
 from ..layer import GALA
+from . import blocks
 from .blocks import last_layers, select_blocks
 from .narrow_convs import replace_narrow_convs
 
 Model = TypeVar("Model", bound=nn.Module)
 Forms = dict[type[nn.Module], type[nn.Module]]
 
-# Where a library defines its BasicBlock and Bottleneck, and our module with their GALA forms.
-_LIBRARIES = {
-    f"{__package__}.blocks": f"{__package__}.blocks",
-    "torchvision.models.resnet": f"{__package__}.torchvision_blocks",
-    "timm.models.resnet": f"{__package__}.timm_blocks",
-}
 _KNOWN = "BasicBlock or Bottleneck of torchvision.models.resnet, timm.models.resnet or gala_cuda"
 _AFFINE_FORWARDS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
 _FROZEN_BATCH_NORM = ("torchvision.ops.misc", "FrozenBatchNorm2d")
@@ -39,10 +33,10 @@ def convert(
     """Put GALA into residual blocks of a ResNet of torchvision, of timm or of this package, in place.
 
     Attention becomes ``<block>.attention``, after the last normalisation of the dense path and before timm's drop_path
-    and the shortcut; the final ReLU is fused with it where nothing stands between. The rest stays as it is: weights
-    and their state-dict keys, buffers, dtype, device, memory format, training mode, requires_grad, hooks.
-    The new parameters have dtype and device of the block's last convolution, and the block's training mode. Convert
-    before making an optimizer and before wrapping the model for distributed training.
+    and the shortcut; the final ReLU is fused with it where nothing stands between. Everything else stays as it is:
+    weights and their state-dict keys, buffers, dtype, device, memory format, training mode, requires_grad, hooks.
+    The new parameters have the dtype and the device of the block's last convolution, and the block's training mode.
+    Convert before making an optimizer and before wrapping the model for distributed training.
 
     1x1 convolutions of fewer than 16 input channels with a stride become ``NarrowConv2d``, which computes the same:
     torch's gradient of them damages memory on some CPUs.
@@ -51,7 +45,7 @@ def convert(
         model: holds blocks of exactly the classes BasicBlock or Bottleneck of torchvision.models.resnet,
             timm.models.resnet (ResNet-D, ResNeXt and others are made of them too) or gala_cuda.
         where: names of blocks, or of modules with blocks inside, such as "layer3" or "layer3.0".
-        reduction, squash: as of ``gala_cuda.GALA``. As in the paper there are no biases, unless ``keep_output``.
+        reduction, squash: as for ``gala_cuda.GALA``. As in the paper there are no biases, unless ``keep_output``.
         keep_output: start with a constant attention of 1/2 and double scale and shift of the normalisation before it,
             so that the network's outputs are at first what they were, up to rounding. GALA then has biases; all its
             parameters train from the second step on.
@@ -61,7 +55,7 @@ def convert(
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: ``model`` has no such blocks; the message says of which it is made.
+        ValueError: ``model`` has no such blocks; the message says which blocks it has.
         ValueError: an entry of ``where`` names no block, or one that cannot be converted: it is converted already, has
             another attention (``se``), is of a subclass, or with ``keep_output`` has no scale and shift to double. The
             message gives the reason for each block, and nothing is changed.
@@ -69,9 +63,9 @@ def convert(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     modules = dict(model.named_modules())
-    forms = {name: found for name, module in modules.items() if (found := _gala_forms(module))}
+    forms = {name: own for name, module in modules.items() if (own := _gala_forms(module))}
     if not forms:
-        raise ValueError(f"model is a {type(model).__name__}{_of_what(modules)}; expected {_KNOWN}")
+        raise ValueError(f"model is a {type(model).__name__}{_describe_blocks(modules)}; expected {_KNOWN}")
     chosen = select_blocks(forms, where, "where")
     reasons = {name: _why_not(modules[name], forms[name], keep_output) for name in chosen}
     refused = [f"{name} {reason}" for name, reason in reasons.items() if reason]
@@ -88,23 +82,23 @@ def convert(
     return model
 
 
-def _of_what(modules: Mapping[str, nn.Module]) -> str:
-    """Of which blocks a network without ours is made: the outermost classes of its library that it repeats."""
-    found: dict[type[nn.Module], int] = {}
-    inside: tuple[str, ...] = ()  # of a block that is counted
+def _describe_blocks(modules: Mapping[str, nn.Module]) -> str:
+    """Which blocks a network has, if none that can be converted: the outermost classes of its library that repeat."""
+    counts: dict[type[nn.Module], int] = {}
+    counted: tuple[str, ...] = ()  # prefixes of the names of modules inside the blocks found so far
     classes = Counter(type(module) for module in modules.values())
     for name, module in modules.items():
         cls = type(module)
-        if name and not f"{name}.".startswith(inside) and classes[cls] > 1 and _is_block(module):
-            found[cls] = classes[cls]
-            inside += (f"{name}.",)
-    most = sorted(found, key=lambda cls: -found[cls])[:3]
+        if name and not f"{name}.".startswith(counted) and classes[cls] > 1 and _is_block(module):
+            counts[cls] = classes[cls]
+            counted += (f"{name}.",)
+    most = sorted(counts, key=lambda cls: -counts[cls])[:3]
     names = ", ".join(f"{cls.__name__} of {cls.__module__}" for cls in most)
     return f" whose blocks are {names}" if names else " without blocks"
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether it is of a library's own class, no mere container, and has several layers with weights."""
+    """Whether it is of a library's own class, not just a container, and has several layers with weights."""
     cls = type(module)
     container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) or "Stage" in cls.__name__
     if container or cls.__module__.startswith("torch.nn."):
@@ -113,14 +107,25 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _gala_forms(block: nn.Module) -> Forms | None:
-    """The GALA forms of the blocks of the library this block comes from; None for other modules."""
+    """The GALA forms of the blocks of the library that ``block`` comes from; None for modules of any other kind."""
     for cls in type(block).__mro__:
-        if cls.__module__ in _LIBRARIES and cls.__name__ in ("BasicBlock", "Bottleneck"):
-            return import_module(_LIBRARIES[cls.__module__]).GALA_FORMS
+        if cls.__name__ not in ("BasicBlock", "Bottleneck"):
+            continue
+        if cls.__module__ == blocks.__name__:
+            return blocks.GALA_FORMS
+        if cls.__module__ == "torchvision.models.resnet":
+            from . import torchvision_blocks
+
+            return torchvision_blocks.GALA_FORMS
+        if cls.__module__ == "timm.models.resnet":
+            from . import timm_blocks
+
+            return timm_blocks.GALA_FORMS
     return None
 
 
 def _why_not(block: nn.Module, forms: Forms, keep_output: bool) -> str | None:
+    """Why ``block`` cannot be converted, as the end of a sentence about it; None where it can."""
     for attribute in ("attention", "se"):
         present = getattr(block, attribute, None)
         if isinstance(present, GALA):
@@ -167,7 +172,7 @@ def _gala_for(block: nn.Module, reduction: int, squash: str, keep_output: bool) 
 
 @torch.no_grad()
 def _make_constant(layer: GALA) -> None:
-    """Both paths' last weights zero: A = squash(a b_w_expand) = 1/2. Zero only where others carry gradients to them."""
+    """Sets the last weights of both paths to 0: A = squash(a b_w_expand) = 1/2, and gradients reach every parameter."""
     for name in ("w_expand", "v_collapse"):
         layer.get_parameter(name).zero_()
     if layer.squash == "tanh":

@@ -44,7 +44,7 @@ _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Stage(nn.Sequential):
-    """The blocks of one resolution."""
+    """The residual blocks of one resolution."""
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """x through the blocks; with ``return_maps`` also the maps [N, H, W] of GALA blocks by their names."""
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
         stem: "imagenet" (7x7 convolution of stride 2 and max pooling, a quarter of the resolution) or "small" (3x3
             convolution of stride 1, full resolution, for images of about 32x32 and less).
         width: channels of layer1 before a Bottleneck's expansion; every further stage doubles them.
-        zero_init_residual: start with the last BatchNorm of every block at zero, so that blocks are identities.
+        zero_init_residual: start with the weight of each block's last BatchNorm at 0, so that blocks are identities.
         device, dtype: of the parameters.
 
     Raises:
@@ -145,8 +145,8 @@ class ResNet(nn.Module):
         for stage_name in _STAGES:
             stage = self.get_submodule(stage_name)
             if return_maps:
-                x, found = stage(x, return_maps=True)
-                maps.update({f"{stage_name}.{name}": attn_map for name, attn_map in found.items()})
+                x, stage_maps = stage(x, return_maps=True)
+                maps.update({f"{stage_name}.{name}": attn_map for name, attn_map in stage_maps.items()})
             else:
                 x = stage(x)
         logits = self.fc(x.mean((2, 3)))
@@ -164,61 +164,61 @@ def _named(builder: Builder) -> Builder:
 
 @_named
 def resnet18(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-18. Options: in_channels, stem, width, zero_init_residual, device, dtype, as of ``ResNet``."""
+    """ResNet-18. Options: in_channels, stem, width, zero_init_residual, device, dtype, as for ``ResNet``."""
     return ResNet(18, num_classes, **options)
 
 
 @_named
 def resnet26(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-26, two Bottlenecks a stage. Options as of ``resnet18``."""
+    """ResNet-26, with two Bottlenecks per stage. Options as for ``resnet18``."""
     return ResNet(26, num_classes, **options)
 
 
 @_named
 def resnet34(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-34. Options as of ``resnet18``."""
+    """ResNet-34. Options as for ``resnet18``."""
     return ResNet(34, num_classes, **options)
 
 
 @_named
 def resnet50(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-50. Options as of ``resnet18``."""
+    """ResNet-50. Options as for ``resnet18``."""
     return ResNet(50, num_classes, **options)
 
 
 @_named
 def resnet101(num_classes: int = 1000, **options) -> ResNet:
-    """ResNet-101. Options as of ``resnet18``."""
+    """ResNet-101. Options as for ``resnet18``."""
     return ResNet(101, num_classes, **options)
 
 
 @_named
 def se_resnet18(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-18: ``SqueezeExcite`` at the end of every dense path. Options as of ``resnet18``."""
+    """SE-ResNet-18: ``SqueezeExcite`` at the end of every dense path. Options as for ``resnet18``."""
     return _se_resnet(18, num_classes, reduction, **options)
 
 
 @_named
 def se_resnet26(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-26. Options as of ``se_resnet18``."""
+    """SE-ResNet-26. Options as for ``se_resnet18``."""
     return _se_resnet(26, num_classes, reduction, **options)
 
 
 @_named
 def se_resnet34(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-34. Options as of ``se_resnet18``."""
+    """SE-ResNet-34. Options as for ``se_resnet18``."""
     return _se_resnet(34, num_classes, reduction, **options)
 
 
 @_named
 def se_resnet50(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-50. Options as of ``se_resnet18``."""
+    """SE-ResNet-50. Options as for ``se_resnet18``."""
     return _se_resnet(50, num_classes, reduction, **options)
 
 
 @_named
 def se_resnet101(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
-    """SE-ResNet-101. Options as of ``se_resnet18``."""
+    """SE-ResNet-101. Options as for ``se_resnet18``."""
     return _se_resnet(101, num_classes, reduction, **options)
 
 
@@ -229,8 +229,8 @@ def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer
     Args:
         num_classes: width of the last layer.
         layers: names of stages or blocks, such as "layer3" (the paper's choice in ResNet-50) or "layer3.0".
-        options: reduction=4, squash="tanh", bias=False, backend=None as of ``gala_cuda.GALA``; in_channels, stem,
-            width, zero_init_residual, device, dtype as of ``ResNet``.
+        options: reduction=4, squash="tanh", bias=False, backend=None as for ``gala_cuda.GALA``; in_channels, stem,
+            width, zero_init_residual, device, dtype as for ``ResNet``.
 
     Without the keys ``<block>.attention.*`` the state dict is that of the plain network; with the same random seed,
     so are the initial weights.
@@ -243,25 +243,25 @@ def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer
 
 @_named
 def gala_resnet26(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """ResNet-26 with GALA. Arguments as of ``gala_resnet18``."""
+    """ResNet-26 with GALA. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(26, num_classes, layers, **options)
 
 
 @_named
 def gala_resnet34(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """ResNet-34 with GALA. Arguments as of ``gala_resnet18``."""
+    """ResNet-34 with GALA. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(34, num_classes, layers, **options)
 
 
 @_named
 def gala_resnet50(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """The paper's GALA-ResNet-50. Arguments as of ``gala_resnet18``."""
+    """The paper's GALA-ResNet-50. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(50, num_classes, layers, **options)
 
 
 @_named
 def gala_resnet101(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
-    """ResNet-101 with GALA. Arguments as of ``gala_resnet18``."""
+    """ResNet-101 with GALA. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(101, num_classes, layers, **options)
 
 

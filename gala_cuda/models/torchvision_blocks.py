@@ -1,4 +1,4 @@
-"""torchvision's residual blocks with GALA. ``convert`` imports this module only where it met such a block."""
+"""torchvision's residual blocks with GALA. ``convert`` imports this module only for a network with such blocks."""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck

@@ -1,12 +1,12 @@
-"""What a file is that was given as weights and is none: by its first bytes, and by what a zip archive holds."""
+"""Says what a file is that holds no weights, by its first bytes or by the names in its zip archive."""
 
 import zipfile
 from pathlib import Path
 
-HEAD = 512  # bytes that are looked at
-AGAIN = "copy or download it again"
+HEAD = 512  # bytes that a file is recognised by
+RETRY = "copy or download it again"
 _TORCH_PICKLE = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.save's magic number before 1.6
-# First bytes, and what a file is that begins with them.
+# First bytes of a file, and what it is.
 _STARTS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch that with git lfs pull",
     b"\x89HDF\r\n": "an HDF5 file, as Keras and TensorFlow write them; expected weights of PyTorch",
@@ -24,7 +24,7 @@ _STARTS = {
     b"%PDF": "a PDF document",
 }
 _ONNX = "an ONNX file; expected weights of PyTorch"
-# Names in a zip archive, and what it is.
+# Name in a zip archive, and what the archive is.
 _MEMBERS = {
     "constants.pkl": "a TorchScript program; expected weights, as torch.save(torch.jit.load(FILE).state_dict(), ...) "
     "writes them",
@@ -34,12 +34,12 @@ _MEMBERS = {
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file begins as one of safetensors does: the length of a header, which is JSON."""
+    """Whether a file begins as safetensors files do: with the length of a header, which is JSON."""
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40
 
 
 def why_no_weights(path: Path) -> str | None:
-    """Why the file holds no weights, as the end of "it is ..."; None where it may.
+    """What the file is, as the end of "it is ...", if it holds no weights; None where it may hold some.
 
     Raises:
         OSError: it cannot be read.
@@ -47,13 +47,13 @@ def why_no_weights(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:
-        return f"empty; {AGAIN}"
+        return f"empty; {RETRY}"
     if is_safetensors(head):
         return None
     if head.startswith(b"PK"):
-        return _zip(path)
+        return _describe_zip(path)
     if head.startswith(b"\x80"):
-        return None if head.startswith(_TORCH_PICKLE) else f"a pickle that torch.save has not written, or cut; {AGAIN}"
+        return None if head.startswith(_TORCH_PICKLE) else f"a pickle that torch.save has not written, or cut; {RETRY}"
     for start, kind in _STARTS.items():
         if head.startswith(start):
             return kind
@@ -63,17 +63,17 @@ def why_no_weights(path: Path) -> str | None:
         return "a tar archive; unpack it first"
     if path.suffix == ".onnx" or (head[0] == 8 and head[2:3] == b"\x12" and head[4 : 4 + head[3]].isascii()):
         return _ONNX  # ir_version, then the producer's name
-    return _text(head)
+    return _describe_text(head)
 
 
-def _zip(path: Path) -> str | None:
+def _describe_zip(path: Path) -> str | None:
     try:
         if not zipfile.is_zipfile(path):
-            return f"cut short: the end of its zip archive is missing; {AGAIN}"
+            return f"cut short: the end of its zip archive is missing; {RETRY}"
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2]: name for name in archive.namelist()}
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        return f"a damaged zip archive ({error}); {AGAIN}"
+        return f"a damaged zip archive ({error}); {RETRY}"
     for name, kind in _MEMBERS.items():
         if name in names:
             return kind
@@ -84,8 +84,8 @@ def _zip(path: Path) -> str | None:
     return None
 
 
-def _text(head: bytes) -> str:
-    """What a text is; anything else is of no known kind."""
+def _describe_text(head: bytes) -> str:
+    """What kind of text a file is, if it is text."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")):
         return "a web page (HTML), as servers send in place of a file; download it from the file's own address"
@@ -95,4 +95,4 @@ def _text(head: bytes) -> str:
         return "JSON; expected weights of PyTorch"
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         return "text; expected weights of PyTorch"
-    return f"of no known kind, or damaged; {AGAIN}"
+    return f"of no known kind, or damaged; {RETRY}"

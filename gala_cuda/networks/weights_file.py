@@ -1,7 +1,7 @@
-"""Files of weights: safetensors, and what torch.save wrote for this package, torchvision, timm, Lightning and others.
+"""Reads files of weights: safetensors, or torch.save by this package, torchvision, timm, Lightning and others.
 
-No code of a file runs, and no class that it names is imported: torch's restricted reader does it, and whatever it does
-not know is read as an empty placeholder.
+No code in a file is run, and no class that it names is imported: torch's restricted reader reads it, and objects that
+this does not know become empty placeholders.
 """
 
 import pickle
@@ -21,25 +21,25 @@ import torch
 from torch import Tensor
 
 from .errors import WeightsError
-from .file_kinds import AGAIN, HEAD, is_safetensors, why_no_weights
+from .file_kinds import HEAD, RETRY, is_safetensors, why_no_weights
 
-# Where trainings keep the weights; averaged ones first: they are what was tested.
+# The entries in which trainings keep the weights; averaged ones first, for those are what was tested.
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
 ENTRIES = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "params", "net", "network", "module",
            "weights")  # fmt: skip
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # of torch.compile, FSDP, checkpointing
 _OF_TENSORS = re.compile(r"^torch\.(_utils|storage|\w*Storage)\b|^collections\.OrderedDict$")
-PROTOCOL = 2  # of pickle, which torch.save writes
-_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+PROTOCOL = 2  # of pickle, the one that torch.save writes
+_COUNTER = "n_averaged"  # a buffer of torch.optim.swa_utils.AveragedModel, no weight
 # What the readers raise for damaged files, found by damaging some.
-_UNREADABLE = (
+_READER_ERRORS = (
     AssertionError, AttributeError, EOFError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError,
     ValueError, pickle.UnpicklingError, safetensors.SafetensorError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
 class WeightsFile(NamedTuple):
-    """Weights on the CPU by their plain names; the file's metadata; the entry of a training's file that was taken."""
+    """Weights on the CPU by their plain names, the file's metadata, and the entry that holds the weights, if any."""
 
     tensors: dict[str, Tensor]
     metadata: Mapping[str, str]
@@ -47,7 +47,7 @@ class WeightsFile(NamedTuple):
 
 
 class _Placeholder:
-    """An object of a class that is not imported; it keeps nothing."""
+    """Stands for an object of a class that is not imported; it keeps nothing."""
 
     name = ""  # of the class
 
@@ -84,35 +84,35 @@ def _safetensors(path: Path) -> WeightsFile:
     try:
         with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return WeightsFile(_plain(path, tensors), file.metadata() or {}, None)
+            return WeightsFile(_strip_wrappers(path, tensors), file.metadata() or {}, None)
     except WeightsError:
         raise
-    except _UNREADABLE as error:
-        raise WeightsError(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
+    except _READER_ERRORS as error:
+        raise WeightsError(f"{path} cannot be read as weights: it is damaged or cut short; {RETRY}") from error
 
 
 def _pickled(path: Path) -> WeightsFile:
     try:
-        found = _unpickled(path)
-        weights = _state_dict(found)  # a damaged dict may hold itself
+        content = _unpickled(path)
+        weights = _state_dict(content)  # a damaged dict may hold itself
     except WeightsError:
         raise
-    except _UNREADABLE as error:
-        raise WeightsError(f"{path} cannot be read as weights: it is damaged or cut short; {AGAIN}") from error
+    except _READER_ERRORS as error:
+        raise WeightsError(f"{path} cannot be read as weights: it is damaged or cut short; {RETRY}") from error
     if weights is None:
-        raise WeightsError(f"{path} holds no state dict, but {_described(found)}; expected torch.save of a state dict")
+        raise WeightsError(f"{path} holds no state dict, but {_describe(content)}; expected torch.save of a state dict")
     entry, tensors = weights
-    return WeightsFile(_plain(path, tensors), {}, entry)
+    return WeightsFile(_strip_wrappers(path, tensors), {}, entry)
 
 
 def _unpickled(path: Path) -> Any:
-    """What torch.save wrote, with placeholders for objects of classes that torch does not know."""
-    names, bare, protocol = _named_in(path)
+    """The content of a file of torch.save, with placeholders for objects of classes that torch does not know."""
+    names, bare, protocol = _classes_named(path)
     try:
         return _with_placeholders(path, names, set())
     except pickle.UnpicklingError:
         pass
-    try:  # configurations are often dicts of a class of their own, which torch fills only if they are its own
+    try:  # configurations are often of subclasses of dict, which torch does not fill: they become plain dicts
         return _with_placeholders(path, names, bare)
     except pickle.UnpicklingError as error:
         others = ", ".join(sorted(name for name in names if not _OF_TENSORS.search(name)))
@@ -126,19 +126,19 @@ def _unpickled(path: Path) -> Any:
 
 
 def _with_placeholders(path: Path, names: set[str], dicts: set[str]) -> Any:
-    """By torch's restricted reader: objects of ``dicts`` as dicts, of others of ``names`` as placeholders."""
+    """The content with objects of the classes ``dicts`` as dicts and of others in ``names`` as placeholders."""
     known: list[Any] = [
         (OrderedDict if name in dicts else type("Unread", (_Placeholder,), {"name": name}), name) for name in names
     ]
     with path.open("rb") as file, torch.serialization.safe_globals(known), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, to its callers: about the pickle's version
+        warnings.simplefilter("ignore")  # torch warns about the pickle's version
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _named_in(path: Path) -> tuple[set[str], set[str], int]:
-    """Of a file of torch.save: all classes and functions, those called without arguments, the version of pickle.
+def _classes_named(path: Path) -> tuple[set[str], set[str], int]:
+    """(all classes and functions that a file of torch.save names, those called without arguments, pickle's version).
 
-    Names of Python 2 are as Python 3 has them.
+    Names of Python 2 are translated to those of Python 3.
     """
     names, bare, protocol = set[str](), set[str](), 0
     with path.open("rb") as file:
@@ -166,29 +166,31 @@ def _named_in(path: Path) -> tuple[set[str], set[str], int]:
     return names, bare & names, protocol
 
 
-def _state_dict(found: Any, entry: str | None = None) -> tuple[str | None, dict[str, Tensor]] | None:
-    """(where it was, the state dict) in a training's file; what stands beside the tensors is left out."""
-    if not isinstance(found, dict):
+def _state_dict(content: Any, entry: str | None = None) -> tuple[str | None, dict[str, Tensor]] | None:
+    """(the entry that holds it, the state dict) in a training's file; anything in it but tensors is left out."""
+    if not isinstance(content, dict):
         return None
     for name in ENTRIES:
-        inner = _state_dict(found.get(name), name if entry is None else f"{entry}.{name}")
+        inner = _state_dict(content.get(name), name if entry is None else f"{entry}.{name}")
         if inner is not None:
             return inner
-    tensors = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     return (entry, tensors) if tensors else None
 
 
-def _described(found: Any) -> str:
-    if isinstance(found, _Placeholder):
-        return f"an object of the class {found.name}"
-    if not isinstance(found, dict):
-        return f"a {type(found).__name__}"
-    objects = {f"{name} of the class {value.name}" for name, value in found.items() if isinstance(value, _Placeholder)}
-    return f"entries {', '.join(sorted(objects) or map(str, list(found)[:8]))}" if found else "an empty dict"
+def _describe(content: Any) -> str:
+    if isinstance(content, _Placeholder):
+        return f"an object of the class {content.name}"
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    objects = {
+        f"{name} of the class {value.name}" for name, value in content.items() if isinstance(value, _Placeholder)
+    }
+    return f"entries {', '.join(sorted(objects) or map(str, list(content)[:8]))}" if content else "an empty dict"
 
 
-def _plain(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` by the names that the network itself gives them."""
+def _strip_wrappers(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` without the prefixes of wrappers in their names."""
     plain = dict[str, Tensor]()
     for name, tensor in tensors.items():
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
