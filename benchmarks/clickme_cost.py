@@ -9,7 +9,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 
 import torch
@@ -87,7 +87,7 @@ def peak(step: Callable[[], object], device: torch.device) -> int:
     return max(accumulate(size for _, size in changes))
 
 
-def timed(steps: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def timed(steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each way in each round, on a CPU those that this process computed: others do not count."""
     gpu = device.type == "cuda"
     clock, synchronize = (time.perf_counter, torch.cuda.synchronize) if gpu else (time.process_time, lambda: None)
@@ -121,7 +121,9 @@ def main() -> None:
     meter = Meter(device)
     steps = {way: lambda way=way: stepper([batches[way]], lr=1e-3, step=0, meter=meter) for way in WAYS}
     pin_allocator()
-    check(stepper.model, batches["with"], device)
+    sample = batches["with"]
+    assert isinstance(sample, ClickMeSample)
+    check(stepper.model, sample, device)
     times = timed(steps, options.rounds, device)
     figures = {
         "step, ms": {way: 1e3 * statistics.median(times[way]) for way in WAYS},

@@ -1,24 +1,29 @@
 """Networks for the tests of the models: of each library, with random states, and their inputs."""
 
+from typing import TypeVar
+
 import pytest
 import torch
 from torch import nn
 
 import gala_cuda
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 @torch.no_grad()
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomized(model: Network, seed: int = 0) -> Network:
     """The model with random scale, shift and statistics in every BatchNorm, which otherwise hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if hasattr(module, "running_mean"):
-            for tensor, centre, spread in (
-                (module.weight, 1.0, 0.3),
-                (module.bias, 0.0, 0.3),
-                (module.running_mean, 0.0, 0.3),
-                (module.running_var, 1.0, 0.15),
+            for name, centre, spread in (
+                ("weight", 1.0, 0.3),
+                ("bias", 0.0, 0.3),
+                ("running_mean", 0.0, 0.3),
+                ("running_var", 1.0, 0.15),
             ):
+                tensor = getattr(module, name)
                 if tensor is not None:
                     values = torch.randn(tensor.shape, generator=generator)
                     tensor.copy_(centre + spread * values.clamp(-2, 2))

@@ -220,13 +220,13 @@ class OwnBlock(gala_cuda.models.blocks.Bottleneck):
 
 def with_own_block() -> nn.Module:
     model = gala_cuda.resnet26(5, width=8)
-    model.layer3[1] = OwnBlock(128, 32, 1)
+    model.set_submodule("layer3.1", OwnBlock(128, 32, 1))
     return model
 
 
 def without_affine() -> nn.Module:
     model = gala_cuda.resnet26(5, width=8)
-    model.layer3[0].bn3 = nn.BatchNorm2d(128, affine=False)
+    model.set_submodule("layer3.0.bn3", nn.BatchNorm2d(128, affine=False))
     return model
 
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 import gala_cuda
 from gala_cuda import GALA

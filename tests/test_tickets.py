@@ -17,8 +17,10 @@ from gala_cuda.backends.triton import launch, tickets
 
 
 def random_tiles(generator: random.Random) -> list[tuple[int, int, int, int]]:
-    chunks = generator.randint(1, 7)
-    return [tuple(generator.randint(1, 9) for _ in range(4)) for _ in range(chunks)]
+    def tiles() -> int:
+        return generator.randint(1, 9)
+
+    return [(tiles(), tiles(), tiles(), tiles()) for _ in range(generator.randint(1, 7))]
 
 
 @pytest.mark.parametrize("seed", range(50))

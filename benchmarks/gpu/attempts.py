@@ -59,7 +59,7 @@ class Trials:
         """
         if self._end != FOREVER:
             left = min(seconds * patience(self.device), max(0.01, self._end - time.monotonic()))
-            faulthandler.dump_traceback_later(left, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(left, exit=True, file=sys.__stderr__ or sys.stderr)
 
     def mark(self, name: str) -> None:
         """``name`` is tried from now on. Quick enough to be part of what is timed."""

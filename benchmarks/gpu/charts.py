@@ -15,7 +15,7 @@ from . import records
 from .floors import PASSES
 from .operators import MODES
 
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 Results = list[dict[str, Any]]
 
 

@@ -7,7 +7,7 @@ to submit the call; that it was still spinning then is checked for every sample.
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class WallClock:
     def lead(self, seconds: float, cold: bool) -> None:
         pass
 
-    def mark(self) -> float:
+    def mark(self) -> Any:
         return time.perf_counter()
 
     def was_queued(self, first: Any) -> bool:
@@ -88,7 +88,7 @@ def clock_of(device: torch.device) -> WallClock:
     return EventClock(device) if device.type == "cuda" else WallClock()
 
 
-def device_times(calls: dict[str, Stages], seconds: float, clock: WallClock, cold: bool) -> dict[str, list[Timing]]:
+def device_times(calls: Mapping[str, Stages], seconds: float, clock: WallClock, cold: bool) -> dict[str, list[Timing]]:
     """For each call the time of each of its stages, then of all together; the calls in turn, within about ``seconds``.
 
     Args:

@@ -32,7 +32,7 @@ def environment(device: torch.device) -> dict[str, Any]:
             "triton": version("triton"),
             "timm": version("timm"),
         },
-        "extension": native.why_not or native.module.build_info(),
+        "extension": native.module.build_info() if native.module else native.why_not,
         "commit": _commit(),
     }
 

@@ -39,7 +39,7 @@ def floors(shape: tuple[int, int, int, int], reduced: int, dtype: str, rates: Ra
     n, c, height, width = shape
     size = n * c * height * width * BYTES[dtype]
     product = 2 * n * height * width * c * reduced
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for kind, tensors, products in (("forward", 2, 1), ("backward", 3, 2)):
         memory, arithmetic = tensors * size / rates.bytes, products * product / rates.flops
         found[kind] = {"seconds": max(memory, arithmetic), "set_by": "memory" if memory >= arithmetic else "arithmetic"}

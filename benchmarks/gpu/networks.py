@@ -186,7 +186,7 @@ def _prepared(
     """(one training step of the network, after a few; the bytes it needs beyond images and labels)."""
     device = context.device
     before = torch.cuda.memory_allocated(device) if context.is_cuda else 0
-    network = build().to(device, memory_format=torch.channels_last).train()
+    network = build().to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> None:

@@ -138,6 +138,7 @@ class Training:
         self._out = self._call(self._x)
 
     def backward(self) -> None:
+        assert self._out is not None
         torch.autograd.grad(self._out, self._leaves, self._grad)
         self._out = None
 

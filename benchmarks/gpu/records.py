@@ -46,7 +46,8 @@ class Record:
 
     def __init__(self, folder: Path, part: str, environment: dict[str, Any], settings: dict[str, Any], call: str = ""):
         self.path, self._call = folder / f"{part}.json", call
-        empty = {"part": part, "environments": [], "settings": settings, "running": None, "steps": {}, "excluded": {}}
+        empty: dict[str, Any] = {"part": part, "environments": [], "settings": settings}
+        empty |= {"running": None, "steps": {}, "excluded": {}}
         self._data = json.loads(self.path.read_text()) if self.path.exists() else empty
         if environment not in self._data["environments"]:
             self._data["environments"].append(environment)

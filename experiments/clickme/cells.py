@@ -69,6 +69,7 @@ def train(cell: Cell, settings: Settings, folder: Path, device: torch.device) ->
 def trained(cell: Cell, folder: Path) -> nn.Module:
     """The network of a cell that has run, on the CPU, in evaluation mode."""
     weights, network = read_weights(folder / cell.name / "last.safetensors")
+    assert network is not None  # training writes it
     return rebuild(network, weights).eval()
 
 

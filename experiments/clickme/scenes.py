@@ -41,7 +41,8 @@ class SceneImages:
     def __init__(self, scenes: Scenes, flips: bool) -> None:
         self.scenes, self.flips = scenes, flips
         self.heatmaps = blurred(scenes.masks)
-        self.labels, self.shape = scenes.labels, tuple(scenes.images.shape[1:])
+        channels, height, width = scenes.images.shape[1:]
+        self.labels, self.shape = scenes.labels, (channels, height, width)
 
     def name(self, index: int) -> str:
         return f"scene {index}"

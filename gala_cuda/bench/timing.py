@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,7 @@ def pin_allocator() -> bool:
     return mallopt is not None and mallopt(mmap_max, 0) == 1 and mallopt(trim_threshold, -1) == 1
 
 
-def alternate(calls: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, Timing]:
+def alternate(calls: Mapping[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, Timing]:
     """Times `calls` in turn, round after round within about `seconds`, so that the machine's drift hits all alike.
 
     Each round starts with another call. Caches are warm: each sample repeats its call.
