@@ -116,7 +116,7 @@ def test_spills_and_missing_kernels_are_faults():
     from_ptx = kernels[1]._replace(arch="90a from PTX")
     assert cuda_report.faults([from_ptx])[0].startswith("sm_90a from PTX sum_kernel spills 24 bytes")
     assert cuda_report.faults([kernels[2], from_ptx]) == []  # no GPU takes it
-    assert cuda_report.summary(kernels)["80"] == [
+    assert cuda_report.summary(kernels)["sm_80"] == [
         ("gather_kernel", "1", "168", "0", "16"),
         ("sum_kernel", "1", "32", "24", "0"),
     ]

@@ -131,13 +131,13 @@ COMPARE = """
 from pathlib import Path
 from unittest import mock
 import torch
-from tools.kernel_report.compiled_kernels import build, launched
-from benchmarks.gpu import correctness, forms, launches, operators, sanitized
+from tools.kernel_report.launches import launched
+from benchmarks.gpu import compiler, correctness, forms, operators, sanitized, uses
 from benchmarks.gpu.settings import DRY_RUN, Context
 from gala_cuda import GALA, testing
 from gala_cuda.backends import triton
 from gala_cuda.backends.triton import config, problem
-TARGET = launches.Target(90, 132)
+TARGET = uses.Target(90, 132)
 for module, name, value in ((triton, "why_not", None), (config, "architecture", 90), (problem, "num_sms", 132)):
     mock.patch.object(module, name, lambda *_, value=value: value).start()
 context = Context(torch.device("cpu"), DRY_RUN, 0, Path())
@@ -145,7 +145,7 @@ seen = 0
 
 def compare(uses, run):
     global seen
-    want, got = set(launches.collect(uses, TARGET)), set(launched(90, run))
+    want, got = set(compiler.collect(uses, TARGET)), set(launched(90, run))
     assert want == got, (uses, [launch.kernel for launch in want ^ got])
     seen += len(got)
 
@@ -189,7 +189,8 @@ def test_the_pool_compiles_into_tritons_cache(tmp_path):
     program = """
 import torch
 from benchmarks.gpu.forms import Kind
-from benchmarks.gpu.launches import Compiler, Target, Use
+from benchmarks.gpu.compiler import Compiler
+from benchmarks.gpu.uses import Target, Use
 if __name__ == "__main__":
     kind = Kind((2, 64, 7, 7), 16, torch.bfloat16, "channels_last")
     with Compiler(1) as compiler:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from gala_cuda import testing
 from gala_cuda.testing import LAYOUTS, Case
 
-FULL = {"bias": True, "residual": True, "map": True}
+FULL: dict[str, Any] = {"bias": True, "residual": True, "map": True}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -19,6 +20,9 @@ def test_problems_have_no_ties(dtype, layout):
     case = Case((240, 24, 9, 9), 40, dtype, torch.float32, layout, **FULL, representable=True)
     problem = testing.draw(case, 5)
     x, w = problem.x.double(), testing.double_weights(problem.w)
+    assert w.b_v_shrink is not None
+    assert w.b_w_shrink is not None
+    assert problem.residual is not None
     local = torch.einsum("rc,nchw->nrhw", w.v_shrink, x) + w.b_v_shrink[:, None, None]
     pooled = x.mean((2, 3)) @ w.w_shrink.T + w.b_w_shrink
     for hidden in (local, pooled):
@@ -47,6 +51,7 @@ def test_representable_weights_have_values_of_the_dtype_of_x():
     case = Case((2, 6, 3, 5), 4, torch.bfloat16, torch.float32, bias=True)
     for representable in (False, True):
         for weight in testing.draw(case._replace(representable=representable)).w:
+            assert weight is not None
             assert weight.dtype == torch.float32
             assert torch.equal(weight, weight.bfloat16().float()) == representable
 

@@ -15,9 +15,9 @@ from gala_cuda.backends import NAMES
 from gala_cuda.testing import Case, draw, errors, operator, results, tolerance
 
 from .forms import DTYPES, FORMS, GPU_BACKENDS, Kind, running
-from .launches import Use
 from .records import MeasurementError, Step, UnavailableError
 from .settings import Context
+from .uses import Use
 
 LAYOUTS = {"channels_last": "channels_last", "nchw": "contiguous"}
 # squash, bias, residual, map: any three of them in all combinations

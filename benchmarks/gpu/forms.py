@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gala_cuda import backends
 from gala_cuda.backends.interface import is_channels_last
+from gala_cuda.backends.triton import config
 
 TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
 CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster
@@ -44,8 +45,6 @@ class Kind(NamedTuple):
 def running(contestant: str) -> Iterator[str]:
     """The backend behind a contestant's name, inside in that contestant's form."""
     if contestant == TICKETS:
-        from gala_cuda.backends.triton import config
-
         form: contextlib.AbstractContextManager = config.form("tickets")
     elif contestant == CLUSTER:
         form = mock.patch.dict(os.environ, GALA_CUDA_CLUSTER="1")
@@ -66,8 +65,6 @@ def why_not(contestant: str, kind: Kind, device: torch.device) -> str | None:
 
 
 def _no_tickets(kind: Kind, device: torch.device) -> str | None:
-    from gala_cuda.backends.triton import config
-
     x, arch = kind.x, config.architecture(device)
     row = config.choose(config.read(config.in_use()).rows, arch, x.element_size(), is_channels_last(x), kind.reduced)
     where = f"{_name(kind.dtype)} {kind.layout}, R = {kind.reduced}, architecture {arch}"

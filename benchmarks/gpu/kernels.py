@@ -12,13 +12,14 @@ from unittest import mock
 import torch
 
 from gala_cuda import GALA
+from gala_cuda.backends.triton import launch
 
 from .clock import clock_of, device_times
 from .forms import CLUSTER, FORMS, Kind, running
-from .launches import Use
 from .profiled import kernel_times
 from .records import Step, UnavailableError
 from .settings import REDUCTION, Context, cluster_step
+from .uses import Use
 
 CALLS = 20  # that the profiler sees
 
@@ -41,8 +42,6 @@ def uses(kind: Kind) -> tuple[Use, ...]:
 
 def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:
     """Device times of every launch of one call, by the kernel's name, with warm and with cold L2."""
-    from gala_cuda.backends.triton import launch
-
     call = _call(context, name, kind)
     kept: list[tuple[str, Callable[[], object]]] = []
     original = launch.KernelLaunch.__call__

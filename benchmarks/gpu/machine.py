@@ -45,7 +45,7 @@ def _properties(context: Context) -> dict[str, Any]:
     return {
         "name": found.name,
         "compute_capability": f"{found.major}.{found.minor}",
-        "multiprocessors": found.multi_processor_count,
+        "num_sms": found.multi_processor_count,
         "memory_bytes": found.total_memory,
         "l2_bytes": found.L2_cache_size,
         "state": ask_driver(*STATE),

@@ -17,9 +17,9 @@ from gala_cuda.bench.timing import Timing, alternate
 
 from .attempts import TIMED_OUT
 from .forms import FORMS, Kind, running
-from .launches import Use
 from .records import MeasurementError, Step
 from .settings import REDUCTION, Context
+from .uses import Use
 
 SECONDS = 20  # timings' share of the settings' seconds, for each handful of networks
 LIMIT = 120.0  # seconds for a network's first steps

@@ -20,9 +20,9 @@ from .clock import clock_of, device_times
 from .entrants import enter
 from .floors import PASSES, floors, rates
 from .forms import DTYPES, FORMS, Kind
-from .launches import Use
 from .records import MeasurementError, Step
 from .settings import REDUCTION, Context
+from .uses import Use
 
 GROUPS = (("bfloat16", "channels_last"), ("float32", "channels_last"), ("bfloat16", "nchw"), ("float32", "nchw"))
 MODES = ("loop", "warm", "cold")

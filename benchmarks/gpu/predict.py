@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from gala_cuda.diagnostics import version
 
 from . import schedule
 from .environment import ROOT
-from .launches import EVERY_CORE, BrokenProcessPool, Compiler, Target, Use
+from .settings import GPU, Context
+from .uses import Target, Use
+from .worker import STEPS
 
 HOPPER = Target(90, 132)
 CORES = 16  # of the machine that is predicted
@@ -49,9 +52,6 @@ def show(folder: Path, parts: list[str], seconds: float, compiled: int | None, c
 
 def predict(parts: list[str], seconds: float, compiled: int | None) -> dict[str, Any]:
     """For each part: steps, kernels, seconds expected on the GPU, and the steps that a first call reaches."""
-    from .settings import GPU, Context
-    from .worker import STEPS
-
     context = Context(torch.device("cuda:0"), GPU, 0, Path())
     todo = {part: STEPS[part](context) for part in parts}
     reached = schedule.expected(todo, seconds)
@@ -83,6 +83,8 @@ def _kernels(uses: dict[str, list[Use]], compiled: int | None) -> dict[str, Any]
 
     Where some are compiled, each kernel's own mean stands for those of its name, else the mean of all.
     """
+    from .compiler import EVERY_CORE, Compiler  # they need Triton
+
     new: dict[str, Counter[str]] = {}
     launches: dict[Any, None] = {}
     with Compiler(EVERY_CORE) as compiler:

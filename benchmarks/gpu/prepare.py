@@ -1,20 +1,23 @@
 """Part "prepare", in a process of its own before all others: builds the extension and compiles Triton's kernels.
 
-``python -m benchmarks.gpu.prepare``, by the suite. Both at the same time, by all cores; what is not ready in time is
-compiled when it is first called. The processes that compile import this module: it is light.
+The suite starts it as `python -m benchmarks.gpu.prepare`. Both are done at the same time, by all cores; what is not
+ready in time is compiled when it is first called.
 """
 
 import time
 from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
 import torch
 
+from . import schedule, worker
+from .environment import environment
 from .extension import Build, architecture, worth_building
-from .launches import EVERY_CORE, BrokenProcessPool, Compiler, Target, Use
 from .records import MeasurementError, Record, Step
 from .settings import Context
+from .uses import Target, Use
 
 SECONDS = 60  # expected
 
@@ -42,6 +45,8 @@ def _compile(context: Context, uses: list[Use], seconds: float) -> dict[str, Any
 def _kernels(context: Context, uses: list[Use], end: float) -> dict[str, Any]:
     if reason := context.why_not("triton", context.repeated):
         return {"needed": 0, "compiled": {}, "problems": [], "left_out": reason}
+    from .compiler import EVERY_CORE, Compiler  # they need Triton
+
     start = time.monotonic()
     counts: Counter[str] = Counter()
     cpu_seconds, problems = 0.0, []
@@ -73,9 +78,6 @@ def target_of(device: torch.device) -> Target:
 
 
 def main() -> None:
-    from . import schedule, worker
-    from .environment import environment
-
     options, context = worker.options_of(__doc__)
     state = environment(context.device)
     todo = {}

@@ -6,12 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .attempts import ContextLostError
-
-if TYPE_CHECKING:
-    from .launches import Use
+from .uses import Use
 
 
 class UnavailableError(RuntimeError):
@@ -32,7 +30,7 @@ class Step(NamedTuple):
     name: str
     run: Callable[[], dict[str, Any]]
     seconds: float  # expected on a GPU
-    uses: tuple["Use", ...] = ()  # whose kernels it needs, to compile them before
+    uses: tuple[Use, ...] = ()  # whose kernels it needs, to compile them before
 
 
 class Record:

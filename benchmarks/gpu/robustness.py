@@ -19,9 +19,9 @@ from gala_cuda.backends import NAMES
 from . import sanitized
 from .environment import ROOT
 from .forms import FORMS, GPU_BACKENDS, running
-from .launches import Use
 from .records import MeasurementError, Step, UnavailableError
 from .settings import Context
+from .uses import Use
 
 LOAD = 4096  # rows and columns of the matrices that keep the GPU busy
 LOADS_PER_CALL = 4  # products, together longer than a call

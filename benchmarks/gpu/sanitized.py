@@ -10,8 +10,8 @@ import torch
 from gala_cuda import GALA
 
 from .forms import FORMS, Kind, running, why_not
-from .launches import Use
 from .settings import REDUCTION
+from .uses import Use
 
 KINDS = tuple(
     Kind(shape, shape[1] // REDUCTION, dtype, layout)

@@ -15,21 +15,21 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
 from gala_cuda import native
+
+from . import tables
 
 FROM_PTX = " from PTX"
 COLUMNS = ("kernel", "compiled", "registers", "spills, B", "shared, B")
 
 
 class Kernel(NamedTuple):
-    """A kernel as compiled for one architecture; memory in bytes a thread, but ``shared`` a block."""
+    """A kernel as compiled for one architecture. Memory is in bytes for each thread, `shared` for each block."""
 
     arch: str  # "90a"; "120 from PTX"
     symbol: str
@@ -64,10 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         kernels += [kernel for path in options.files for kernel in from_ptx(program, compiler, path, arch)]
     if not kernels:
         sys.exit(f"cuda_report: no kernels in {' '.join(map(str, options.files))}")
-    found = faults(kernels)
-    _print(kernels, found, Console(width=None if sys.stdout.isatty() else 120))
+    found, sections = faults(kernels), summary(kernels)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    tables.show(sections, COLUMNS, found, f"{len(kernels)} kernels, {len(found)} faults", console)
     if options.output:
-        _write(kernels, found, options.output)
+        tables.write(options.output / "report.md", _introduction(len(kernels)), sections, COLUMNS, found)
     return 1 if found else 0
 
 
@@ -128,20 +129,20 @@ def faults(kernels: list[Kernel]) -> list[str]:
     return found
 
 
-def summary(kernels: list[Kernel]) -> dict[str, list[tuple[str, ...]]]:
+def summary(kernels: list[Kernel]) -> tables.Sections:
     """For each architecture a line of COLUMNS for each kernel, over its template's instances."""
-    lines: dict[str, list[tuple[str, ...]]] = {}
+    lines: tables.Sections = {}
     for arch, group in _by_arch(kernels).items():
         names: dict[str, list[Kernel]] = defaultdict(list)
         for kernel in group:
             names[kernel.name].append(kernel)
-        lines[arch] = [
+        lines[f"sm_{arch}"] = [
             (
                 name,
                 str(len(instances)),
-                _range(kernel.registers for kernel in instances),
-                _range(kernel.stack + kernel.local for kernel in instances),
-                _range(kernel.shared for kernel in instances),
+                tables.number_range(kernel.registers for kernel in instances),
+                tables.number_range(kernel.stack + kernel.local for kernel in instances),
+                tables.number_range(kernel.shared for kernel in instances),
             )
             for name, instances in sorted(names.items())
         ]
@@ -155,40 +156,13 @@ def _by_arch(kernels: list[Kernel]) -> dict[str, list[Kernel]]:
     return groups
 
 
-def _range(numbers: Iterable[int]) -> str:
-    numbers = list(numbers)
-    least, most = min(numbers), max(numbers)
-    return str(most) if least == most else f"{least}-{most}"
-
-
-def _print(kernels: list[Kernel], found: list[str], console: Console) -> None:
-    for arch, lines in summary(kernels).items():
-        table = Table(title=f"sm_{arch}", title_justify="left")
-        for column in COLUMNS:
-            table.add_column(column, justify="left" if column == "kernel" else "right", no_wrap=True)
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
-    for fault in found:
-        console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{len(kernels)} kernels, {len(found)} faults", style="red" if found else "green")
-
-
-def _write(kernels: list[Kernel], found: list[str], folder: Path) -> None:
-    """report.md."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _introduction(count: int) -> list[str]:
     version = native.module.build_info().get("cuda", "?") if native.module else "?"
-    text = [
+    return [
         "# CUDA kernels",
-        f"{len(kernels)} kernels compiled with CUDA {version}; no GPU ran them. A line's figures are ranges over the "
+        f"{count} kernels compiled with CUDA {version}; no GPU ran them. A line's figures are ranges over the "
         "instances of its template. Shared memory is what is fixed at compile time; the launches add theirs.",
     ]
-    rule = "|".join(":--" if column == "kernel" else "--:" for column in COLUMNS)
-    for arch, lines in summary(kernels).items():
-        head = [f"## sm_{arch}\n", f"|{'|'.join(COLUMNS)}|", f"|{rule}|"]
-        text.append("\n".join([*head, *(f"|{'|'.join(line)}|" for line in lines)]))
-    text.append("\n".join(["## Faults\n", *([f"- {fault}" for fault in found] or ["None."])]))
-    (folder / "report.md").write_text("\n\n".join(text) + "\n")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

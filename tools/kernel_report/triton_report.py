@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,11 +20,13 @@ import torch
 import triton
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from gala_cuda.backends.triton.config import TABLE, TableError
 
-from .compiled_kernels import GPUS, TENSOR_CORES, VARIANTS, collect, compiled, faults, read_rows
+from . import tables
+from .launches import Launch
+from .machine_code import GPUS, TENSOR_CORES, Code, compiled, faults
+from .rows import VARIANTS, Row, Variant, collect, read_rows
 
 COLUMNS = (
     "x",  # bits of its elements
@@ -51,53 +53,61 @@ def main(arguments: list[str] | None = None) -> int:
     uses = collect(rows, options.variants, options.kernels)
     if not uses:
         sys.exit("triton_report: the table has none of these rows, architectures, variants and kernels")
-    records = []
-    for (launch, used), code in zip(uses.items(), _compile_all(list(uses), options.jobs), strict=True):
-        record = {
-            "arch": launch.arch,
-            "kernel": launch.kernel,
-            "bits": sorted({8 * row.element for row, _ in used}),
-            "rows": list(dict.fromkeys(row.name for row, _ in used)),
-            "variants": list(dict.fromkeys(variant.name for _, variant in used)),
-            "constants": launch.constants,
-            "faults": faults(launch, used[0][0].element, code),
-        }
-        records.append(record if isinstance(code, str) else record | code._asdict())
-    _print(records, Console(width=None if sys.stdout.isatty() else 140))
+    every_code = _compile_all(list(uses), options.jobs)
+    records = [_record(launch, used, code) for (launch, used), code in zip(uses.items(), every_code, strict=True)]
+    sections, faulty = summary(records), _faulty(records)
+    failed = sum(1 for record in records if record["faults"])
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    tables.show(sections, COLUMNS, faulty, f"{len(records)} kernels, {failed} with faults", console)
     if options.output:
-        _write(records, options.output)
-    return 1 if any(record["faults"] for record in records) else 0
+        tables.write(options.output / "report.md", _introduction(len(records)), sections, COLUMNS, faulty)
+        _write(records, options.output / "report.json")
+    return 1 if failed else 0
 
 
-def _compile_all(launches: list, jobs: int) -> Iterable:
+def _record(launch: Launch, used: list[tuple[Row, Variant]], code: Code | str) -> dict[str, Any]:
+    """What report.json says about a kernel."""
+    record = {
+        "arch": launch.arch,
+        "kernel": launch.kernel,
+        "bits": sorted({8 * row.element for row, _ in used}),
+        "rows": list(dict.fromkeys(row.name for row, _ in used)),
+        "variants": list(dict.fromkeys(variant.name for _, variant in used)),
+        "constants": launch.constants,
+        "faults": faults(launch, used[0][0].element, code),
+    }
+    return record if isinstance(code, str) else record | code._asdict()
+
+
+def _compile_all(launches: list[Launch], jobs: int) -> Iterator[Code | str]:
     """Their code, in order, with progress on stderr."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         code = pool.map(compiled, launches)
         yield from track(code, f"{len(launches)} kernels", len(launches), console=Console(stderr=True))
 
 
-def summary(records: list[dict[str, Any]]) -> dict[int, list[tuple[str, ...]]]:
+def summary(records: list[dict[str, Any]]) -> tables.Sections:
     """For each architecture a line of COLUMNS for each kernel and width of x's elements."""
     groups: dict[tuple[int, str, tuple[int, ...]], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         if "registers" in record:
             groups[record["arch"], record["kernel"], tuple(record["bits"])].append(record)
-    lines: dict[int, list[tuple[str, ...]]] = defaultdict(list)
+    lines: tables.Sections = defaultdict(list)
     for (arch, kernel, bits), group in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2], item[0][1])):
         spilled = max(record["stack"] + record["local"] for record in group)
         loads = sum(record["wide_loads"] + record["narrow_loads"] for record in group)
-        lines[arch].append(
+        lines[_title(arch)].append(
             (
                 ", ".join(map(str, bits)),
                 kernel,
                 str(len(group)),
-                _range(record["registers"] for record in group),
+                tables.number_range(record["registers"] for record in group),
                 str(spilled),
                 f"{max(record['shared'] for record in group) / 1024:.0f}",
                 str(max(record["tensor_columns"] for record in group)),
                 _tensor_cores(group),
                 f"{sum(record['wide_loads'] for record in group) / loads:.0%}" if loads else "-",
-                _range(record["instructions"] for record in group),
+                tables.number_range(record["instructions"] for record in group),
             )
         )
     return lines
@@ -105,13 +115,7 @@ def summary(records: list[dict[str, Any]]) -> dict[int, list[tuple[str, ...]]]:
 
 def _tensor_cores(group: list[dict[str, Any]]) -> str:
     found = {name: [record["tensor_cores"].get(name, 0) for record in group] for name in TENSOR_CORES}
-    return ", ".join(f"{_range(numbers)} {name}" for name, numbers in found.items() if any(numbers)) or "-"
-
-
-def _range(numbers: Iterable[int]) -> str:
-    numbers = list(numbers)
-    least, most = min(numbers), max(numbers)
-    return str(most) if least == most else f"{least}-{most}"
+    return ", ".join(f"{tables.number_range(numbers)} {name}" for name, numbers in found.items() if any(numbers)) or "-"
 
 
 def _title(arch: int) -> str:
@@ -127,41 +131,21 @@ def _faulty(records: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _print(records: list[dict[str, Any]], console: Console) -> None:
-    for arch, lines in summary(records).items():
-        table = Table(title=_title(arch), title_justify="left")
-        for column in COLUMNS:
-            left = column in ("kernel", "tensor cores")
-            table.add_column(column, justify="left" if left else "right", no_wrap=left)
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
-    for fault in _faulty(records):
-        console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
-    failed = sum(1 for record in records if record["faults"])
-    console.print(f"{len(records)} kernels, {failed} with faults", style="red" if failed else "green")
+def _introduction(count: int) -> list[str]:
+    return [
+        "# Compile report",
+        f"{count} kernels compiled with Triton {triton.__version__}; no GPU ran them.",
+        "A line's figures are ranges over its kernels, or the largest. Under x stand the bits of its elements, under "
+        "wide loads the share of the loads from global memory that take 128 bits or more in each thread; tensor "
+        "memory is counted in columns.",
+    ]
 
 
-def _write(records: list[dict[str, Any]], folder: Path) -> None:
-    """report.json, a kernel a line, and report.md."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(records: list[dict[str, Any]], path: Path) -> None:
+    """The JSON file, one line for each kernel."""
     versions = {"triton": triton.__version__, "torch": torch.__version__}
     body = ",\n".join(json.dumps(record) for record in records)
-    (folder / "report.json").write_text(f'{{"versions": {json.dumps(versions)}, "kernels": [\n{body}\n]}}\n')
-    rule = "|".join(":--" if column in ("kernel", "tensor cores") else "--:" for column in COLUMNS)
-    text = [
-        "# Compile report",
-        f"{len(records)} kernels compiled with Triton {triton.__version__}; no GPU ran them.",
-        "A line's figures are ranges over its kernels, or the largest. Under x stand the bits of its elements, under "
-        "wide loads the share of the loads from global memory that take 128 bits or more a thread; tensor memory is "
-        "counted in columns.",
-    ]
-    for arch, lines in summary(records).items():
-        head = [f"## {_title(arch)}\n", f"|{'|'.join(COLUMNS)}|", f"|{rule}|"]
-        text.append("\n".join([*head, *(f"|{'|'.join(line)}|" for line in lines)]))
-    faulty = [f"- {line}" for line in _faulty(records)] or ["None."]
-    text.append("\n".join(["## Faults\n", *faulty]))
-    (folder / "report.md").write_text("\n\n".join(text) + "\n")
+    path.write_text(f'{{"versions": {json.dumps(versions)}, "kernels": [\n{body}\n]}}\n')
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -1,0 +1,1 @@
+"""Programs for work on the package: reports of compiled kernels, accuracy, drawings, wheels."""

@@ -1,0 +1,100 @@
+"""Rows of the table of tiles, and every different kernel launch that they lead to."""
+
+import contextlib
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gala_cuda.backends.triton import forward_plan
+from gala_cuda.backends.triton.config import Config, newest, read
+
+from .launches import Call, Launch, launches_of
+from .machine_code import GPUS
+
+IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table, as ``arch`` takes it."""
+
+    arch: int
+    element: int  # bytes
+    channels_last: bool
+    hidden: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"{self.arch}-{8 * self.element}-{'channels_last' if self.channels_last else 'nchw'}-{self.hidden}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a row's kernels are compiled for beside the row."""
+
+    dtype: torch.dtype
+    precision: str  # of products of float32
+    full: bool  # with biases, residual and map
+
+    @property
+    def name(self) -> str:
+        kind = self.precision if self.dtype == torch.float32 else str(self.dtype).removeprefix("torch.")
+        return f"{kind}-{'full' if self.full else 'plain'}"
+
+
+VARIANTS = tuple(
+    Variant(dtype, precision, full)
+    for dtype, precision in (
+        (torch.bfloat16, "tf32"),
+        (torch.float16, "tf32"),
+        (torch.float32, "tf32x3"),
+        (torch.float32, "tf32"),
+    )
+    for full in (False, True)
+)
+
+
+def read_rows(path: Path, patterns: list[str], archs: list[int]) -> list[Row]:
+    """The rows of a table's file that ``archs`` take (where empty, those that have rows of their own), if their names
+    match one of ``patterns``, as file names do. An architecture without rows takes an older one's.
+    """
+    table = read(path).rows
+    rows = []
+    for arch in archs or sorted({where["arch"] for where, _ in table}):
+        for element, lanes in sorted({(where["bytes"], where["channels_last"]) for where, _ in table}):
+            with contextlib.suppress(LookupError):
+                for where, config in newest(table, arch, element, lanes):
+                    rows.append(Row(arch, element, lanes, where["hidden"], config))
+    return [row for row in rows if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
+
+
+def collect(rows: list[Row], variants: list[str], kernels: list[str]) -> dict[Launch, list[tuple[Row, Variant]]]:
+    """Each different launch of these rows, variants and kernels (all where empty), with what makes it."""
+    found: dict[Launch, list[tuple[Row, Variant]]] = {}
+    for row, variant, launch in _launches(rows, variants):
+        if not kernels or launch.kernel in kernels:
+            uses = found.setdefault(launch, [])
+            if (row, variant) not in uses:
+                uses.append((row, variant))
+    return found
+
+
+def _launches(rows: list[Row], variants: list[str]) -> Iterator[tuple[Row, Variant, Launch]]:
+    for row in rows:
+        for variant in VARIANTS:
+            if variant.dtype.itemsize == row.element and (not variants or variant.name in variants):
+                yield from ((row, variant, launch) for launch in _launched(row, variant))
+
+
+def _launched(row: Row, variant: Variant) -> list[Launch]:
+    """Forward, in the forms that the row has, and backward, at a width and size of map as ResNet-50 has them."""
+    channels, side, full = 4 * row.hidden, 7 if row.hidden >= 512 else 14, variant.full
+    memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
+    x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
+    call = Call(x, row.hidden, torch.float32, variant.precision, bias=full, residual=full, map=full)
+    forms = [forward_plan.Forward, *([forward_plan.TicketForward] if row.config.tickets else [])]
+    return launches_of(call, row.config, row.arch, GPUS[row.arch].num_sms, forms)
