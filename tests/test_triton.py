@@ -19,12 +19,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 from gala_cuda.backends.triton import assembler, config, forward_plan, launch  # noqa: E402
 
 SMALL = {
-    "gather": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "warps": 4, "stages": 2},
+    "gather": {"ROWS": 16, "DEPTH": 16, "REDUCED": 32, "warps": 4, "stages": 2},
     "scale": {"PIXELS": 16, "CHANNELS": 16, "warps": 4, "stages": 2},
     "scale_backward": {"PIXELS": 16, "CHANNELS": 32, "warps": 4, "stages": 2},
     "grad_x": {"ROWS": 32, "DEPTH": 32, "CHANNELS": 16, "warps": 4, "stages": 2},
-    "local_products": {"ROWS": 16, "HIDDEN": 32, "CHANNELS": 32, "warps": 4, "stages": 2},
-    "tickets": {"ROWS": 16, "DEPTH": 16, "HIDDEN": 32, "PIXELS": 16, "CHANNELS": 16, "warps": 4, "stages": 2},
+    "local_products": {"ROWS": 16, "REDUCED": 32, "CHANNELS": 32, "warps": 4, "stages": 2},
+    "tickets": {"ROWS": 16, "DEPTH": 16, "REDUCED": 32, "PIXELS": 16, "CHANNELS": 16, "warps": 4, "stages": 2},
 }
 # their products take v_collapse v_shrink or ds in x's dtype. On a GPU tanh in bfloat16 is the hardware's, within 2^-11:
 # by simulation, where N H W < 64 and little averages out, grad v_collapse may err by a few percent there
@@ -39,7 +39,7 @@ def table(tmp_path, monkeypatch):
     def use(tickets_from: int | None = None, chunk_bytes: int = 1 << 30, tiles: dict = SMALL) -> None:
         kinds = [(size, lanes) for size in (2, 4) for lanes in (True, False)]
         rows = [
-            {"for": {"arch": 80, "bytes": size, "channels_last": lanes, "hidden": 512}, **tiles}
+            {"for": {"arch": 80, "bytes": size, "channels_last": lanes, "reduced": 512}, **tiles}
             | {"tickets_from": tickets_from, "chunk_bytes": chunk_bytes}
             for size, lanes in kinds
         ]
@@ -346,9 +346,9 @@ def test_the_form_follows_the_table(table):
 
 
 def test_rows_of_the_table_are_chosen_by_architecture_and_width():
-    def row(arch: int, hidden: int):
-        return {"arch": arch, "bytes": 2, "channels_last": True, "hidden": hidden}, f"{arch}/{hidden}"
+    def row(arch: int, reduced: int):
+        return {"arch": arch, "bytes": 2, "channels_last": True, "reduced": reduced}, f"{arch}/{reduced}"
 
     rows = [row(80, 64), row(80, 256), row(86, 64), row(90, 64), row(90, 256)]
     wanted = {(80, 10): "80/64", (89, 64): "86/64", (90, 65): "90/256", (100, 999): "90/256", (120, 64): "86/64"}
-    assert {key: config.choose(rows, key[0], 2, True, key[1]) for key in wanted} == wanted
+    assert {key: config.row_of(rows, key[0], 2, True, key[1])[1] for key in wanted} == wanted

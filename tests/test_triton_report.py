@@ -75,7 +75,7 @@ def test_all_kernels_of_one_row(tmp_path):
     printed, code, kernels, _ = report(tmp_path, "--rows", "*-16-channels_last-256", *variants)
     assert code == 0, printed
     check(kernels)
-    where = {"bytes": 2, "channels_last": True, "hidden": 256}
+    where = {"bytes": 2, "channels_last": True, "reduced": 256}
     for arch in GPUS:
         (row,) = (row for row in json.loads(TABLE.read_text())["rows"] if row["for"] == {"arch": arch, **where})
         expected = {name for name in OF_ROWS | OF_ALL if may_launch(row, name)}
@@ -94,13 +94,13 @@ def test_an_architecture_without_rows_takes_an_older_ones(tmp_path):
 def test_bad_rows_are_found(tmp_path):
     shipped = json.loads(TABLE.read_text())["rows"][0]
     bad = (
-        (80, 512, {"ROWS": 128, "HIDDEN": 512, "DEPTH": 32, "warps": 4, "stages": 1}, "spills"),
-        (86, 64, {"ROWS": 128, "HIDDEN": 64, "DEPTH": 128, "warps": 8, "stages": 4}, "bytes of shared memory"),
-        (90, 128, {"ROWS": 32, "HIDDEN": 64, "DEPTH": 64, "warps": 4, "stages": 2}, "no HGMMA instruction"),
+        (80, 512, {"ROWS": 128, "REDUCED": 512, "DEPTH": 32, "warps": 4, "stages": 1}, "spills"),
+        (86, 64, {"ROWS": 128, "REDUCED": 64, "DEPTH": 128, "warps": 8, "stages": 4}, "bytes of shared memory"),
+        (90, 128, {"ROWS": 32, "REDUCED": 64, "DEPTH": 64, "warps": 4, "stages": 2}, "no HGMMA instruction"),
     )
     rows = [
-        {**shipped, "for": {"arch": arch, "bytes": 2, "hidden": hidden, "channels_last": True}, "gather": tile}
-        for arch, hidden, tile, _ in bad
+        {**shipped, "for": {"arch": arch, "bytes": 2, "reduced": reduced, "channels_last": True}, "gather": tile}
+        for arch, reduced, tile, _ in bad
     ]
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"rows": rows}))

@@ -45,7 +45,7 @@ START = Config(
 @pytest.fixture(autouse=True)
 def start(tmp_path, monkeypatch):
     """The table in use: two widths of each kind, for the oldest architecture."""
-    kinds = [(size, lanes, hidden) for size in (2, 4) for lanes in (True, False) for hidden in (16, 64)]
+    kinds = [(size, lanes, reduced) for size in (2, 4) for lanes in (True, False) for reduced in (16, 64)]
     rows = [(dict(zip(table.KIND, (80, *kind), strict=True)), START) for kind in kinds]
     path = tmp_path / "start.json"
     table.write(path, rows, [])
@@ -254,7 +254,7 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     before, path = table.read(start).rows, tmp_path / "found.json"
     written = table.read(path)
     arch = table.architecture(DEVICE)
-    row = {"arch": arch, "bytes": 4, "channels_last": True, "hidden": 16}
+    row = {"arch": arch, "bytes": 4, "channels_last": True, "reduced": 16}
     assert found.where == row
     assert [each for each in written.rows if each[0]["arch"] == 80 and each[0] != row] == [
         each for each in before if each[0] != row
@@ -285,10 +285,10 @@ def test_rows_of_a_new_architecture_are_added_at_all_widths(start):
     settings = tune.Settings(((32, 4, 4), (128, 2, 2), (48, 2, 2)), (1,), (torch.bfloat16, torch.float16))
     work = tune._work(settings, rows, 90)
     assert [where for where, _ in rows[old:]] == [
-        {"arch": 90, "bytes": 2, "channels_last": True, "hidden": hidden} for hidden in (16, 64)
+        {"arch": 90, "bytes": 2, "channels_last": True, "reduced": reduced} for reduced in (16, 64)
     ]
     shapes = {
-        rows[index][0]["hidden"]: [shape.channels for shape, _ in problems] for (index, _), problems in work.items()
+        rows[index][0]["reduced"]: [shape.channels for shape, _ in problems] for (index, _), problems in work.items()
     }
     assert shapes == {16: [32, 48, 32, 48], 64: [128, 128]}
 

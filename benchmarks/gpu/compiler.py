@@ -79,7 +79,7 @@ def collect(uses: Iterable[Use], target: Target) -> list[Launch]:
 def _launched(use: Use, target: Target) -> list[Launch]:
     x, reduced = use.kind.x, use.kind.reduced
     rows = config.read(config.in_use()).rows
-    row = config.choose(rows, target.arch, x.element_size(), is_channels_last(x), reduced)
+    row = config.row_of(rows, target.arch, x.element_size(), is_channels_last(x), reduced)[1]
     if use.contestant == TICKETS and row.tickets is None:
         return []
     form = forward_plan.TicketForward if use.contestant == TICKETS else forward_plan.Forward

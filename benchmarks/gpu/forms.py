@@ -66,7 +66,8 @@ def why_not(contestant: str, kind: Kind, device: torch.device) -> str | None:
 
 def _no_tickets(kind: Kind, device: torch.device) -> str | None:
     x, arch = kind.x, config.architecture(device)
-    row = config.choose(config.read(config.in_use()).rows, arch, x.element_size(), is_channels_last(x), kind.reduced)
+    rows = config.read(config.in_use()).rows
+    row = config.row_of(rows, arch, x.element_size(), is_channels_last(x), kind.reduced)[1]
     where = f"{_name(kind.dtype)} {kind.layout}, R = {kind.reduced}, architecture {arch}"
     return None if row.tickets else f"no ticket form in the table for {where}"
 

@@ -8,12 +8,12 @@ from ..backends.triton.launch import clamp_block
 
 # what a program keeps in registers: blocks by the names of their two sizes
 KEPT = {
-    "gather": (("ROWS", "HIDDEN"),),
+    "gather": (("ROWS", "REDUCED"),),
     "scale": (("PIXELS", "CHANNELS"),),
     "scale_backward": (("PIXELS", "CHANNELS"),),
     "grad_x": (("ROWS", "CHANNELS"),),
-    "local_products": (("HIDDEN", "CHANNELS"),),
-    "tickets": (("ROWS", "HIDDEN"), ("PIXELS", "CHANNELS")),
+    "local_products": (("REDUCED", "CHANNELS"),),
+    "tickets": (("ROWS", "REDUCED"), ("PIXELS", "CHANNELS")),
 }
 PIPELINED = ("gather", "grad_x", "local_products", "tickets")  # loops around a product: stages matter
 WARPS, STAGES = (2, 16), (1, 5)
@@ -21,7 +21,7 @@ REGISTERS = 255 * 32  # of one warp
 
 
 class Shape(NamedTuple):
-    """A feature map and its block's hidden width."""
+    """A feature map and its block's reduced width."""
 
     images: int
     channels: int
@@ -34,8 +34,8 @@ def limits(kernel: str, shapes: list[Shape]) -> dict[str, tuple[int, int]]:
     """The least and the largest useful value of each of a kernel's sizes; `clamp_block` cuts larger ones down."""
     channels, reduced = max(s.channels for s in shapes), max(s.reduced for s in shapes)
     pixels = max(s.height * s.width for s in shapes)
-    extents = {"ROWS": pixels, "PIXELS": pixels, "HIDDEN": reduced, "CHANNELS": channels, "DEPTH": channels}
-    least = dict.fromkeys(extents, 16) | {"HIDDEN": 32}  # a word of the sign pattern
+    extents = {"ROWS": pixels, "PIXELS": pixels, "REDUCED": reduced, "CHANNELS": channels, "DEPTH": channels}
+    least = dict.fromkeys(extents, 16) | {"REDUCED": 32}  # a word of the ReLU mask
     if kernel == "grad_x":
         extents["DEPTH"], least["DEPTH"] = reduced, 32
     if kernel == "scale_backward":

@@ -28,7 +28,7 @@ class TunedRow:
     @property
     def name(self) -> str:
         layout = "channels_last" if self.where["channels_last"] else "nchw"
-        return f"sm_{self.where['arch']}, {self.where['bytes']} bytes, {layout}, R <= {self.where['hidden']}"
+        return f"sm_{self.where['arch']}, {self.where['bytes']} bytes, {layout}, R <= {self.where['reduced']}"
 
 
 def form(config: Config) -> str:

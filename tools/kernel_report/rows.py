@@ -24,12 +24,12 @@ class Row:
     arch: int
     element: int  # bytes
     channels_last: bool
-    hidden: int
+    reduced: int
     config: Config
 
     @property
     def name(self) -> str:
-        return f"{self.arch}-{8 * self.element}-{'channels_last' if self.channels_last else 'nchw'}-{self.hidden}"
+        return f"{self.arch}-{8 * self.element}-{'channels_last' if self.channels_last else 'nchw'}-{self.reduced}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_rows(path: Path, patterns: list[str], archs: list[int]) -> list[Row]:
         for element, lanes in sorted({(where["bytes"], where["channels_last"]) for where, _ in table}):
             with contextlib.suppress(LookupError):
                 for where, config in newest(table, arch, element, lanes):
-                    rows.append(Row(arch, element, lanes, where["hidden"], config))
+                    rows.append(Row(arch, element, lanes, where["reduced"], config))
     return [row for row in rows if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
 
 
@@ -92,9 +92,9 @@ def _launches(rows: list[Row], variants: list[str]) -> Iterator[tuple[Row, Varia
 
 def _launched(row: Row, variant: Variant) -> list[Launch]:
     """Forward, in the forms that the row has, and backward, at a width and size of map as ResNet-50 has them."""
-    channels, side, full = 4 * row.hidden, 7 if row.hidden >= 512 else 14, variant.full
+    channels, side, full = 4 * row.reduced, 7 if row.reduced >= 512 else 14, variant.full
     memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
     x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
-    call = Call(x, row.hidden, torch.float32, variant.precision, bias=full, residual=full, map=full)
+    call = Call(x, row.reduced, torch.float32, variant.precision, bias=full, residual=full, map=full)
     forms = [forward_plan.Forward, *([forward_plan.TicketForward] if row.config.tickets else [])]
     return launches_of(call, row.config, row.arch, GPUS[row.arch].num_sms, forms)

@@ -151,7 +151,7 @@ def _write(records: list[dict[str, Any]], path: Path) -> None:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="triton_report", description=__doc__)
     parser.add_argument("--arch", nargs="+", type=int, choices=GPUS, default=[], help="default: those that have rows")
-    rows = "patterns of arch-bits-layout-hidden, such as '*-16-nchw-*'; default: all"
+    rows = "patterns of arch-bits-layout-reduced, such as '*-16-nchw-*'; default: all"
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help=rows)
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=[], help="default: all")

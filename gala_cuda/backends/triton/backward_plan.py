@@ -81,15 +81,15 @@ class Backward:
 
     def _gate_launches(self, p: Problem, span: int, splits: int, parts: int) -> None:
         n, c, r = p.images, p.channels, p.reduced
-        hidden, channels, n_blocks = clamp_block(GATE_BLOCK, r), clamp_block(GATE_BLOCK, c), cdiv(n, GATE_IMAGES)
+        reduced, channels, n_blocks = clamp_block(GATE_BLOCK, r), clamp_block(GATE_BLOCK, c), cdiv(n, GATE_IMAGES)
         constants = p.constants | {"PARTS": parts, "SPLITS": splits, "IMAGES": GATE_IMAGES}
-        over_c = constants | {"DEPTH": clamp_block(GATE_DEPTH // 2, c), "HIDDEN": hidden}
+        over_c = constants | {"DEPTH": clamp_block(GATE_DEPTH // 2, c), "REDUCED": reduced}
         over_r = constants | {"DEPTH": clamp_block(GATE_DEPTH, r), "CHANNELS": channels}
-        programs = splits * cdiv(r, hidden) * n_blocks
+        programs = splits * cdiv(r, reduced) * n_blocks
         self.grad_hidden = KernelLaunch(gate_backward.grad_hidden, programs, (n, c, r, span), over_c, GATE_GRADS)
         self.grad_pool = KernelLaunch(gate_backward.grad_pool, n_blocks * cdiv(c, channels), self.numbers, over_r, GATE)
-        blocks = {"HIDDEN": clamp_block(GRADS_BLOCK, r), "CHANNELS": clamp_block(GRADS_BLOCK, c)}
-        programs = cdiv(c, blocks["CHANNELS"]) * cdiv(r, blocks["HIDDEN"])
+        blocks = {"REDUCED": clamp_block(GRADS_BLOCK, r), "CHANNELS": clamp_block(GRADS_BLOCK, c)}
+        programs = cdiv(c, blocks["CHANNELS"]) * cdiv(r, blocks["REDUCED"])
         self.global_grads = KernelLaunch(
             gate_backward.global_grads, programs, self.numbers, constants | blocks, GATE_GRADS
         )
@@ -99,10 +99,10 @@ class Backward:
         tile = p.config.local_products
         rows = Rows.of(p, tile["ROWS"])
         sizes = {
-            "HIDDEN": clamp_block(tile["HIDDEN"], p.reduced, 32),
+            "REDUCED": clamp_block(tile["REDUCED"], p.reduced, 32),
             "CHANNELS": clamp_block(tile["CHANNELS"], p.channels),
         }
-        blocks = cdiv(p.channels, sizes["CHANNELS"]) * cdiv(p.reduced, sizes["HIDDEN"])
+        blocks = cdiv(p.channels, sizes["CHANNELS"]) * cdiv(p.reduced, sizes["REDUCED"])
         splits = min(cdiv(PRODUCTS * p.num_sms, blocks), rows.tiles, MOST_SPLITS)
         numbers = (*self.numbers[:4], rows.tiles, splits, *p.x)
         constants = p.constants | rows.constants | sizes

@@ -1,7 +1,8 @@
-"""Which tiles, warps and stages each kernel runs with: a table by architecture, bytes of x's elements and hidden width.
+"""The table that says with which tiles, warps and pipeline stages each kernel runs.
 
-There is no tuning at run time. ``table.json`` is the shipped table; ``gala-cuda tune`` measures another on a GPU, and
-the environment variable GALA_TRITON_TABLE names a file to use instead.
+A row is for an architecture, a size and layout of x's elements, and a reduced width R. There is no tuning at run time:
+``table.json`` is the shipped table; ``gala-cuda tune`` measures another one on a GPU, and the environment variable
+GALA_TRITON_TABLE names a file to use instead.
 """
 
 import contextlib
@@ -19,17 +20,17 @@ from torch import Tensor
 
 from ...errors import GalaError
 
-# the blocks' sizes of each kernel, all powers of two
+# the names of each kernel's block sizes, which are powers of two
 SIZES = {
-    "gather": ("ROWS", "DEPTH", "HIDDEN"),
+    "gather": ("ROWS", "DEPTH", "REDUCED"),
     "scale": ("PIXELS", "CHANNELS"),
     "scale_backward": ("PIXELS", "CHANNELS"),
     "grad_x": ("ROWS", "DEPTH", "CHANNELS"),
-    "local_products": ("ROWS", "HIDDEN", "CHANNELS"),
-    "tickets": ("ROWS", "DEPTH", "HIDDEN", "PIXELS", "CHANNELS"),
+    "local_products": ("ROWS", "REDUCED", "CHANNELS"),
+    "tickets": ("ROWS", "DEPTH", "REDUCED", "PIXELS", "CHANNELS"),
 }
 KERNELS = tuple(SIZES)
-KIND = ("arch", "bytes", "channels_last", "hidden")  # what a row is for
+KIND = ("arch", "bytes", "channels_last", "reduced")  # what a row is for
 MOST = 2**31 - 2**20  # pixels of all images, channels, hidden units: beyond, a block's end overflows 32 bits
 OLDEST = 80  # the first architecture with bfloat16 tensor cores
 TABLE = Path(__file__).with_name("table.json")
@@ -43,7 +44,7 @@ class TableError(GalaError, ValueError):
 
 @dataclass(frozen=True)
 class Tile:
-    """Sizes of one kernel's blocks by their names in the kernel, and how Triton compiles it."""
+    """The sizes of one kernel's blocks, by their names in the kernel, and how Triton compiles the kernel."""
 
     sizes: tuple[tuple[str, int], ...]
     warps: int
@@ -57,7 +58,7 @@ class Tile:
 
     @property
     def entry(self) -> dict[str, int]:
-        """As the table's file has it."""
+        """The tile as JSON in the table's file."""
         return {**dict(self.sizes), "warps": self.warps, "stages": self.stages}
 
 
@@ -70,13 +71,13 @@ class Config:
     scale_backward: Tile
     grad_x: Tile
     local_products: Tile
-    tickets: Tile | None  # of its gather and its scale; None: no tiles are known to do without spilling
-    tickets_from: int | None  # bytes of x from which the forward pass is one persistent launch of tickets; None: never
+    tickets: Tile | None  # block sizes of gather and scale in it; None: all known ones spill registers
+    tickets_from: int | None  # from this many bytes of x on, the forward pass takes the form of tickets; None: never
     chunk_bytes: int  # of x that the L2 cache holds from gather until scale reads it again
 
     @property
     def entry(self) -> dict[str, Any]:
-        """As the table's file has it, but for what it is for."""
+        """The row as JSON in the table's file, without what it is for."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value.entry if isinstance(value, Tile) else value for name, value in values.items()}
 
@@ -85,17 +86,17 @@ Row = tuple[dict[str, Any], Config]  # what it is for, by KIND, and what it says
 
 
 class Table(NamedTuple):
-    """A table's file: its rows, and how those that were measured were."""
+    """The content of a table's file: its rows, and for the measured ones how they were measured."""
 
     rows: list[Row]
     measured: list[dict[str, Any]]
 
 
 def lookup(x: Tensor, channels_last: bool, reduced: int) -> Config:
-    """The row for x's device, dtype and layout and R = ``reduced`` hidden units."""
+    """The row for x's device, dtype and layout and the reduced width R. Raises TableError."""
     path = in_use()
     try:
-        return choose(read(path).rows, architecture(x.device), x.element_size(), channels_last, reduced)
+        return row_of(read(path).rows, architecture(x.device), x.element_size(), channels_last, reduced)[1]
     except LookupError as error:
         raise TableError(f"the table of tiles {path} {error}") from error
 
@@ -122,7 +123,7 @@ def forced_form() -> str | None:
 
 
 def architecture(device: torch.device) -> int:
-    """Compute capability as 10 major + minor; on the CPU, in the interpreter, the oldest one's."""
+    """Compute capability as 10 major + minor; on the CPU, where the interpreter runs, that of the oldest row."""
     if device.type != "cuda":
         return OLDEST
     major, minor = torch.cuda.get_device_capability(device)
@@ -130,25 +131,23 @@ def architecture(device: torch.device) -> int:
 
 
 def num_sms(device: torch.device) -> int:
-    """How many the device has; in the interpreter two, so that sums are split there too."""
+    """How many streaming multiprocessors the device has; two in the interpreter, so that it splits sums too."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
-def choose(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Config:
-    """What ``row_of`` says."""
-    return row_of(rows, arch, element, channels_last, reduced)[1]
-
-
 def row_of(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Row:
-    """Of the newest architecture not above ``arch``, the row of the least width that ``reduced`` fits in."""
+    """The row of the newest architecture not above ``arch`` with the least width that ``reduced`` fits in.
+
+    Where no width is large enough it is the row with the largest. Raises LookupError where there is no row.
+    """
     fitting = newest(rows, arch, element, channels_last)
-    return next((row for row in fitting if reduced <= row[0]["hidden"]), fitting[-1])
+    return next((row for row in fitting if reduced <= row[0]["reduced"]), fitting[-1])
 
 
 def newest(rows: list[Row], arch: int, element: int, channels_last: bool) -> list[Row]:
-    """The rows, by width, of the newest architecture not above ``arch``.
+    """The rows of the newest architecture not above ``arch``, sorted by width.
 
-    Architectures from 120 on have no more shared memory than 86, so those between, whose rows need more, are left out.
+    Architectures from 120 on have no more shared memory than 86 and take none of the rows between, which need more.
 
     Raises LookupError where there is no such row.
     """
@@ -161,12 +160,12 @@ def newest(rows: list[Row], arch: int, element: int, channels_last: bool) -> lis
             f"has no row for architecture {arch} or older with bytes {element}, channels_last {channels_last}"
         )
     latest = max(where["arch"] for where, _ in fitting)
-    return sorted((row for row in fitting if row[0]["arch"] == latest), key=lambda row: row[0]["hidden"])
+    return sorted((row for row in fitting if row[0]["arch"] == latest), key=lambda row: row[0]["reduced"])
 
 
 @functools.cache
 def read(path: Path) -> Table:
-    """The table in a file, read once. Raises TableError."""
+    """The table in a file, which is read once. Raises TableError."""
     try:
         data = json.loads(path.read_text())
     except OSError as error:
@@ -186,7 +185,7 @@ def read(path: Path) -> Table:
 
 
 def write(path: Path, rows: list[Row], measured: list[dict[str, Any]]) -> None:
-    """Writes a table, one kernel a line, all of it or nothing; its folder is made."""
+    """Writes a table with one kernel on each line, all of it or nothing; its folder is made."""
     entries = [{"for": where, **config.entry} for where, config in rows]
     lists = {"rows": entries, "measured": measured}
     text = ",\n".join(f'"{name}": [\n{_lines(entries)}\n]' for name, entries in lists.items())
@@ -199,7 +198,7 @@ def write(path: Path, rows: list[Row], measured: list[dict[str, Any]]) -> None:
 
 
 def parse(row: Any) -> Config:
-    """A row of the table's file. Raises TableError."""
+    """The configuration in a row of the table's file. Raises TableError."""
     no_tickets = isinstance(row, dict) and "tickets" in row and row["tickets"] is None
     tiles: dict[str, Any] = {name: _tile(row, name) for name in KERNELS if not (no_tickets and name == "tickets")}
     never = isinstance(row, dict) and "tickets_from" in row and row["tickets_from"] is None
@@ -224,7 +223,7 @@ def _kind(row: Any) -> dict[str, Any]:
     where = row.get("for") if isinstance(row, dict) else None
     if not isinstance(where, dict) or set(where) != set(KIND) or type(where["channels_last"]) is not bool:
         raise TableError(f"for is {where!r}; expected {', '.join(KIND)}, channels_last true or false")
-    for name in ("arch", "bytes", "hidden"):
+    for name in ("arch", "bytes", "reduced"):
         _whole(where, name, of="for")
     return {name: where[name] for name in KIND}
 

@@ -27,8 +27,8 @@ class Stages:
         c, r = p.channels, p.reduced
         self.images = images
         self.rows = Rows.of(p, tile["ROWS"], images)
-        self.gather = {"DEPTH": clamp_block(tile["DEPTH"], c), "HIDDEN": clamp_block(tile["HIDDEN"], r, 32)}
-        self.shrink = {"DEPTH": clamp_block(GATE_DEPTH, c), "HIDDEN": clamp_block(GATE_BLOCK, r)}
+        self.gather = {"DEPTH": clamp_block(tile["DEPTH"], c), "REDUCED": clamp_block(tile["REDUCED"], r, 32)}
+        self.shrink = {"DEPTH": clamp_block(GATE_DEPTH, c), "REDUCED": clamp_block(GATE_BLOCK, r)}
         self.gate_span, self.splits = spans(c, self.shrink["DEPTH"], SPLITS)
         self.expand = {"DEPTH": clamp_block(GATE_DEPTH, r), "CHANNELS": clamp_block(GATE_BLOCK, c)}
         self.scale = {
@@ -40,7 +40,7 @@ class Stages:
         blocks = cdiv(images, GATE_IMAGES)
         self.tiles = (
             self.rows.tiles,
-            self.splits * cdiv(r, self.shrink["HIDDEN"]) * blocks,
+            self.splits * cdiv(r, self.shrink["REDUCED"]) * blocks,
             cdiv(c, self.expand["CHANNELS"]) * blocks,
             images * self.c_blocks * self.shares,
         )

@@ -41,17 +41,17 @@ def shrink(
     ROWS: tl.constexpr,  # of the gather's tiles
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
-    HIDDEN: tl.constexpr,
+    REDUCED: tl.constexpr,
 ):
     """One program for each split of the channels, block of hidden units and block of images."""
     if tile is None:
         tile = tl.program_id(0)
     splits = count_spans(channels, span)
-    r_blocks = tl.cdiv(reduced, HIDDEN)
+    r_blocks = tl.cdiv(reduced, REDUCED)
     split = tile % splits
     r_block = tile // splits % r_blocks
     n = tile // (splits * r_blocks) * IMAGES + tl.arange(0, IMAGES)
-    r = r_block * HIDDEN + tl.arange(0, HIDDEN)
+    r = r_block * REDUCED + tl.arange(0, REDUCED)
     here = n < images
     share = 1.0 / tl.cast(pixels, tl.float32)
     if FLAT:
@@ -62,7 +62,7 @@ def shrink(
         most = tl.cdiv(pixels, ROWS)
         first_tile = n * most
         last_tile = first_tile + most - 1
-    z = tl.zeros([IMAGES, HIDDEN], tl.float32)
+    z = tl.zeros([IMAGES, REDUCED], tl.float32)
     for k in range(split * span, tl.minimum(split * span + span, channels), DEPTH):
         c = k + tl.arange(0, DEPTH)
         total = tl.zeros([IMAGES, DEPTH], tl.float32)

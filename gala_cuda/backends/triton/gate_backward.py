@@ -25,16 +25,16 @@ def grad_hidden(
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
-    HIDDEN: tl.constexpr,
+    REDUCED: tl.constexpr,
 ):
     """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as of ``shrink``."""
     splits = count_spans(channels, span)
-    r_blocks = tl.cdiv(reduced, HIDDEN)
+    r_blocks = tl.cdiv(reduced, REDUCED)
     split = tl.program_id(0) % splits
     r_block = tl.program_id(0) // splits % r_blocks
     n = tl.program_id(0) // (splits * r_blocks) * IMAGES + tl.arange(0, IMAGES)
-    r = r_block * HIDDEN + tl.arange(0, HIDDEN)
-    acc = tl.zeros([IMAGES, HIDDEN], tl.float32)
+    r = r_block * REDUCED + tl.arange(0, REDUCED)
+    acc = tl.zeros([IMAGES, REDUCED], tl.float32)
     for k in range(split * span, tl.minimum(split * span + span, channels), DEPTH):
         c = k + tl.arange(0, DEPTH)
         mask = (n < images)[:, None] & (c < channels)[None, :]
@@ -114,25 +114,25 @@ def global_grads(
     PARTS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
-    HIDDEN: tl.constexpr,
+    REDUCED: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """The gradients of the global path's weights; one program for each block of hidden units and of channels."""
-    r_blocks = tl.cdiv(reduced, HIDDEN)
+    r_blocks = tl.cdiv(reduced, REDUCED)
     c_block = tl.program_id(0) // r_blocks
     r_block = tl.program_id(0) % r_blocks
     c = c_block * CHANNELS + tl.arange(0, CHANNELS)
-    r = r_block * HIDDEN + tl.arange(0, HIDDEN)
-    expand_acc = tl.zeros([CHANNELS, HIDDEN], tl.float32)
-    shrink_acc = tl.zeros([CHANNELS, HIDDEN], tl.float32)
+    r = r_block * REDUCED + tl.arange(0, REDUCED)
+    expand_acc = tl.zeros([CHANNELS, REDUCED], tl.float32)
+    shrink_acc = tl.zeros([CHANNELS, REDUCED], tl.float32)
     a_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
     m_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
     dg_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
-    dz_acc = tl.zeros([IMAGES, HIDDEN], tl.float32)
+    dz_acc = tl.zeros([IMAGES, REDUCED], tl.float32)
     for first in range(0, images, IMAGES):
         n = first + tl.arange(0, IMAGES)
         across = (n < images)[None, :] & (c < channels)[:, None]  # [CHANNELS, IMAGES]
-        along = (n < images)[:, None] & (r < reduced)[None, :]  # [IMAGES, HIDDEN]
+        along = (n < images)[:, None] & (r < reduced)[None, :]  # [IMAGES, REDUCED]
         image = n.to(tl.int64)
         at = image[None, :] * channels + c[:, None]
         row = stats + image * width + pixels

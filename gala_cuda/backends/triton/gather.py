@@ -38,7 +38,7 @@ def gather(
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
-    HIDDEN: tl.constexpr,
+    REDUCED: tl.constexpr,
 ):
     """One program for each tile of rows."""
     if tile is None:
@@ -46,9 +46,9 @@ def gather(
     image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     words = tl.cdiv(reduced, WORD)
     s = tl.zeros([ROWS], tl.float32)
-    for start in range(0, reduced, HIDDEN):
-        r = start + tl.arange(0, HIDDEN)
-        acc = tl.zeros([ROWS, HIDDEN], tl.float32)
+    for start in range(0, reduced, REDUCED):
+        r = start + tl.arange(0, REDUCED)
+        acc = tl.zeros([ROWS, REDUCED], tl.float32)
         for k in range(0, channels, DEPTH):
             c = k + tl.arange(0, DEPTH)
             at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
@@ -70,8 +70,8 @@ def gather(
         if SAVE:
             on = tl.where(acc <= 0, 0, 1)
             lane = tl.arange(0, WORD)
-            pattern = tl.sum(tl.reshape(on, [ROWS, HIDDEN // WORD, WORD]) << lane[None, None, :], 2)
-            word = start // WORD + tl.arange(0, HIDDEN // WORD)
+            pattern = tl.sum(tl.reshape(on, [ROWS, REDUCED // WORD, WORD]) << lane[None, None, :], 2)
+            word = start // WORD + tl.arange(0, REDUCED // WORD)
             row = image.to(tl.int64) * pixels + pixel
             to = relu_mask + (row * words)[:, None] + word[None, :]
             tl.store(to, pattern, mask=inside[:, None] & (word < words)[None, :])

@@ -11,12 +11,12 @@ from .numerics import dot, narrow, squash
 
 
 @triton.jit
-def unpack_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, HIDDEN: tl.constexpr):
-    """[ROWS, HIDDEN] of 0 and 1: which hidden units, from ``start`` on, were on in each row."""
-    word = start // WORD + tl.arange(0, HIDDEN // WORD)
+def unpack_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, REDUCED: tl.constexpr):
+    """[ROWS, REDUCED] of 0 and 1: which hidden units, from ``start`` on, were on in each row."""
+    word = start // WORD + tl.arange(0, REDUCED // WORD)
     at = relu_mask + (row * words)[:, None] + word[None, :]
     pattern = tl.load(at, mask=inside[:, None] & (word < words)[None, :], other=0)
-    return tl.reshape((pattern[:, :, None] >> tl.arange(0, WORD)[None, None, :]) & 1, [ROWS, HIDDEN])
+    return tl.reshape((pattern[:, :, None] >> tl.arange(0, WORD)[None, None, :]) & 1, [ROWS, REDUCED])
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -97,20 +97,20 @@ def local_products(
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
-    HIDDEN: tl.constexpr,
+    REDUCED: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """T = (ds . relu_mask)^T x; one program for each block of T and each share of the tiles of rows."""
     c_blocks = tl.cdiv(channels, CHANNELS)
-    r_blocks = tl.cdiv(reduced, HIDDEN)
+    r_blocks = tl.cdiv(reduced, REDUCED)
     c_block = tl.program_id(0) % c_blocks
     r_block = tl.program_id(0) // c_blocks % r_blocks
     split = tl.program_id(0) // (c_blocks * r_blocks)
     c = c_block * CHANNELS + tl.arange(0, CHANNELS)
-    r = r_block * HIDDEN + tl.arange(0, HIDDEN)
+    r = r_block * REDUCED + tl.arange(0, REDUCED)
     words = tl.cdiv(reduced, WORD)
-    acc = tl.zeros([HIDDEN, CHANNELS], tl.float32)
-    count = tl.zeros([HIDDEN], tl.float32)
+    acc = tl.zeros([REDUCED, CHANNELS], tl.float32)
+    count = tl.zeros([REDUCED], tl.float32)
     ds_sum = tl.zeros([ROWS], tl.float32)
     share, longer = tiles // splits, tiles % splits  # the first ``longer`` shares have one tile more
     begin = split * share + tl.minimum(split, longer)
@@ -118,7 +118,7 @@ def local_products(
         image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
         row = image.to(tl.int64) * pixels + pixel
         row_ds = tl.load(ds + row, mask=inside, other=0.0)
-        on = unpack_mask(relu_mask, row, inside, r_block * HIDDEN, words, ROWS, HIDDEN)
+        on = unpack_mask(relu_mask, row, inside, r_block * REDUCED, words, ROWS, REDUCED)
         weighted = tl.where(on != 0, row_ds[:, None], 0.0)
         at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
         rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)

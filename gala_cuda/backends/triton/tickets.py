@@ -138,10 +138,10 @@ def forward_tickets(
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
-    HIDDEN: tl.constexpr,
+    REDUCED: tl.constexpr,
     IMAGES: tl.constexpr,
     SHRINK_DEPTH: tl.constexpr,
-    SHRINK_HIDDEN: tl.constexpr,
+    SHRINK_REDUCED: tl.constexpr,
     EXPAND_DEPTH: tl.constexpr,
     EXPAND_CHANNELS: tl.constexpr,
     SCALE_PIXELS: tl.constexpr,
@@ -166,12 +166,12 @@ def forward_tickets(
             gather(
                 tile, x + first * x_image_stride, v_shrink, b_v_shrink, v_collapse, b_v_collapse, stats_here,
                 relu_mask_here, pool_here, here, pixels, channels, reduced, width, x_image_stride, x_stride,
-                CHANNELS_LAST, FLAT, SEGMENTS, BIAS, SAVE, PRECISION, ROWS, DEPTH, HIDDEN,
+                CHANNELS_LAST, FLAT, SEGMENTS, BIAS, SAVE, PRECISION, ROWS, DEPTH, REDUCED,
             )  # fmt: skip
         elif stage == _SHRINK:
             shrink(
                 tile, pool_here, w_shrink, stats_here, z_here, here, pixels, channels, reduced, width, gate_span,
-                FLAT, SEGMENTS, GATE_PRECISION, ROWS, IMAGES, SHRINK_DEPTH, SHRINK_HIDDEN,
+                FLAT, SEGMENTS, GATE_PRECISION, ROWS, IMAGES, SHRINK_DEPTH, SHRINK_REDUCED,
             )  # fmt: skip
         elif stage == _EXPAND:
             expand(
