@@ -1,4 +1,4 @@
-"""ClickMe's files in each public format, written by other code than the readers'."""
+"""Writes ClickMe's files in each public format, with other libraries than the package reads them with."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from PIL import Image
 from tfrecord.writer import TFRecordWriter
 
 SIDE, COUNT, CLASSES = 16, 6, 3
-WITHOUT = 4  # the sample without a map
+WITHOUT = 4  # the number of the sample without a map
 
 
 def picture(number):
@@ -35,7 +35,7 @@ def encoded(array, kind):
 
 
 def raw_example(number, scale=1 / 255):
-    """The features of format A, as the package tfrecord takes them."""
+    """The features of a raw TFRecord, as the library tfrecord takes them."""
     image, heatmap, label = picture(number)
     return {
         "image": ((image * np.float32(scale)).astype("<f4").tobytes(), "byte"),
@@ -47,7 +47,7 @@ def raw_example(number, scale=1 / 255):
 
 
 def jpeg_example(number):
-    """The features of format B."""
+    """The features of a TFRecord of JPEG files."""
     image, heatmap, label = picture(number)
     grey = (heatmap * 20).astype(np.uint8)
     return {
@@ -73,13 +73,13 @@ def write_pth(file, number, batched=False):
     image, heatmap, label = picture(number)
     image = torch.from_numpy(image).permute(2, 0, 1)
     heatmap = (torch.from_numpy(heatmap) * 20).to(torch.uint8)[None]
-    if batched:  # as the files were first written
+    if batched:  # as in the first published files
         image, heatmap, label = image[None], heatmap[None], torch.tensor([[label]], dtype=torch.int32)
     torch.save({"image": image, "heatmap": heatmap, "label": label}, file)
 
 
 def tar_sample(number):
-    """As the package webdataset takes it."""
+    """A sample as the library webdataset takes it."""
     image, heatmap, label = picture(number)
     clicks = {"click_count": 0 if number == WITHOUT else 2}
     sample = {"png": encoded(image, "PNG"), "heatmap.npy": heatmap, "cls": label, "json": clicks}
@@ -87,7 +87,7 @@ def tar_sample(number):
 
 
 def write_split(folder, kind, split, numbers):
-    """``numbers`` of the samples in one of the formats, in files as they are published."""
+    """Writes the samples ``numbers`` in the format ``kind``, in files as they are published."""
     folder.mkdir(parents=True, exist_ok=True)
     half = len(numbers) // 2
     if kind in ("raw", "raw255", "jpeg"):
@@ -119,7 +119,7 @@ def write_all(folder, kind, train=range(COUNT), val=range(2)):
 
 
 def framed(body, length=None):
-    """A TFRecord frame, the checksums right."""
+    """A TFRecord frame with right checksums."""
     header = struct.pack("<Q", len(body) if length is None else length)
     return header + checksum(header) + body + checksum(body)
 

@@ -1,4 +1,4 @@
-"""Real pictures as an ImageFolder and as tar shards, and reading them back."""
+"""Writes real pictures as a folder of classes and as tar shards, and reads them back."""
 
 import io
 import tarfile
@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 from gala_cuda.data import folders
 from gala_cuda.data.load import load
 
-TRAIN, VAL = 101, 7  # of each class: 2 of 202 unreadable are not more than 1 %
+TRAIN, VAL = 101, 7  # of each class, so that 2 unreadable ones of 202 are not more than 1 %
 SIZE, BATCH, SEED = 16, 8, 5
 
 
@@ -30,7 +30,7 @@ def write_folder(place):
 
 
 def write_shards(folder, place):
-    """The same pictures in the same order, 50 in a shard."""
+    """The pictures of ``folder`` in the same order, 50 per shard."""
     for split in ("train", "val"):
         files = sorted((folder / split).rglob("*.*"))
         for first in range(0, len(files), 50):
@@ -57,7 +57,7 @@ def read(source, workers=0, batch_size=BATCH, **options):
 
 
 def equal(these, those):
-    """Whether two iterables of batches are equal bit for bit."""
+    """Whether two iterables of batches are equal, bit for bit."""
     these, those = list(these), list(those)
     return len(these) == len(those) and all(
         torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(these, those, strict=True)

@@ -1,4 +1,4 @@
-"""Networks for the tests of the models: of each library, with random states, and their inputs."""
+"""Networks of each library with random states, and their inputs, for the tests of the models."""
 
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @torch.no_grad()
 def randomized(model: Network, seed: int = 0) -> Network:
-    """The model with random scale, shift and statistics in every BatchNorm, which otherwise hide mistakes."""
+    """The model with random scale, shift and statistics in every BatchNorm: the initial ones would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if hasattr(module, "running_mean"):
@@ -36,7 +36,7 @@ def images(n: int = 2, size: int = 32, dtype: torch.dtype = torch.float64) -> to
 
 
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference as a share of the largest expected value."""
+    """The largest difference as a fraction of the largest expected value."""
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
@@ -51,7 +51,7 @@ def timm_resnet(block: str, **options) -> nn.Module:
 
 
 def timm_with_everything() -> nn.Module:
-    """Anti-aliasing, another activation, and the random drop_block and drop_path, all of which convert must keep."""
+    """A ResNet with anti-aliasing, another activation, drop_block and drop_path, all of which convert must keep."""
     layers = pytest.importorskip("timm.layers", reason="timm is not installed")
     return timm_resnet(
         "Bottleneck", aa_layer=layers.BlurPool2d, act_layer=nn.SiLU, drop_path_rate=0.3, drop_block_rate=0.2

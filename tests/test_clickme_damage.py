@@ -1,4 +1,4 @@
-"""ClickMe's files damaged by chance: a named error or a valid sample, and nothing else."""
+"""ClickMe's files with random damage give a named error or a valid sample, and nothing else."""
 
 import io
 import random
@@ -21,7 +21,7 @@ from gala_cuda.data.human_maps.dataset import open_clickme_folder
 from gala_cuda.data.human_maps.split_reader import open_split
 
 MUTATIONS = 10_000
-PATIENCE = 60.0  # seconds of the CPU for one, a thousand times what it takes
+TIME_LIMIT = 60.0  # seconds of CPU time for one file, a thousand times what it takes
 LIES = [0, 1, 127, 128, 255, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 SUFFIX = {"raw": "tfrecord", "jpeg": "tfrecord", "npz": "npz", "pth": "pth", "tar": "tar"}
 
@@ -47,7 +47,7 @@ def whole(kind, folder):
 
 
 def mutated(data, rng):
-    """Bits flipped, the end cut off, a stretch taken out or repeated, or a length that lies spliced in."""
+    """``data`` with bits flipped, the end cut off, a part taken out or repeated, or a wrong length written into it."""
     data, at = bytearray(data), rng.randrange(len(data) or 1)
     match rng.randrange(5):
         case 0:
@@ -69,7 +69,7 @@ def mutated(data, rng):
 
 
 def mutated_inside(kind, data, rng):
-    """What lies behind the checksums is mutated, and the checksums are right."""
+    """``data`` with a mutation under its checksums, which are made right again."""
     if kind in ("raw", "jpeg"):
         (length,) = struct.unpack_from("<Q", data)
         return files.framed(mutated(data[12 : 12 + length], rng)) + data[16 + length :]
@@ -87,7 +87,7 @@ def mutated_inside(kind, data, rng):
 
 
 def with_a_header(data, rng):
-    """A header of a tar file mutated, or its size or kind set."""
+    """A tar file with one header mutated, or with the size or the kind in it replaced."""
     data = bytearray(data)
     at = rng.choice([at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"])
     header = bytearray(mutated(data[at : at + 512], rng)[:512].ljust(512, b"\0"))
@@ -102,10 +102,10 @@ def with_a_header(data, rng):
 
 
 def outcomes(file):
-    """Of each record of a file: the sample, checked, or why it cannot be read."""
+    """For each record of a file the sample, checked, or the reason why it cannot be read."""
     try:
         samples = open_split(file)
-    except FileNotFoundError as error:  # what is left has the look of an empty file
+    except FileNotFoundError as error:  # what is left looks like an empty file
         return [str(error)]
     found = []
     for i in range(len(samples)):
@@ -124,7 +124,7 @@ def outcomes(file):
 
 
 @pytest.mark.parametrize("kind", SUFFIX)
-@pytest.mark.filterwarnings("ignore")  # of the libraries, about what they are given
+@pytest.mark.filterwarnings("ignore")  # the libraries warn about what they are given
 def test_mutations_end_in_a_named_error_or_a_sample(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(files, "SIDE", 8)
     data, rng, file = whole(kind, tmp_path), random.Random(kind), tmp_path / f"mutated.{SUFFIX[kind]}"
@@ -134,7 +134,7 @@ def test_mutations_end_in_a_named_error_or_a_sample(tmp_path, kind, monkeypatch)
         start = time.process_time()
         broken += any(isinstance(found, str) for found in outcomes(file))
         slowest = max(slowest, time.process_time() - start)
-    assert slowest < PATIENCE
+    assert slowest < TIME_LIMIT
     assert broken > MUTATIONS // len(SUFFIX) // 4
 
 

@@ -1,4 +1,4 @@
-"""ClickMe's files: every format read as it was written, image and map moved alike, and each sample once."""
+"""ClickMe's files: every format is read as it was written, image and map move alike, and each sample comes once."""
 
 import io
 import os
@@ -27,8 +27,8 @@ def contents(folder, split="train"):
     return [samples.read(i) for i in range(len(samples))]
 
 
-def shown(number, kind):
-    """What a reader should give of sample ``number``."""
+def expected_content(number, kind):
+    """(image, map) that a reader should give for sample ``number``."""
     if kind == "jpeg":
         example = files.jpeg_example(number)
         return tuple(np.asarray(Image.open(io.BytesIO(example[key][0]))) for key in ("image", "heatmap"))
@@ -39,7 +39,7 @@ def shown(number, kind):
 @pytest.mark.parametrize("kind", files.KINDS)
 def test_each_format_is_read_as_it_was_written(tmp_path, kind):
     for number, sample in enumerate(contents(files.write_all(tmp_path, kind))):
-        image, heatmap = shown(number, kind)
+        image, heatmap = expected_content(number, kind)
         assert [part.dtype for part in sample] == [torch.uint8, torch.int64, torch.float32, torch.bool]
         np.testing.assert_array_equal(sample.image.permute(1, 2, 0), image)
         np.testing.assert_array_equal(sample.heatmap[0], heatmap)
@@ -81,14 +81,14 @@ def test_a_folder_without_files_or_labels_is_refused(tmp_path):
 
 @pytest.mark.parametrize("augment", ["paper", "modern", "randaugment", "none"])
 def test_image_and_map_are_moved_alike(tmp_path, augment):
-    """A bright square in an image and its map: wherever it goes, both have it in the same place."""
+    """An image and its map have a bright square: wherever it moves, it is in the same place in both."""
     image, heatmap = torch.zeros(3, 256, 256, dtype=torch.uint8), torch.zeros(1, 256, 256)
     image[:, 90:130, 60:110] = 255
     heatmap[:, 90:130, 60:110] = 5
     sample = ClickMeSample(image, torch.tensor(0), heatmap, torch.tensor(True))
     moved = augmentation.ClickMeTransform(
         augmentation.augmentation(augment, 224, "raw").geometric, torch.nn.Identity(), "raw"
-    )  # without the changes of colour
+    )  # without the changes of colours
     centres = set()
     for seed in range(12):
         torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def test_image_and_map_are_moved_alike(tmp_path, augment):
 
 
 def test_a_map_of_other_sides_follows_the_image_and_may_be_cropped_away(tmp_path):
-    """A map of 4 x 8 to an image of 16 x 32, its left half bright: the right half of the image has no map."""
+    """The map has 4 x 8 pixels and the image 16 x 32. Only the left half of the map is bright."""
     heatmap = np.zeros((4, 8), np.float32)
     heatmap[:, :4] = 3
     np.savez(tmp_path / "train.npz", image=np.zeros((16, 32, 3), np.uint8), heatmap=heatmap, label=np.array([1]))
@@ -143,14 +143,14 @@ def test_maps_are_processed_as_chosen():
     assert wide.shape == (1, 256, 256)
     assert wide.sum() == pytest.approx(8, rel=1e-3)
     spread = (wide[0] > wide.max() / 2).nonzero()
-    assert (spread.max(0).values - spread.min(0).values).tolist() == pytest.approx([40, 40], abs=2)  # 10 of 64
+    assert (spread.max(0).values - spread.min(0).values).tolist() == pytest.approx([40, 40], abs=2)  # 10 of 64 pixels
     for wrong in ("augment", "map_mode"):
         with pytest.raises(ValueError, match=f"{wrong} is 'x'; expected one of paper"):
             augmentation.augmentation(**{"augment": "paper", "size": 14, "map_mode": "raw"} | {wrong: "x"})
 
 
 def identified(batches):
-    """Which sample each image of some batches is, by its label and its map's sum."""
+    """The label and the sum of the map of each image in some batches, by which samples are told apart."""
     return [
         (int(label), round(float(heatmap.sum()), 3))
         for _, labels, heatmaps, _ in batches

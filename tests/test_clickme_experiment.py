@@ -1,4 +1,4 @@
-"""The paper's experiment in small: its scenes, and all of it from end to end."""
+"""The small version of the paper's experiment: its scenes, and a run from end to end."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ def test_the_cue_agrees_as_often_as_asked(agreement, least, most):
 
 
 def test_the_background_alone_tells_the_cue_and_not_the_class(scenes):
-    """Nearest class by the median colour, which is the background's: it covers most of every scene."""
+    """The nearest class by the median colour, which is the background's, because that covers most of every scene."""
     misleading = draw(COUNT, 32, agreement=0.0, seed=5)
 
     def hues(images):

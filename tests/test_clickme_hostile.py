@@ -1,4 +1,4 @@
-"""ClickMe's files made to harm: named, and nothing of them is executed or takes for ever."""
+"""ClickMe's files made to do harm are refused with a reason; none of their code runs, and none takes long."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from clickme_files import archived, framed, packed
 from gala_cuda.data.errors import UnreadableError
 from gala_cuda.data.human_maps.split_reader import open_split
 
-PATIENCE = 60.0  # seconds of the CPU for one, a thousand times what it takes
+TIME_LIMIT = 60.0  # seconds of CPU time for one file, a thousand times what it takes
 
 
 def makes(path):
@@ -31,7 +31,7 @@ def makes(path):
 
 
 def shared_tuples(depth=60):
-    """A pickle whose key is a tuple of one tuple twice, and so on: its hash would take 2**depth steps."""
+    """A pickle whose key is a tuple that holds one tuple twice, and so on: its hash would take 2**depth steps."""
     twice = b"".join(b"qcq" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
     return b"\x80\x02}(K\x01" + twice + b"K\x01u."
 
@@ -42,7 +42,7 @@ def npy(header, data=b""):
 
 
 def bomb(depth=60):
-    """A list of one list twice, and so on, as the label of a .pth file: it has 2**depth numbers."""
+    """A .pth file whose label is a list that holds one list twice, and so on: it has 2**depth numbers."""
     stream, label = io.BytesIO(), [1]
     for _ in range(depth):
         label = [label, label]
@@ -104,7 +104,7 @@ def test_hostile_files_are_named_and_execute_nothing(tmp_path, name, content, me
     samples = open_split(file)
     with pytest.raises(UnreadableError, match=message):
         samples.read(0)
-    assert time.process_time() - start < PATIENCE
+    assert time.process_time() - start < TIME_LIMIT
     assert samples.name(0) == name
     assert not witness.exists()
 

@@ -1,4 +1,4 @@
-"""The loss on attention maps against its formulas in NumPy float64; masks, zeros, gradients, what it keeps."""
+"""The loss on attention maps against its formulas in NumPy float64; masks, zeros, gradients, saved memory."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SIZES = ((14, 14), (14, 14), (5, 7))
 
 
 def bicubic(human, size):
-    """Pillow's, which is antialiased."""
+    """Bicubic resizing by Pillow, which antialiases."""
     return np.asarray(Image.fromarray(human.astype(np.float32)).resize(size[::-1], Image.BICUBIC), np.float64)
 
 
@@ -132,7 +132,7 @@ def test_gradients_of_the_map_loss(mode):
 
 @pytest.mark.parametrize("mode", ["paper", "gala_tpu"])
 def test_gradients_reach_the_attention_layer(backend, mode):
-    """From the fused map, as from an attention written out."""
+    """The gradient through the fused map is that through an attention that is written out."""
     torch.manual_seed(0)
     layer, loss = GALA(8, backend=backend, dtype=torch.float64), GalaMapLoss(mode, weight=6.0, channels=8)
     x, heatmap = torch.randn(2, 8, 5, 6, dtype=torch.float64), torch.rand(2, 1, 20, 24, dtype=torch.float64)
@@ -162,7 +162,7 @@ def kept(run):
 
 
 def test_no_tensor_of_the_attention_s_size_is_kept():
-    """At the paper's shape, six layers of 1024 channels and 14x14 pixels: less than 1 % of what the network keeps."""
+    """At the paper's shape, six layers of 1024 channels and 14x14 pixels: less than 1 % of what the network saves."""
     torch.manual_seed(0)
     model, images = gala_resnet50(10), torch.randn(1, 3, 224, 224)
     heatmap, has_map = torch.rand(1, 1, 224, 224), torch.ones(1, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Files that are whole but compressed, or unsorted: told so, and not called damaged."""
+"""Compressed files and unsorted archives are named as such, and not called damaged."""
 
 import bz2
 import gzip

@@ -46,7 +46,7 @@ def test_keep_output_of_whole_networks(library, name, squash):
 
 @pytest.mark.parametrize("name", [*NETWORKS, *VARIANTS])
 def test_keep_output_in_training_mode(name):
-    """With the batch's statistics and, where there are any, the same random drops in the same places."""
+    """In training, with the batch's statistics and, where there are any, the same random drops in the same places."""
     model = network(name).train()
     converted = convert(copy.deepcopy(model), ("layer2", "layer3"), keep_output=True)
     outputs = []
@@ -215,7 +215,7 @@ def test_one_graph_under_compile(name):
 
 
 class OwnBlock(gala_cuda.models.blocks.Bottleneck):
-    """A subclass whose forward convert cannot know."""
+    """A subclass whose own forward ``convert`` does not know."""
 
 
 def with_own_block() -> nn.Module:
@@ -241,7 +241,7 @@ def with_squeeze_excite() -> nn.Module:
 
 
 def unknown(library: str, name: str) -> nn.Module:
-    """A network of another family, without memory for its weights."""
+    """A network of another family; its weights take no memory."""
     module = pytest.importorskip(f"{library}.models", reason=f"{library} is not installed")
     with torch.device("meta"):
         return getattr(module, name)()

@@ -1,4 +1,4 @@
-"""Folders taken as they are: which files count, the split of each, folders named like built-in sets."""
+"""Which files of a folder count, which split each belongs to, and folders named like built-in sets."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from gala_cuda.data.load import load
 from gala_cuda.data.picture_folder import PictureFolder
 from gala_cuda.training.recipe import Recipe, as_yaml, resolve
 
-TWIN = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(200)  # of macOS, beside every file
+TWIN = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(200)  # as macOS leaves it beside every file
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".ipynb_checkpoints/0.png", "__MACOSX/0.png")
 
 
@@ -77,7 +77,7 @@ def test_nested_folders_and_links_are_taken_as_torchvision_does(tmp_path):
     ours = PictureFolder(train)
     assert ours.classes == theirs.classes
     assert [(ours.name(i), int(label)) for i, label in enumerate(ours.labels)] == theirs.samples
-    os.symlink(train / "cat", train / "cat" / "b" / "round")  # it leads back to itself
+    os.symlink(train / "cat", train / "cat" / "b" / "round")  # a link to a folder that it lies in
     os.mkfifo(train / "cat" / "pipe.png")
     again = PictureFolder(train)
     assert [again.name(i) for i in range(len(again.labels))] == [name for name, _ in theirs.samples]

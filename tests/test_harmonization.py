@@ -1,4 +1,4 @@
-"""The loss on input gradients against its formula in NumPy float64, image by image; its gradients by differences."""
+"""The loss on input gradients against its formula in NumPy float64, and its gradient against finite differences."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CLOSE = {"rtol": 1e-6, "atol": 1e-9}
 
 
 class Smooth(nn.Module):
-    """A network without kinks, whose images have no influence on each other."""
+    """A smooth network whose images have no influence on each other."""
 
     def __init__(self, channels=3, classes=4):
         super().__init__()
@@ -144,7 +144,7 @@ def test_the_weight_is_1_unless_given():
 
 @pytest.mark.parametrize("side", [(5, 6), (7, 1), (16, 3)], ids=str)
 def test_a_map_of_another_size_is_resized(side):
-    """To that of the images, before anything else."""
+    """Maps of another size are resized to the images before anything else."""
     torch.manual_seed(0)
     model, images, labels = Smooth(), torch.randn(2, 3, 16, 16, requires_grad=True), torch.tensor([1, 2])
     heatmap, has_map = torch.rand(2, 1, *side), torch.ones(2, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Attention maps and input gradients, as pictures and as a page."""
+"""Attention maps and input gradients, drawn on PNG sheets and on an HTML page."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ def test_input_gradient_of_a_linear_model_is_its_weights():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 5, 7)).double().train()
     labels = torch.tensor([6, 0])
-    with torch.no_grad():  # as callers that evaluate may have it
+    with torch.no_grad():  # as around an evaluation
         gradient = input_gradient(model, torch.randn(2, 3, 4, 5, dtype=torch.float64), labels)
     weights = model[1].weight.detach().view(7, 3, 4, 5)
     torch.testing.assert_close(gradient, weights[labels].square().sum(1).sqrt())
@@ -122,9 +122,9 @@ def test_inspect_pictures(weights, tmp_path, capsys):
     probability, answer = model(first[None]).softmax(1)[0].max(0)
     assert f"<br>{('china', 'flower')[answer]}, {probability:.0%}" in rows[0][0]
     attn_map = attention_maps(model, first[None])[1]["layer3.1"][0]
-    shown = torch.from_numpy(np.array(rows[0][1][3])).long()  # places in the palette
+    levels = torch.from_numpy(np.array(rows[0][1][3])).long()  # positions in the palette
     torch.testing.assert_close(
-        shown, ((attn_map - attn_map.min()) / (attn_map.max() - attn_map.min()) * 255).round().long()
+        levels, ((attn_map - attn_map.min()) / (attn_map.max() - attn_map.min()) * 255).round().long()
     )
     assert (output / "inspection.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision: their pictures are prepared as their libraries do."""
+"""Networks of timm and torchvision are built, and their pictures preprocessed, as the libraries do."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""1x1 convolutions of few channels and a stride: torch's own gradient of them damages memory on some CPUs."""
+"""1x1 convolutions of few channels with a stride, whose gradient by torch damages memory on some CPUs."""
 
 import ctypes
 import os
@@ -43,7 +43,7 @@ print("finished")
     ("isa", "names"), [pytest.param("AVX2", NETWORKS, id="avx2"), pytest.param("ALL", [], id="own")]
 )
 def test_no_network_damages_memory(isa, names):
-    """Steps of each under glibc's checking allocator, which ends the process; so does the fault itself, at times."""
+    """Training steps under glibc's checking allocator, which ends the process at the fault; a crash counts too."""
     library = "libc_malloc_debug.so.0"
     try:
         ctypes.CDLL(library)

@@ -1,4 +1,4 @@
-"""Pictures as they come: every format and mode keeps its contrast or is refused, and damage is never more than that."""
+"""Picture files of every format and mode keep their contrast or are refused, and damaged ones raise one error only."""
 
 import io
 import random
@@ -56,8 +56,8 @@ def tiff(array):
     ],
 )
 def test_grey_of_any_range_keeps_its_contrast(array, expected):
-    for shown in (np.asarray(decode_picture(tiff(array))), to_eight_bits(array)[..., None].repeat(3, 2)):
-        np.testing.assert_allclose(shown, np.repeat(expected[..., None], 3, 2), atol=array.dtype.kind == "f")
+    for rgb in (np.asarray(decode_picture(tiff(array))), to_eight_bits(array)[..., None].repeat(3, 2)):
+        np.testing.assert_allclose(rgb, np.repeat(expected[..., None], 3, 2), atol=array.dtype.kind == "f")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_values_of_no_known_range_are_refused_by_name(array, message):
 
 
 def deep_png(colours):
-    """A PNG of 16 bits a channel of uint16 [H, W, 3], which Pillow does not write."""
+    """A PNG with 16 bits per channel of uint16 [H, W, 3], which Pillow does not write."""
     height, width, _ = colours.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0), b"IDAT" + zlib.compress(rows), b"IEND")
@@ -92,7 +92,7 @@ def test_colours_of_sixteen_bits_keep_their_upper_eight_or_are_refused():
 
 
 def half_clear(mode):
-    """A picture of 2 x 1 pixels: black and opaque, red, or grey, and clear."""
+    """A picture of two pixels: one black and opaque, the other red, or grey, and transparent."""
     if mode in ("RGBA", "LA"):
         colours = [(0, 0, 0, 255), (255, 0, 0, 0)] if mode == "RGBA" else [(0, 255), (90, 0)]
         picture = Image.new(mode, (2, 1))
@@ -140,7 +140,7 @@ def test_black_and_white_and_the_first_of_several_frames():
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_pictures_are_turned_as_their_exif_data_say(form):
-    """A picture that is bright at the upper left, stored as a camera held in each of eight ways stores it."""
+    """A picture that is bright at the upper left, as a camera stores it when held in each of eight ways."""
     upright = Image.new("L", (48, 32))
     upright.paste(255, (0, 0, 24, 16))
     stored = {1: upright, 3: upright.rotate(180), 6: upright.rotate(90, expand=True)}

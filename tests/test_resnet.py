@@ -36,7 +36,7 @@ def test_torchvision_weights_give_torchvision_outputs(name):
     ours.load_state_dict(theirs.state_dict())
     x = images()
     with torch.no_grad():
-        assert torch.equal(ours(x), theirs(x))  # batch statistics; updates the running ones
+        assert torch.equal(ours(x), theirs(x))  # in training mode, which updates the running statistics
         assert torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_plain_networks_weights():
 def test_initial_weights():
     torch.manual_seed(0)
     model = gala_cuda.resnet50(zero_init_residual=True)
-    conv = model.layer2[1].conv2.weight  # 147,456 values: their deviation is known to 0.2 %
+    conv = model.layer2[1].conv2.weight  # 147,456 values, whose standard deviation is known to 0.2 %
     assert conv.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.01)
     blocks = [block for _, block in model.blocks()]
     assert all(block.bn3.weight.eq(0).all() and block.bn1.weight.eq(1).all() for block in blocks)

@@ -1,4 +1,4 @@
-"""Tar shards, on disk and from a server: the same batches as from a folder, and what is wrong with them by name."""
+"""Tar shards, on disk and from a server: they give the same batches as a folder, and faults are named."""
 
 import gc
 import json
@@ -128,7 +128,7 @@ def server(shard_folder, monkeypatch):
             pass
 
     class Server(ThreadingHTTPServer):
-        request_queue_size = 100  # or connections wait a second to be tried again
+        request_queue_size = 100  # with fewer, connections wait a second before they are tried again
 
     with Server(("127.0.0.1", 0), Handler) as server:
         server.answers = []
@@ -165,7 +165,7 @@ def test_a_server_that_fails_stops_and_skips_nothing(server, monkeypatch, answer
     server.answers = []
     next(train.epoch())
     assert train.skipped == []
-    gc.collect()  # the error's frames hold the worker, which would wait for this process's server
+    gc.collect()  # frees the worker, which the error's frames hold and which would wait for the server
 
 
 def test_a_server_without_an_index_is_named(server):

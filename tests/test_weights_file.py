@@ -1,4 +1,4 @@
-"""Files of weights as other programs write them, as they arrive damaged, and as something else that is called so."""
+"""Files of weights from other programs, damaged ones, and files that are something else by another name."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def resnet(seed=0, library=torchvision.models):
 
 
 def by_timm(path):
-    """timm's train.py: the averaged weights are those that count."""
+    """As timm's train.py writes it: the averaged weights are those that count."""
     model, averaged = resnet(), ModelEmaV3(resnet(1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     saver = CheckpointSaver(model, optimizer, ARGS, averaged, checkpoint_dir=str(path.parent))
@@ -43,7 +43,7 @@ def by_timm(path):
 
 
 def by_torchvision(path):
-    """references/classification/train.py --model-ema."""
+    """As torchvision's references/classification/train.py --model-ema writes it."""
     model = resnet()
     averaged = AveragedModel(resnet(1), use_buffers=True)
     averaged.update_parameters(resnet(1))
@@ -88,7 +88,7 @@ def compiled_around_ddp(path):
 
 
 def before_torch_041(path):
-    """No counters of batches, and torch.save as it was until 1.6."""
+    """A file without BatchNorm's counters, in the format of torch.save before 1.6."""
     model = resnet()
     weights = OrderedDict((n, t) for n, t in model.state_dict().items() if "num_batches_tracked" not in n)
     torch.save({"state_dict": weights, "args": ARGS}, path, _use_new_zipfile_serialization=False)
@@ -125,11 +125,11 @@ def test_files_of_trainings(tmp_path, write, entry):
 
 
 class Settings(dict):
-    """As EasyDict and Lightning's AttributeDict."""
+    """A dict like EasyDict and Lightning's AttributeDict."""
 
 
 class Listed(list):
-    """As some configurations have them."""
+    """An object as some configurations hold it."""
 
 
 def test_settings_of_any_class_do_not_matter(tmp_path):
@@ -152,7 +152,7 @@ def test_several_networks_none_of_which_is_averaged_are_refused(tmp_path):
     ("model", "channels"),
     [
         ("torchvision/squeezenet1_1", 3),  # its last layer is a convolution
-        ("torchvision/mnasnet0_5", 3),  # asks for versions, which such a file has not
+        ("torchvision/mnasnet0_5", 3),  # it asks for versions, which a file of plain tensors has not
         ("torchvision/resnet18", 3), ("resnet18", 3), ("timm/resnet18", 1),
         ("timm/vit_tiny_patch16_224", 3),  # in the file the last layer is not last
     ],
@@ -168,7 +168,7 @@ def test_stem_and_head_are_found_in_any_order(tmp_path, model, channels):
 
 
 def test_published_names_that_differ_from_the_networks(tmp_path):
-    """densenet121-a639ec97.pth has denselayer1.norm.1; GoogLeNet's file has auxiliary classifiers."""
+    """The published densenet121-a639ec97.pth has denselayer1.norm.1; GoogLeNet's file has auxiliary classifiers."""
     densenet = torchvision.models.densenet121(num_classes=3)
     old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): t
            for name, t in densenet.state_dict().items()}  # fmt: skip
@@ -182,7 +182,7 @@ def test_published_names_that_differ_from_the_networks(tmp_path):
 
 
 class Runs:
-    """Would leave a file behind if it were unpickled."""
+    """An object that would create a file if it were unpickled."""
 
     def __init__(self, call, argument):
         self.call, self.argument = call, argument
@@ -274,7 +274,7 @@ def test_what_a_file_is_that_holds_no_weights(tmp_path, content, message, suffix
 
 
 def test_damaged_files_raise_nothing_else(tmp_path):
-    """A thousandth of what was tried by hand."""
+    """Random damage; a thousand times as many cases were tried by hand."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3))
     content = {"state_dict": model.state_dict(), "args": ARGS, "epoch": 3}
     torch.save(content, tmp_path / "new.pth")

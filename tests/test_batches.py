@@ -1,4 +1,4 @@
-"""The trainer's data: what every batch holds, whatever the workers, ranks, interruptions and damaged files."""
+"""What every batch holds, whatever the number of workers and ranks, after interruptions and with damaged files."""
 
 import io
 from itertools import chain
@@ -77,7 +77,7 @@ def test_each_augmentation_does_more(picture_folder):
     assert {tuple(image.flatten().tolist()) for image in epochs["none"]} == again
     erased = {name: int((images == 0).all(1).flatten(1).sum(1).gt(4).sum()) for name, images in epochs.items()}
     assert erased["paper"] == erased["none"] == 0
-    assert min(erased["modern"], erased["randaugment"]) > 5  # of 200, a tenth
+    assert min(erased["modern"], erased["randaugment"]) > 5  # of 200; 20 are expected
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -133,7 +133,7 @@ def test_unreadable_images_are_skipped_named_and_replaced(folder, workers):
     pairs = zip(flat(batches), flat(clean), strict=True)
     assert sum(a != b for a, b in pairs) == 2
     assert equal(read(folder, 2 - workers).train.epoch(0, 7), batches[7:])
-    for epoch in range(1, 4):  # the same files again are no more
+    for epoch in range(1, 4):  # files that are met again are not counted again
         assert len(list(train.epoch(epoch))) == len(train)
     assert len(train.skipped) == 2
 
@@ -167,7 +167,7 @@ def test_the_share_is_judged_within_the_epoch_once_enough_were_seen(folder, monk
         list(read(folder).train.epoch())
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on TIFF's tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about TIFF tags
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
 def test_damaged_bytes_raise_what_is_expected(form):
     picture, rng = io.BytesIO(), np.random.default_rng(0)
