@@ -18,7 +18,7 @@ from ctypes import byref, c_char_p, c_int, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
@@ -36,14 +36,15 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3}
 ALIGNMENT, WORKSPACE_ALIGNMENT = 16, 256
 
 
-def compiler() -> list[str] | None:
-    """The command of the host's C++ compiler, from CXX or by its usual names."""
-    command = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    return command if shutil.which(command[0]) else None
+def compiler() -> list[str]:
+    """The command of the host's C++ compiler, from CXX or by its usual name."""
+    return shlex.split(os.environ.get("CXX", "")) or ["c++"]
 
 
 def why_no_compiler() -> str | None:
-    return None if compiler() else "no C++ compiler: put c++ on the PATH or name one in the environment variable CXX"
+    if shutil.which(compiler()[0]):
+        return None
+    return "no C++ compiler: put c++ on the PATH or name one in the environment variable CXX"
 
 
 def build(name: str, sources: Iterable[Path], *, races: bool = False, options: Iterable[str] = ()) -> Path:
@@ -134,12 +135,25 @@ class Memory:
         elements = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         nbytes = elements * dtype.itemsize
         address = self.library.shim_allocate(nbytes, modulus, residue)
-        buffer = type("Buffer", (ctypes.c_char * nbytes,), {}).from_address(address)
+
+        class Buffer(ctypes.Array):  # weak references need a class of Python's
+            _type_, _length_ = ctypes.c_char, nbytes
+
+        buffer = Buffer.from_address(address)
         weakref.finalize(buffer, self.library.shim_release, address)
         self.tensors.append(torch.frombuffer(buffer, dtype=dtype).as_strided(size, stride))
         return self.tensors[-1]
 
-    def copy(self, t: Tensor | None) -> Tensor | None:
+    @overload
+    def copy(self, t: Tensor) -> Tensor: ...
+
+    @overload
+    def copy(self, t: None) -> None: ...
+
+    @overload
+    def copy(self, t: Tensor | None) -> Tensor | None: ...
+
+    def copy(self, t):
         """t with its strides and its address modulo 16, to be read only."""
         if t is None:
             return None
@@ -202,10 +216,10 @@ class Shim:
         memory = Memory(kernels(self.instead))
         grad_x = memory.like(x) if need_input else None
         grad_residual = None if out is None else memory.like(x)
-        grads = Weights(*(None if t is None or not need_weights else memory.new(*t.shape) for t in w))
-        x, grad_out, out, *vectors = map(
-            memory.copy, (x, grad_out, out, None if map_factor is None else map_factor.contiguous(), stats, relu_mask)
-        )
+        grads = Weights._make(None if t is None or not need_weights else memory.new(*t.shape) for t in w)
+        x, grad_out, out = memory.copy(x), memory.copy(grad_out), memory.copy(out)
+        map_factor = None if map_factor is None else map_factor.contiguous()
+        vectors = [memory.copy(t) for t in (map_factor, stats, relu_mask)]
         arguments = Backward(
             *map(FeatureMap.of, (x, grad_out, out)),
             *(None if t is None else t.data_ptr() for t in vectors),
@@ -218,7 +232,7 @@ class Shim:
     def _run(self, name: str, memory: Memory, x: Tensor, w: Weights, squash: str, call: Forward | Backward) -> None:
         library = memory.library
         n, c, height, width = x.shape
-        weights = Weights(*(memory.copy(None if t is None else t.float().contiguous()) for t in w))
+        weights = Weights._make(memory.copy(None if t is None else t.float().contiguous()) for t in w)
         problem = Problem(
             Shape(n, c, height * width, w.w_shrink.shape[0]),
             DTYPES[x.dtype],

@@ -1,5 +1,7 @@
 """The CUDA kernels on the host (``shim``), forward and backward, against float64, threads in any order."""
 
+from typing import Any
+
 import pytest
 import torch
 from shim import Shim, why_no_compiler
@@ -10,7 +12,7 @@ from gala_cuda.testing import Case, Problem, composite, draw, errors, exact, lai
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
 
-FULL = {"bias": True, "residual": True, "map": True}
+FULL: dict[str, Any] = {"bias": True, "residual": True, "map": True}
 LAYOUTS = ("contiguous", "channels_last")
 # their products take v_shrink or v_collapse v_shrink in x's dtype
 ROUNDED = ("grad x", "grad v_shrink", "grad v_collapse")

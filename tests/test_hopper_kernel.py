@@ -9,7 +9,7 @@ import subprocess
 from ctypes import byref, c_char_p, c_int64
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler(
 BF16, F16 = torch.bfloat16, torch.float16
 SHARED_LIMIT = 227 << 10  # bytes a block, as on sm_90
 TANH_APPROX = 2**-11
-FULL = {"bias": True, "residual": True, "map": True}
+FULL: dict[str, Any] = {"bias": True, "residual": True, "map": True}
 
 
 @cache
@@ -50,7 +50,7 @@ class Call:
         self.out, self.stats = memory.like(x), memory.new(n, stats_width(height * width, c, reduced))
         self.map = None if grad_map is None else memory.new(n, height, width)
         self.relu_mask = memory.new(n, height * width, mask_words(reduced), dtype=torch.int32)
-        weights = Weights(*(memory.copy(None if t is None else t.float().contiguous()) for t in w))
+        weights = Weights._make(memory.copy(None if t is None else t.float().contiguous()) for t in w)
         maps = (FeatureMap.of(t) for t in (memory.copy(x), memory.copy(residual), self.out))
         self.forward = Forward(
             *maps, *(None if t is None else t.data_ptr() for t in (self.map, self.stats, self.relu_mask))
@@ -86,7 +86,7 @@ class Call:
 def exact(problem: Problem) -> dict[str, Tensor]:
     """The same results in float64."""
     x, w, residual, squash, _, grad_map = problem
-    doubled = Weights(*(None if t is None else t.double() for t in w))
+    doubled = Weights._make(None if t is None else t.double() for t in w)
     residual = None if residual is None else residual.double()
     out, attn_map, stats, relu_mask = reference.forward(
         x.double(), doubled, residual, squash, grad_map is not None, True
@@ -114,7 +114,7 @@ def wrong(got: dict[str, Tensor], problem: Problem, case: Case) -> list[str]:
             limit = tolerance(got[name].dtype, case.dtype, case.terms)
             if name == "map" and case.dtype == BF16 and case.squash == "tanh":
                 limit += TANH_APPROX
-            right = ((got[name].double() - want).abs() <= limit * want.abs().amax()).all()
+            right = bool(((got[name].double() - want).abs() <= limit * want.abs().amax()).all())
         if not right:
             beyond.append(name)
     return beyond

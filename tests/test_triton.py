@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def to_device(problem: Problem) -> Problem:
     return Problem(move(x), type(w)(*map(move, w)), move(residual), squash, move(grad_out), move(grad_map))
 
 
-FULL = {"bias": True, "residual": True, "map": True}
+FULL: dict[str, Any] = {"bias": True, "residual": True, "map": True}
 CASES = {
     "one of everything": Case((1, 1, 1, 1), 1),
     "one of everything, full": Case((1, 1, 1, 1), 1, layout="channels_last", dtype=torch.bfloat16, **FULL),

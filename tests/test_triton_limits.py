@@ -125,7 +125,8 @@ def call(sizes: tuple[int, ...], layout: torch.memory_format, options: bool) -> 
     """Of tensors without memory; with ``options`` a residual, biases and a map."""
     n, c, height, width, r = sizes
     x = torch.empty(n, c, height, width, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
-    w = Weights(*(torch.empty(shape, device="meta") for shape in weight_shapes(c, r)[: 10 if options else 6]))
+    shapes = [*weight_shapes(c, r)._asdict().values()][: 10 if options else 6]
+    w = Weights(*(torch.empty(shape, device="meta") for shape in shapes))
     stats = torch.empty(n, height * width + c + r, device="meta")
     relu_mask = torch.empty(n, height * width, mask_words(r), dtype=torch.int32, device="meta")
     attn_map = torch.empty(n, height, width, device="meta") if options else None

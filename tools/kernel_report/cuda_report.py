@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.files:
         if native.module is None or "cuda" not in native.module.build_info():
             sys.exit("cuda_report: the installed extension has no CUDA kernels; `gala-cuda doctor` says why")
-        options.files = [Path(native.module.__file__)]
+        options.files = [Path(str(native.module.__file__))]
     program, compiler = tool("cuobjdump"), tool("ptxas")
     if program is None:
         sys.exit("cuda_report: cuobjdump is neither on PATH nor in CUDA_HOME nor in a package triton")
