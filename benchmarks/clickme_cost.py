@@ -67,7 +67,8 @@ def kept(stepper: Stepper, batch: Batch, device: torch.device) -> int:
     def loss(images: Tensor) -> Tensor:
         if not maps:
             return torch.nn.functional.cross_entropy(stepper.model(images), labels)
-        logits, distances = stepper.supervision(stepper.model, images, labels, *maps)
+        images, options = stepper.supervision.prepare(images)
+        logits, distances = stepper.supervision.losses(stepper.model(images, **options), images, labels, *maps)
         return torch.nn.functional.cross_entropy(logits, labels) + distances.mean()
 
     return saved_bytes(loss, images, stepper.model.parameters())

@@ -13,7 +13,7 @@ WIDTH = 140  # columns where the output is no terminal
 
 
 class PlainConsole(Console):
-    """Shows names as they are: ``[red]`` is no colour, ``:cat:`` no picture, and an escape sequence does nothing.
+    """Shows names as they are: `[red]` is no colour, `:cat:` no picture, and an escape sequence does nothing.
 
     It takes the options of rich's console.
     """
@@ -27,11 +27,11 @@ class PlainConsole(Console):
         return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
     def print_line(self, text: str) -> None:
-        """Prints ``text`` unbroken, however long it is."""
+        """Prints `text` unbroken, however long it is."""
         self.print(text, soft_wrap=True)
 
 
 def numbered(items: Sized, title: str) -> Iterable[int]:
-    """The numbers of ``items`` from 0, with a progress bar where standard error is a terminal."""
+    """The numbers of `items` from 0, with a progress bar where standard error is a terminal."""
     console = Console(stderr=True)
     return track(range(len(items)), title, console=console, disable=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""``gala-cuda demo``: doctor, a GALA-ResNet trained on real digits, its attention maps, a short benchmark."""
+"""`gala-cuda demo`: doctor, a GALA-ResNet trained on real digits, its attention maps, a short benchmark."""
 
 import time
 from pathlib import Path
@@ -31,10 +31,10 @@ class DemoError(GalaError, RuntimeError):
 
 
 def run(output: Path, console: PlainConsole) -> None:
-    """Everything in one to two minutes on two idle cores, however long on others; the files go to ``output``.
+    """Everything in one to two minutes on two idle cores, however long on others; the files go to `output`.
 
     Raises:
-        DemoError: GALA_BACKEND names a backend that cannot run here, or the test accuracy is below ``NEEDED``.
+        DemoError: GALA_BACKEND names a backend that cannot run here, or the test accuracy is below `NEEDED`.
     """
     found = doctor()
     console.rule("doctor")
@@ -76,7 +76,7 @@ def build(seed: int) -> tuple[nn.Module, Data]:
 
 
 def draw(model: nn.Module, data: Data, output: Path) -> Path:
-    """Writes attention.png: the first test image of each of ``SAMPLES`` classes under every attention map."""
+    """Writes attention.png: the first test image of each of `SAMPLES` classes under every attention map."""
     images, labels, *_ = next(data.test.epoch())
     chosen = [int((labels == label).nonzero()[0]) for label in labels.unique()[:SAMPLES]]
     images, labels = images[chosen], labels[chosen]

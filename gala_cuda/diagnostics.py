@@ -1,4 +1,4 @@
-"""``doctor``: what is installed, what was built, and which backend runs where."""
+"""`doctor`: what is installed, what was built, and which backend runs where."""
 
 import importlib.metadata
 import os
@@ -24,7 +24,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``doctor`` found; ``str(report)`` is a table, ``report.as_dict()`` plain data for JSON."""
+    """What `doctor` found; `str(report)` is a table, `report.as_dict()` plain data for JSON."""
 
     versions: dict[str, str | None]
     build: dict | None  # of the compiled extension, None where there is none

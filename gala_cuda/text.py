@@ -9,7 +9,7 @@ _BYTES = range(0xDC80, 0xDD00)  # the surrogates of os.fsdecode
 
 
 def printable(text: str) -> str:
-    r"""``text`` with escapes such as ``\x1b`` for what a terminal would obey, or an encoding or a font cannot take."""
+    r"""`text` with escapes such as `\x1b` for what a terminal would obey, or an encoding or a font cannot take."""
     return _HARMFUL.sub(lambda found: _escape(found[0]), text)
 
 

@@ -1,6 +1,6 @@
-"""GALA-ResNets for timm: after ``import gala_cuda.timm``, ``timm.create_model("gala_resnet50")`` and timm's scripts.
+"""GALA-ResNets for timm: after `import gala_cuda.timm`, `timm.create_model("gala_resnet50")` and timm's scripts.
 
-They are timm's own ResNets, with all their options, and GALA in ``layers`` as ``gala_cuda.convert`` puts it there.
+They are timm's own ResNets, with all their options, and GALA in `layers` as `gala_cuda.convert` puts it there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def _build(
 
 
 def _expect_attention(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """``weights`` of a file for ``model``; timm itself is not strict where the number of classes differs."""
+    """`weights` of a file for `model`; timm itself is not strict where the number of classes differs."""
     own = [name for name in model.state_dict() if ".attention." in name]
     missing = [name for name in own if name not in weights]
     unknown = [name for name in weights if ".attention." in name and name not in own]
@@ -68,37 +68,37 @@ def gala_resnet18(pretrained: bool = False, **options) -> nn.Module:
 
     Args:
         pretrained: load weights as timm does for its own networks. There are none to download: they come from a folder
-            ("local-dir:FOLDER", which ``timm.models.save_for_hf`` writes), a repository ("hf-hub:NAME") or
-            ``pretrained_cfg_overlay=dict(file=..., num_classes=...)``, such as weights of gala-cuda train.
-        options: layers=("layer3",), reduction=4, squash="tanh", keep_output=False as of ``gala_cuda.convert``;
+            ("local-dir:FOLDER", which `timm.models.save_for_hf` writes), a repository ("hf-hub:NAME") or
+            `pretrained_cfg_overlay=dict(file=..., num_classes=...)`, such as weights of gala-cuda train.
+        options: layers=("layer3",), reduction=4, squash="tanh", keep_output=False as of `gala_cuda.convert`;
             others, such as num_classes, in_chans, features_only and drop_path_rate, go to timm.
 
     Raises:
         ValueError: an option of GALA is out of range, or pretrained weights have GALA elsewhere.
-        RuntimeError: ``pretrained`` is True and nothing says where the weights are, or they do not fit.
+        RuntimeError: `pretrained` is True and nothing says where the weights are, or they do not fit.
     """
     return _create(18, pretrained, **options)
 
 
 @register_model
 def gala_resnet26(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet26 with GALA. Arguments as of ``gala_resnet18``."""
+    """timm's resnet26 with GALA. Arguments as of `gala_resnet18`."""
     return _create(26, pretrained, **options)
 
 
 @register_model
 def gala_resnet34(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet34 with GALA. Arguments as of ``gala_resnet18``."""
+    """timm's resnet34 with GALA. Arguments as of `gala_resnet18`."""
     return _create(34, pretrained, **options)
 
 
 @register_model
 def gala_resnet50(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet50 with GALA, the paper's network. Arguments as of ``gala_resnet18``."""
+    """timm's resnet50 with GALA, the paper's network. Arguments as of `gala_resnet18`."""
     return _create(50, pretrained, **options)
 
 
 @register_model
 def gala_resnet101(pretrained: bool = False, **options) -> nn.Module:
-    """timm's resnet101 with GALA. Arguments as of ``gala_resnet18``."""
+    """timm's resnet101 with GALA. Arguments as of `gala_resnet18`."""
     return _create(101, pretrained, **options)

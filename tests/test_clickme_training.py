@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gala_cuda import GALA, gala_resnet18, resnet18
 from gala_cuda.clickme import GalaMapLoss, HarmonizationLoss, MapScoreMeter
+from gala_cuda.console import PlainConsole
 from gala_cuda.data.batches import Batches
 from gala_cuda.data.clickme_sample import ClickMeSample
 from gala_cuda.data.datasets import InMemoryDataset
 from gala_cuda.data.load import Data
-from gala_cuda.training.distributed import joined, world
+from gala_cuda.training.distributed import process_group, world
 from gala_cuda.training.evaluate import evaluate
-from gala_cuda.training.loop import fit, images_per_part
+from gala_cuda.training.loop import fit
 from gala_cuda.training.meters import Meter
 from gala_cuda.training.recipe import Recipe, RecipeError
 from gala_cuda.training.run import Run
@@ -65,7 +65,7 @@ TRAIN, TEST = Spots(160, 0), Spots(60, 1)
 def data(recipe=RECIPE, maps=True, rank=0, world=1, sets=(TRAIN, TEST)):
     sources = sets if maps else [InMemoryDataset(each.images, each.labels) for each in sets]
     train, test = (
-        Batches(source, images_per_part(recipe), train=train, rank=rank, world=world)
+        Batches(source, recipe.micro_batch_size(world), train=train, rank=rank, world=world)
         for source, train in zip(sources, (True, False), strict=True)
     )
     return Data(train, test, ("dark", "bright"), 3, SIDE)
@@ -78,12 +78,12 @@ def network(make=gala_resnet18):
 
 def trained(output, recipe=RECIPE, model=None, maps=True, console=None, sets=(TRAIN, TEST), **options):
     model = model or network()
-    console = console or Console(quiet=True)
+    console = console or PlainConsole(quiet=True)
     return fit(model, data(recipe, maps, sets=sets), recipe, Run(output, CPU, console, **options)), model
 
 
 def test_attention_learns_to_be_where_people_look(tmp_path):
-    recipe, console = replace(RECIPE, epochs=6), Console(record=True, width=200)
+    recipe, console = replace(RECIPE, epochs=6), PlainConsole(record=True, width=200)
     taught, _ = trained(tmp_path / "taught", recipe, console=console, tensorboard=True)
     untaught, _ = trained(tmp_path / "untaught", replace(recipe, clickme_weight=0.0))
     assert taught[-1].map_loss < 0.8 * taught[0].map_loss
@@ -107,7 +107,7 @@ def test_input_gradients_learn_to_be_where_people_look(tmp_path):
     taught, _ = trained(tmp_path / "taught", taught_recipe, network(resnet18), sets=sets)
     untaught_recipe = replace(taught_recipe, clickme_weight=0.0)
     _, untaught = trained(tmp_path / "untaught", untaught_recipe, network(resnet18), sets=sets)
-    evaluate(untaught, data(sets=sets).test, CPU, record=(record := MapScoreMeter(saliency=True)))
+    evaluate(untaught, data(sets=sets).test, CPU, map_meter=(record := MapScoreMeter(saliency=True)))
     assert taught[-1].map_similarity > record.rho.mean() + 0.05
     assert {epoch.map_loss is None for epoch in taught} == {False}
 
@@ -139,7 +139,7 @@ def test_a_step_adds_the_weighted_map_loss(loss, accumulate):
     torch.testing.assert_close(mean, expected.detach())
     for p, old, grad in zip(model.parameters(), before, grads, strict=True):
         torch.testing.assert_close(old - p, torch.zeros_like(p) if grad is None else grad, rtol=1e-4, atol=1e-6)
-    *_, summed, with_map = meter.all().tolist()
+    *_, summed, with_map = meter.sums().tolist()
     assert with_map == has_map.sum()
     assert summed == pytest.approx(map_loss.item() / 2 * 8, rel=1e-4)
 
@@ -228,7 +228,10 @@ def shared(output):
     for name, recipe in SHARED.items():
         torch.manual_seed(0)
         fit(
-            Small(), data(recipe, rank=here.rank, world=here.size), recipe, Run(output / name, CPU, Console(quiet=True))
+            Small(),
+            data(recipe, rank=here.rank, world=here.size),
+            recipe,
+            Run(output / name, CPU, PlainConsole(quiet=True)),
         )
 
 
@@ -277,5 +280,5 @@ def test_what_does_not_go_together_is_refused_before_training(tmp_path, make, op
 
 if __name__ == "__main__":  # one of the processes of test_two_processes_equal_one
     torch.set_num_threads(1)
-    with joined(CPU):
+    with process_group(CPU):
         shared(Path(sys.argv[1]))

@@ -12,7 +12,6 @@ import two_processes
 from safetensors.torch import load_file
 from two_processes import RECIPES, train
 
-from gala_cuda.training.loop import images_per_part
 from gala_cuda.training.recipe import Recipe, RecipeError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,6 +74,6 @@ def test_torchrun_restarts_from_the_last_checkpoint(by_two, tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    assert images_per_part(Recipe(batch_size=12, accumulate=3)) == 4
+    assert Recipe(batch_size=12, accumulate=3).micro_batch_size() == 4
     with pytest.raises(RecipeError, match="batch_size is 10; expected a multiple of 1 processes times accumulate 3"):
-        images_per_part(Recipe(batch_size=10, accumulate=3))
+        Recipe(batch_size=10, accumulate=3).micro_batch_size()

@@ -7,14 +7,17 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from gala_cuda.training.curves import draw_curves
+from gala_cuda.training.epoch import Epoch, best_epoch
 from gala_cuda.training.meters import format_loss
-from gala_cuda.training.progress import Epoch, best, draw_curves, duration, line, print_summary
+from gala_cuda.training.progress import duration, epoch_line, print_summary
 
 
 def epoch(number, accuracy=0.5, test_loss=1.0, loss=1.0):
     return Epoch(
-        number, 21 * number, 0.1, loss, accuracy, 1.0, test_loss, accuracy, 1.0, 1234.4, 0.01, 2**30, 1e9, None, 0,
-        2.0 * number,
+        epoch=number, step=21 * number, lr=0.1, loss=loss, train_accuracy=accuracy, train_top5=1.0,
+        test_loss=test_loss, test_accuracy=accuracy, test_top5=1.0, images_per_second=1234.4, data_wait=0.01,
+        peak_memory=2**30, flops_per_second=1e9, mfu=None, skipped=0, seconds=2.0 * number,
     )  # fmt: skip
 
 
@@ -29,7 +32,7 @@ def epoch(number, accuracy=0.5, test_loss=1.0, loss=1.0):
 )
 def test_the_best_epoch(results, expected):
     log = [epoch(number, *result) for number, result in enumerate(results, 1)]
-    assert best(log).epoch == expected
+    assert best_epoch(log).epoch == expected
 
 
 @pytest.mark.parametrize(
@@ -58,8 +61,8 @@ def test_durations(seconds, text):
 
 def test_lines_and_table_fit_80_columns():
     log = [epoch(1), epoch(20, loss=1.9e16)]
-    assert line(log[0], 20).endswith("1234 image/s  38 s left")
-    assert max(len(line(each, 20)) for each in log) <= 80
+    assert epoch_line(log[0], 20).endswith("1234 image/s  38 s left")
+    assert max(len(epoch_line(each, 20)) for each in log) <= 80
     console = Console(record=True, width=80, file=io.StringIO())
     print_summary(log, console)
     assert max(map(len, console.export_text().splitlines())) <= 80

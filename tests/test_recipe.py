@@ -7,16 +7,17 @@ import pytest
 
 from gala_cuda.cli.recipe_flags import add_recipe_flags, given_flags
 from gala_cuda.training.recipe import PRESETS, Recipe, RecipeError, as_yaml, resolve
+from gala_cuda.training.schedule import learning_rate
 
 
 def test_cosine():
-    recipe = Recipe(warm_up=0.2)
-    assert recipe.lr_share(0) == 0.01
-    assert recipe.lr_share(0.1) == 0.5
-    assert recipe.lr_share(0.2) == 1
-    assert recipe.lr_share(0.6) == pytest.approx(0.5)
-    assert recipe.lr_share(1) == 0
-    assert recipe.lr_share(1.5) == 0
+    recipe = Recipe(warm_up=0.2, lr=1.0)
+    assert learning_rate(recipe, 0) == 0.01
+    assert learning_rate(recipe, 0.1) == 0.5
+    assert learning_rate(recipe, 0.2) == 1
+    assert learning_rate(recipe, 0.6) == pytest.approx(0.5)
+    assert learning_rate(recipe, 1) == 0
+    assert learning_rate(recipe, 1.5) == 0
 
 
 def test_the_paper_decays_at_epochs_30_60_and_80():
@@ -24,7 +25,7 @@ def test_the_paper_decays_at_epochs_30_60_and_80():
     assert (paper.model, paper.epochs, paper.batch_size, paper.peak_lr) == ("gala_resnet50", 90, 1024, 0.4)
 
     def share(epoch, step=0):
-        return paper.lr_share((epoch * steps + step) / (90 * steps))
+        return learning_rate(paper, (epoch * steps + step) / (90 * steps)) / paper.peak_lr
 
     assert [share(epoch) for epoch in (5, 30, 60, 80)] == pytest.approx([1, 0.1, 0.01, 0.001])
     assert [share(epoch, -1) for epoch in (30, 60, 80)] == pytest.approx([1, 0.1, 0.01])

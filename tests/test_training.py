@@ -6,22 +6,24 @@ from dataclasses import asdict
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gala_cuda import GALA, gala_resnet18, resnet18
+from gala_cuda.console import PlainConsole
 from gala_cuda.data.batches import Batches
 from gala_cuda.data.load import load
 from gala_cuda.training.checkpoint import Checkpoints
+from gala_cuda.training.epoch import best_epoch
 from gala_cuda.training.evaluate import evaluate
-from gala_cuda.training.loop import DivergenceError, fit, images_per_part
+from gala_cuda.training.loop import DivergenceError, fit
 from gala_cuda.training.meters import training_flops
-from gala_cuda.training.optimize import mix, optimizer
-from gala_cuda.training.progress import best
+from gala_cuda.training.mixing import build_mixing
+from gala_cuda.training.optimizer import build_optimizer
 from gala_cuda.training.recipe import Recipe, resolve
 from gala_cuda.training.run import Run
+from gala_cuda.training.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -51,9 +53,9 @@ def folder(tmp_path):
 
 def train(output, recipe, data=None, model=None, **options):
     """The log and the network of a training on the digits."""
-    data = data or load("digits", images_per_part(recipe), seed=recipe.seed, size=8)
+    data = data or load("digits", recipe.micro_batch_size(), seed=recipe.seed, size=8)
     model = model or small_network(data.channels, len(data.classes))
-    return fit(model, data, recipe, Run(output, CPU, Console(quiet=True), **options)), model
+    return fit(model, data, recipe, Run(output, CPU, PlainConsole(quiet=True), **options)), model
 
 
 def vector(model):
@@ -71,7 +73,7 @@ def test_a_short_training_learns_and_writes(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").iterdir())
     restored, data = small_network(), load("digits", 64, seed=0, size=8)
-    for name, epoch in (("last", log[1]), ("best", best(log))):
+    for name, epoch in (("last", log[1]), ("best", best_epoch(log))):
         restored.load_state_dict(load_file(tmp_path / f"{name}.safetensors"))
         assert evaluate(restored, data.test, CPU).top1 == epoch.test_accuracy
     assert torch.equal(vector(small_network().to(CPU)) != vector(model), torch.ones_like(vector(model), dtype=bool))
@@ -84,7 +86,7 @@ def test_image_folder(folder, tmp_path):
 
 
 def test_skipped_images_are_named_once_and_counted(tmp_path):
-    data, console = load("digits", 64, seed=0, size=8), Console(record=True, width=200)
+    data, console = load("digits", 64, seed=0, size=8), PlainConsole(record=True, width=200)
     broken = [("a/1.png", "is cut"), ("a/2.png", "is empty")]
     data.train.__class__ = type("Broken", (Batches,), {"skipped": broken})
     log = fit(tiny_network(), data, Recipe(epochs=2), Run(tmp_path, CPU, console))
@@ -112,7 +114,7 @@ def test_a_late_loss_that_is_no_number_names_the_last_checkpoint(tmp_path):
     with pytest.raises(DivergenceError) as stopped:
         train(tmp_path, Recipe(epochs=2), data, model)
     last = tmp_path / "checkpoints" / "step-00000021"
-    lr = 0.1 * Recipe(epochs=2).lr_share(25 / 42)
+    lr = learning_rate(Recipe(epochs=2), 25 / 42)
     assert str(stopped.value) == (
         f"the loss is nan in epoch 2/2, step 26, at lr {lr:.3g}; the last good checkpoint is {last}"
     )
@@ -181,7 +183,7 @@ def test_adamw_with_smoothed_mixed_targets_learns(tmp_path):
 
 def test_mixing_depends_on_seed_rank_and_number_alone():
     images, labels = torch.randn(8, 1, 6, 6), torch.arange(8)
-    mixed = mix(Recipe(mixup=1.0, cutmix=1.0), 10, rank=0)
+    mixed = build_mixing(Recipe(mixup=1.0, cutmix=1.0), 10, rank=0)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first, targets = mixed(images, labels, 7)
@@ -189,9 +191,9 @@ def test_mixing_depends_on_seed_rank_and_number_alone():
     torch.manual_seed(2)
     assert torch.equal(mixed(images, labels, 7)[0], first)
     assert not torch.equal(mixed(images, labels, 8)[0], first)
-    assert not torch.equal(mix(Recipe(mixup=1.0, cutmix=1.0), 10, rank=1)(images, labels, 7)[0], first)
+    assert not torch.equal(build_mixing(Recipe(mixup=1.0, cutmix=1.0), 10, rank=1)(images, labels, 7)[0], first)
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
-    assert mix(Recipe(), 10, rank=0) is None
+    assert build_mixing(Recipe(), 10, rank=0) is None
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_mixing_depends_on_seed_rank_and_number_alone():
 )
 def test_weight_decay_is_for_the_chosen(vectors, attention, decayed):
     model = small_network()
-    found = optimizer(model, Recipe(weight_decay=0.5, decay_vectors=vectors, decay_attention=attention))
+    found = build_optimizer(model, Recipe(weight_decay=0.5, decay_vectors=vectors, decay_attention=attention))
     decay = {id(p): group["weight_decay"] for group in found.param_groups for p in group["params"]}
     assert len(decay) == len(list(model.parameters()))
 

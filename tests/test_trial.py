@@ -22,7 +22,11 @@ def test_parts_of_one_image_are_refused_where_batchnorm_would_see_one_pixel(mode
     built = network(model).build()
     check_training(built, network(model), Recipe(), 2)
     for recipe, name, message in (
-        (Recipe(batch_size=1), "batch_size", f"batch_size is 1, and so a part of one image; {model} needs at least 2"),
+        (
+            Recipe(batch_size=1),
+            "batch_size",
+            f"is 1, and so a micro-batch of one image; {model} needs at least 2",
+        ),
         (Recipe(batch_size=4, accumulate=4), "accumulate", "accumulate is 4 with batch_size 4"),
         (Recipe(data="pets"), "data", "data pets has one image to train on for each process"),
         (Recipe(clickme="maps"), "clickme", "clickme maps has one image"),

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gala_cuda import GALA
+from gala_cuda.console import PlainConsole
 from gala_cuda.data.load import load
-from gala_cuda.training.distributed import joined, local_rank, restarted, world
-from gala_cuda.training.loop import fit, images_per_part
+from gala_cuda.training.distributed import process_group, was_restarted, world
+from gala_cuda.training.loop import fit
 from gala_cuda.training.recipe import Recipe
 from gala_cuda.training.run import Run
 
@@ -44,8 +44,8 @@ def network():
 
 def train(name, output, **options):
     recipe, here = RECIPES[name], world()
-    data = load("digits", images_per_part(recipe), seed=0, size=8, rank=here.rank, world=here.size)
-    return fit(network(), data, recipe, Run(output / name, CPU, Console(quiet=True), **options))
+    data = load("digits", recipe.micro_batch_size(here.size), seed=0, size=8, rank=here.rank, world=here.size)
+    return fit(network(), data, recipe, Run(output / name, CPU, PlainConsole(quiet=True), **options))
 
 
 def kill_after(steps):
@@ -62,9 +62,9 @@ def kill_after(steps):
 
 if __name__ == "__main__":
     output, dies = Path(sys.argv[1]), sys.argv[2:] == ["dies"]
-    if dies and local_rank() == 1 and not restarted():
+    if dies and os.environ["LOCAL_RANK"] == "1" and not was_restarted():
         kill_after(32)
     torch.set_num_threads(1)
-    with joined(CPU):
+    with process_group(CPU):
         for each in ["replicas"] if dies else RECIPES:
-            train(each, output, checkpoint_every=15, keep=9, resume=restarted())
+            train(each, output, checkpoint_every=15, keep=9, resume=was_restarted())

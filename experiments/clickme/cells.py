@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from gala_cuda.clickme import MapScoreMeter
 from gala_cuda.clickme.score import PAIRS, returns_maps
+from gala_cuda.console import PlainConsole
 from gala_cuda.data.batches import Batches
 from gala_cuda.data.load import Data
 from gala_cuda.networks.loading import read_weights, rebuild
 from gala_cuda.training.checkpoint import write_atomically
-from gala_cuda.training.evaluate import on
+from gala_cuda.training.evaluate import to_device
 from gala_cuda.training.loop import fit
 from gala_cuda.training.run import Run
 
@@ -61,7 +61,7 @@ def train(cell: Cell, settings: Settings, folder: Path, device: torch.device) ->
     watched = Batches(held_out(min(WATCHED, settings.val), settings.pixels, VAL_SEED), AT_ONCE, train=False)
     torch.manual_seed(cell.seed)
     model = network.build()
-    run = Run(folder, device, Console(quiet=True), resume=True, keep=1, metadata=network.metadata())
+    run = Run(folder, device, PlainConsole(quiet=True), resume=True, keep=1, metadata=network.metadata())
     fit(model, Data(batches, watched, CLASSES, 3, settings.pixels), recipe, run)
     return model
 
@@ -92,7 +92,7 @@ def measure(model: nn.Module, images: SceneImages, maps: bool) -> dict[str, Any]
     answers = []
     model.eval()
     for batch in Batches(images, AT_ONCE, train=False).epoch():
-        pixels, labels = on(*batch[:2], device)
+        pixels, labels = to_device(*batch[:2], device)
         for record in records.values():
             record.add(record.compute_maps(model, pixels, labels)[1], *batch[2:])
         answers.append(model(pixels).argmax(1).cpu())

@@ -58,7 +58,7 @@ def device(text: str) -> torch.device:
 
 
 def device_of(args: argparse.Namespace) -> torch.device:
-    """``args.device``, else a GPU where there is one; without a number, the GPU of this process's local rank."""
+    """`args.device`, else a GPU where there is one; without a number, the GPU of this process's local rank."""
     device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

@@ -1,4 +1,4 @@
-"""``gala-cuda bench``: times GALA's backends against eager PyTorch and torch.compile."""
+"""`gala-cuda bench`: times GALA's backends against eager PyTorch and torch.compile."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``gala-cuda clickme``: checks ClickMe's files, images with human maps, or converts them to another format."""
+"""`gala-cuda clickme`: checks ClickMe's files, images with human maps, or converts them to another format."""
 
 import argparse
 import json
@@ -80,7 +80,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _failures(name: str) -> Iterator[None]:
-    """What reading and writing raise, as refusals of the argument ``name`` or as failures of the command."""
+    """What reading and writing raise, as refusals of the argument `name` or as failures of the command."""
     try:
         yield
     except (FileNotFoundError, FileExistsError) as error:

@@ -1,4 +1,4 @@
-"""``gala-cuda demo``: shows on digits, in minutes, all that the package does."""
+"""`gala-cuda demo`: shows on digits, in minutes, all that the package does."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``gala-cuda doctor``: what is installed, what was built, and which backend runs where."""
+"""`gala-cuda doctor`: what is installed, what was built, and which backend runs where."""
 
 import argparse
 import json

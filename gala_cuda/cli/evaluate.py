@@ -1,4 +1,4 @@
-"""``gala-cuda eval``: tests weights on held-out images."""
+"""`gala-cuda eval`: tests weights on held-out images."""
 
 import argparse
 import json
@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
         from ..training.start import class_numbers, load_images
         from ..training.trained_network import open_network, trained_on
     device, given, beside = device_of(args), given_flags(args), Path()
-    with blaming_arguments(args), distributed.joined(device) as world:
+    with blaming_arguments(args), distributed.process_group(device) as world:
         if given.keys().isdisjoint(("data", "clickme")):
             own, beside = trained_on(args.weights_file)
             given |= own
         recipe = resolve(None, given)
-        say = PlainConsole(stderr=args.json, quiet=not world.main).print_line
+        say = PlainConsole(stderr=args.json, quiet=not world.is_main).print_line
         _check_maps(args, recipe, world.size)
         model, network = open_network(args.weights_file, recipe, given, say)
         if "data" not in given and recipe.clickme is None:
@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
         numbers = class_numbers(recipe, data, network, say)
         model = model.to(device).to(memory_format=torch.channels_last)
         every = math.ceil(data.test.images / PAIRS)
-        record = MapScoreMeter(args.saliency or not returns_maps(model), every) if args.maps else None
-        result = evaluate(model, data.test, device, recipe.precision, record, numbers)
-        score = None if record is None else _score(record, args)
-        if not world.main:
+        map_meter = MapScoreMeter(args.saliency or not returns_maps(model), every) if args.maps else None
+        result = evaluate(model, data.test, device, recipe.precision, map_meter, numbers)
+        score = None if map_meter is None else _score(map_meter, args)
+        if not world.is_main:
             return 0
         if args.json:
             maps = {} if score is None else {"maps": asdict(score)}
@@ -88,8 +88,8 @@ def _check_maps(args: argparse.Namespace, recipe: Recipe, processes: int) -> Non
         raise argparse.ArgumentError(None, f"argument --ceiling: is {args.ceiling}; expected a correlation, at most 1")
 
 
-def _score(record: MapScoreMeter, args: argparse.Namespace) -> MapScore:
+def _score(map_meter: MapScoreMeter, args: argparse.Namespace) -> MapScore:
     try:
-        return record.score(args.ceiling)
+        return map_meter.score(args.ceiling)
     except ValueError as error:
         raise argparse.ArgumentError(None, f"argument --maps: {error}") from error

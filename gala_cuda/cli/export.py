@@ -1,4 +1,4 @@
-"""``gala-cuda export``: writes a network for other programs."""
+"""`gala-cuda export`: writes a network for other programs."""
 
 import argparse
 from pathlib import Path

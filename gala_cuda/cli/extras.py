@@ -1,4 +1,4 @@
-"""Imports of what only an extra installs, such as ``pip install 'gala-cuda[train]'``."""
+"""Imports of what only an extra installs, such as `pip install 'gala-cuda[train]'`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from ..errors import GalaError
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Imports inside need the extra ``name``.
+    """Imports inside need the extra `name`.
 
-    A command's ``run`` is the place for them: parsers and help texts are there on any install.
+    A command's `run` is the place for them: parsers and help texts are there on any install.
 
     Raises:
         GalaError: a package is not installed; the message says which, and how to install the extra.

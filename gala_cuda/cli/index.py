@@ -1,4 +1,4 @@
-"""``gala-cuda index``: writes the index of a folder of tar shards."""
+"""`gala-cuda index`: writes the index of a folder of tar shards."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``gala-cuda inspect``: shows what a network attends to."""
+"""`gala-cuda inspect`: shows what a network attends to."""
 
 import argparse
 from pathlib import Path
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes inspection.html and sheets as PNG to ``args.output``."""
+    """Writes inspection.html and sheets as PNG to `args.output`."""
     with extra("train"):
         from ..console import PlainConsole
         from ..inspection.images import open_images

@@ -58,7 +58,7 @@ def stoppable() -> Iterator[Stop]:
 
 
 def command_line(*added: str) -> str:
-    """What this process was started with, for a shell, and the arguments ``added`` unless they are there."""
+    """What this process was started with, for a shell, and the arguments `added` unless they are there."""
     program, *given = sys.argv
     words = [*given, *(word for word in added if word not in given)]
     if "WORLD_SIZE" in os.environ:

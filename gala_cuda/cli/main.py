@@ -1,4 +1,4 @@
-"""The command ``gala-cuda``: its parser, its exit codes, and how errors are told."""
+"""The command `gala-cuda`: its parser, its exit codes, and how errors are told."""
 
 import argparse
 import io

@@ -13,7 +13,7 @@ _OF_WEIGHTS = ("data", "clickme", "model", "layers", "keep_output", "image_size"
 
 
 def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:
-    """A flag for every field, or for those of ``names``, of a command that is given weights.
+    """A flag for every field, or for those of `names`, of a command that is given weights.
 
     One that is not given leaves no trace in the namespace.
     """
@@ -39,13 +39,13 @@ def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] 
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a ``Recipe`` that the command line gave."""
+    """The fields of a `Recipe` that the command line gave."""
     return {each.name: getattr(args, each.name) for each in fields(Recipe) if hasattr(args, each.name)}
 
 
 @contextmanager
 def blaming_arguments(args: argparse.Namespace, source: str | None = None) -> Iterator[None]:
-    """Turns the refusal of a setting into that of an argument: a flag that was given, or the recipe ``source``.
+    """Turns the refusal of a setting into that of an argument: a flag that was given, or the recipe `source`.
 
     Raises:
         argparse.ArgumentError: in place of SettingError.
@@ -57,7 +57,7 @@ def blaming_arguments(args: argparse.Namespace, source: str | None = None) -> It
 
 
 def _blamed(names: Sequence[str], args: argparse.Namespace, source: str | None) -> str:
-    """The first of the fields ``names`` that a flag gave, else that the recipe ``source`` states, else the first."""
+    """The first of the fields `names` that a flag gave, else that the recipe `source` states, else the first."""
     for name in names:
         if hasattr(args, name):
             return _flag(name)

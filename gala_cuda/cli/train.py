@@ -1,4 +1,4 @@
-"""``gala-cuda train``: trains a network by a recipe."""
+"""`gala-cuda train`: trains a network by a recipe."""
 
 import argparse
 from pathlib import Path
@@ -35,15 +35,15 @@ def run(args: argparse.Namespace) -> int:
         from ..training.run import Run
         from ..training.start import start
     device = device_of(args)
-    resume, written = args.resume or distributed.restarted(), args.output / "recipe.yaml"
+    resume, written = args.resume or distributed.was_restarted(), args.output / "recipe.yaml"
     source = str(written) if resume and args.recipe is None and written.exists() else args.recipe
-    with blaming_arguments(args, source), distributed.joined(device) as world:
+    with blaming_arguments(args, source), distributed.process_group(device) as world:
         recipe = resolve(source, given_flags(args))
         if not resume and Checkpoints(args.output / "checkpoints").paths():
             raise argparse.ArgumentError(
                 None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
             )
-        console = PlainConsole(quiet=args.quiet or not world.main)
+        console = PlainConsole(quiet=args.quiet or not world.is_main)
         model, network, data, recipe = start(recipe, device, console.print_line)
         fit(model, data, recipe, Run(
             args.output, device, console, resume, args.checkpoint_every, args.keep, args.tensorboard,

@@ -1,4 +1,4 @@
-"""``gala-cuda tune``: measures on a GPU which tiles the Triton kernels are fastest with."""
+"""`gala-cuda tune`: measures on a GPU which tiles the Triton kernels are fastest with."""
 
 import argparse
 from pathlib import Path

@@ -1,13 +1,14 @@
 """Attention maps and input gradients of any network, and the choice of the blocks whose maps are shown."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from ..layer import GALA
 from .blocks import select_blocks
+from .mode import in_mode
 
 # The blocks of ResNet-50 in the paper's figure, and the numbers of their layers there.
 PAPER_LAYERS = {"layer3.1": 27, "layer3.3": 33, "layer3.5": 39}
@@ -21,7 +22,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, 
     The model's mode is restored.
     """
     maps: dict[str, Tensor] = {}
-    with _evaluating(model), torch.no_grad(), ExitStack() as hooks:
+    with in_mode(model, training=False), torch.no_grad(), ExitStack() as hooks:
         for name, layer in _layers(model):
             hooks.callback(layer.register_forward_pre_hook(_recorder(maps, name)).remove)
         logits = model(images)
@@ -35,7 +36,7 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     gradients of its parameters are untouched.
     """
     images = images.detach().requires_grad_()
-    with _evaluating(model), torch.enable_grad():
+    with in_mode(model, training=False), torch.enable_grad():
         logits = model(images).gather(1, labels[:, None])
         (gradient,) = torch.autograd.grad(logits.sum(), images)  # images are independent in evaluation mode
     return torch.linalg.vector_norm(gradient, dim=1)
@@ -74,14 +75,3 @@ def _recorder(maps: dict[str, Tensor], block: str):
         _, maps[block] = layer.forward(inputs[0], return_map=True)  # not called: that would run this hook again
 
     return record
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

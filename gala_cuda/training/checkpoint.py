@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are whole or not there, and the check that they still are what was written."""
+"""Saves and loads checkpoints. Each is a folder that a crash leaves whole or not at all; damage is found in loading."""
 
 import errno
 import hashlib
@@ -28,7 +28,7 @@ class CheckpointError(GalaError, RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder holds after ``step`` steps: ``weights`` of the network, and ``state`` of everything else."""
+    """A training after `step` steps: the `weights` of the network, and the `state` of everything else."""
 
     path: Path
     step: int
@@ -37,9 +37,9 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The folders step-00000123 in ``folder``, of which the ``keep`` newest stay.
+    """The folders step-00000123 in `folder`, of which the `keep` newest stay.
 
-    One holds weights.safetensors, state.pt (loaded with ``weights_only=True``), recipe.yaml, and checkpoint.json with
+    One holds weights.safetensors, state.pt (loaded with `weights_only=True`), recipe.yaml, and checkpoint.json with
     the digests of the others. It is written under another name, flushed to the disk, and renamed: a process that is
     killed leaves all of it or nothing.
     """
@@ -48,16 +48,16 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def paths(self) -> list[Path]:
-        """Oldest first; those that are whole and those that are not."""
-        found = self.folder.glob("step-*") if self.folder.is_dir() else []
-        return sorted((path for path in found if _step(path) is not None), key=lambda path: _step(path) or 0)
+        """The folders, oldest first, also of checkpoints that are damaged."""
+        found = [path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
     def clear(self) -> None:
         """Removes all of them, and what a killed process left behind."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def save(self, step: int, weights: bytes, state: dict[str, Any], recipe: str) -> Path:
-        """Writes a checkpoint of ``weights``, as ``as_bytes`` gives them, then removes those beyond ``keep``.
+        """Writes a checkpoint of `weights`, as `as_bytes` gives them, then removes those beyond `keep`.
 
         Raises:
             CheckpointError: the disk is full, the folder read-only, ...; earlier checkpoints are as they were.
@@ -93,7 +93,7 @@ class Checkpoints:
         return path
 
     def load(self) -> tuple[Checkpoint | None, list[str]]:
-        """(the newest checkpoint that is whole, why newer ones are refused); (None, []) where there is none at all.
+        """(the newest checkpoint that is whole, why newer ones are refused); (None, []) where there are none at all.
 
         Raises:
             CheckpointError: there are checkpoints, but none is whole.
@@ -110,7 +110,7 @@ class Checkpoints:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in the folder ``path``, its files checked against their digests; tensors on the CPU.
+    """The checkpoint in the folder `path`, with tensors on the CPU, after a check of its files against their digests.
 
     Raises:
         CheckpointError: it is truncated, altered, or not one of ours.
@@ -132,12 +132,12 @@ def read(path: Path) -> Checkpoint:
 
 
 def as_bytes(weights: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """``weights`` in the safetensors format."""
+    """`weights` in the safetensors format."""
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file is afterwards the old one or the new one, whatever happens.
+    """Writes a file that is afterwards the old one or the new one, whatever happens.
 
     Raises:
         CheckpointError: the disk is full, the folder read-only, ...
@@ -163,7 +163,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """The names in ``folder``, on the disk."""
+    """Flushes the names of the files in `folder` to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -172,11 +172,6 @@ def _flush(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _step(path: Path) -> int | None:
-    match = re.fullmatch(r"step-(\d+)", path.name)
-    return int(match[1]) if match else None
 
 
 def _why(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""One training in several processes: torchrun's environment, replicas or shards, sums over ranks, whole states."""
+"""One training in several processes, which torchrun starts: sums over all of them, replicas or shards, whole states."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -26,23 +26,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of a training's."""
+    """The number of this process, its rank, and how many processes there are."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes files."""
         return self.rank == 0
 
 
 def world() -> World:
-    """One process, unless ``joined`` is active."""
+    """The processes of `process_group`; outside of it there is one."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def process_group(device: torch.device) -> Iterator[World]:
     """Joins the processes that torchrun started, by NCCL on GPUs, else gloo; without torchrun there is one.
 
     To join again after torchrun's restarts, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set for torchrun: its store
@@ -61,18 +62,13 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def local_rank() -> int:
-    """This process among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
-def restarted() -> bool:
+def was_restarted() -> bool:
     """Whether torchrun started the processes again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def parallel(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
-    """What to call in place of ``model``, whose parameters are replaced by shards with FSDP2."""
+def parallelize(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """The module to call in place of `model`. With FSDP2 the parameters of `model` are replaced by shards."""
     size = world().size
     if size == 1:
         return model
@@ -88,24 +84,24 @@ def parallel(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Modul
     return model
 
 
-def synchronised(called: nn.Module, last: bool) -> None:
-    """Whether the coming backward pass exchanges gradients: that of a step's ``last`` part does."""
-    if isinstance(called, DistributedDataParallel):
-        called.require_backward_grad_sync = last
-    elif isinstance(called, FSDPModule):
-        called.set_requires_gradient_sync(last)
+def set_gradient_sync(parallel_model: nn.Module, on: bool) -> None:
+    """Whether the coming backward pass sums gradients over all processes, or leaves that to a later one."""
+    if isinstance(parallel_model, DistributedDataParallel):
+        parallel_model.require_backward_grad_sync = on
+    elif isinstance(parallel_model, FSDPModule):
+        parallel_model.set_requires_gradient_sync(on)
 
 
-def add_up(totals: Tensor) -> Tensor:
-    """The sum of every rank's ``totals``, on every rank."""
+def all_reduce(tensor: Tensor) -> Tensor:
+    """The sum of every rank's `tensor`, on every rank."""
     if world().size > 1:
-        totals = totals.clone()
-        dist.all_reduce(totals)
-    return totals
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
 
 
-def from_all(item: T) -> list[T]:
-    """Every rank's ``item``, by rank."""
+def all_gather(item: T) -> list[T]:
+    """Every rank's `item`, by rank."""
     items: list[Any] = [item]
     if world().size > 1:
         items = [None] * world().size
@@ -113,15 +109,15 @@ def from_all(item: T) -> list[T]:
     return items
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Rank 0's buffers, BatchNorm's statistics, for all."""
+def broadcast_buffers(model: nn.Module) -> None:
+    """Gives every rank the buffers of rank 0, which are BatchNorm's statistics."""
     if world().size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
-def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict on the CPU, its shards put together; every rank has to call."""
+def full_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the CPU with its shards put together; every rank has to call."""
     return {
         name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().to("cpu", copy=True)
         for name, tensor in state.items()
@@ -129,8 +125,8 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fill(into: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copies a state dict as ``whole`` gives it into tensors or shards of the same names."""
+def load_full_state_dict(into: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copies a state dict of whole tensors into one of tensors or shards of the same names."""
     for name, target in into.items():
         source = state[name].to(target.device)
         if isinstance(target, DTensor):
@@ -138,13 +134,12 @@ def fill(into: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         target.copy_(source)
 
 
-def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state dict on the CPU, by names of parameters; every rank has to call, rank 0 gets it."""
-    return dict(
-        get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    )
+def full_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state dict on the CPU, by names of parameters; every rank has to call, and rank 0 gets it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dict(get_optimizer_state_dict(model, optimizer, options=options))
 
 
-def fill_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The way back of ``whole_optimizer``, on every rank with the same ``state``."""
+def load_full_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Goes back to what `full_optimizer_state` gave; every rank calls with the same `state`."""
     set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))

@@ -1,4 +1,4 @@
-"""How good a network is on the held-out images; shared among the processes, each image counted once."""
+"""Tests a network on the held-out images, which all processes share, and prints the result as tables."""
 
 import time
 from collections.abc import Sequence
@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from ..clickme.score import MapScore, MapScoreMeter
 from ..data.batches import Batches
-from .distributed import add_up
-from .meters import format_loss, hits
+from ..models.mode import in_mode
+from .distributed import all_reduce
+from .meters import Meter, format_loss
 
-FEW_CLASSES = 20  # whose confusion is shown
+FEW_CLASSES = 20  # at most, for a table of the confusion
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares of 1, the mean loss in nats, and ``confusion`` [K, K] int64: images by class and answer.
+    """How good a network is; accuracies are fractions in [0, 1].
 
-    ``map_similarity`` is the mean rank correlation with human maps, None where none were compared.
+    Attributes:
+        loss: mean cross-entropy in nats.
+        images_per_second: of all processes, reading included.
+        confusion: [K, K] int64, images by class and answer.
+        map_similarity: mean rank correlation with human maps; None where none were compared.
     """
 
     loss: float
@@ -40,68 +45,76 @@ def evaluate(
     batches: Batches,
     device: torch.device,
     precision: str = "float32",
-    record: MapScoreMeter | None = None,
-    numbers: Sequence[int] | None = None,
+    map_meter: MapScoreMeter | None = None,
+    class_numbers: Sequence[int] | None = None,
 ) -> Evaluation:
-    """The result over all ranks, in evaluation mode; the mode is restored.
+    """Tests `model` in evaluation mode; its mode is restored. In several processes every one calls.
 
-    ``model`` is on ``device`` and its logits are [n, K]. Images per second are those of all ranks, reading included.
-    ``record`` gets the maps of images that come with human ones; that of this rank alone. ``numbers`` are those
-    that the network has for the classes of ``batches``, if they are not the same.
+    Args:
+        model: on `device`, images to logits [n, K].
+        map_meter: gets the network's maps of images that come with human ones, those of this process alone.
+        class_numbers: the network's number of each class of `batches`; None where these are the same.
 
     Raises:
         ValueError: no image could be read.
     """
-    training = model.training
-    model.eval()
-    number_of = None if numbers is None else torch.tensor(numbers, device=device)
-    totals, confusion = torch.zeros(6, dtype=torch.float64, device=device), None
-    began = time.perf_counter()
-    for images, labels, *human in batches.epoch():
-        images, labels = on(images, labels, device)
-        if number_of is not None:
-            labels = number_of[labels]
-        with autocast(device, precision):
-            if human and record is not None:
-                logits, maps = record.compute_maps(model, images, labels)
-                record.add(maps, *human)
-            else:
-                logits = model(images)
-        logits = logits.float()
-        totals[:4] += hits(F.cross_entropy(logits, labels), logits, labels)
-        classes = logits.shape[1]
-        if confusion is None:
-            confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-        confusion += torch.bincount(labels * classes + logits.argmax(1), minlength=len(confusion))
-    model.train(training)
-    if record is not None:
-        totals[4:] = torch.stack([record.rho.sum(), torch.tensor(len(record.rho))])
-    loss, first, five, images_seen, rho, compared = add_up(totals).tolist()
-    seconds = time.perf_counter() - began
+    number_of = None if class_numbers is None else torch.tensor(class_numbers, device=device)
+    meter, confusion, began = Meter(device), None, time.perf_counter()
+    with in_mode(model, training=False):
+        for images, labels, *human in batches.epoch():
+            images, labels = to_device(images, labels, device)
+            if number_of is not None:
+                labels = number_of[labels]
+            with autocast(device, precision):
+                if human and map_meter is not None:
+                    logits, maps = map_meter.compute_maps(model, images, labels)
+                    map_meter.add(maps, *human)
+                else:
+                    logits = model(images)
+            logits = logits.float()
+            meter.add(F.cross_entropy(logits, labels), logits, labels)
+            classes = logits.shape[1]
+            if confusion is None:
+                confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+            pairs = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
+            confusion += pairs.view(classes, classes)
+    images_seen, seconds = meter.images, time.perf_counter() - began
     if confusion is None or not images_seen:
         raise ValueError("there are no images to test on")
-    side = int(len(confusion) ** 0.5)
-    table = add_up(confusion).view(side, side).cpu()
+    means = meter.means()
     return Evaluation(
-        loss / images_seen, first / images_seen, five / images_seen, int(images_seen), images_seen / seconds, table,
-        rho / compared if compared else None,
-    )  # fmt: skip
+        loss=means.loss,
+        top1=means.top1,
+        top5=means.top5,
+        images=images_seen,
+        images_per_second=images_seen / seconds,
+        confusion=all_reduce(confusion).cpu(),
+        map_similarity=None if map_meter is None else _mean_over_ranks(map_meter.rho, device),
+    )
 
 
-def on(images: Tensor, labels: Tensor, device: torch.device, channels_last: bool = True) -> tuple[Tensor, Tensor]:
-    """Both on ``device``, the images as NHWC in memory unless told otherwise."""
+def _mean_over_ranks(values: Tensor, device: torch.device) -> float | None:
+    """The mean of every rank's `values` [n], whose n may differ; None where there are none."""
+    total, count = all_reduce(torch.stack([values.sum(), torch.tensor(float(len(values)))]).to(device)).tolist()
+    return total / count if count else None
+
+
+def to_device(
+    images: Tensor, labels: Tensor, device: torch.device, channels_last: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Both on `device`, the images as NHWC in memory unless told otherwise."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return images.to(device, memory_format=layout, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Activations in ``precision``; nothing for float32."""
+    """Activations in `precision`; for float32 it does nothing."""
     dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
     return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
 def print_evaluation(result: Evaluation, classes: tuple[str, ...], console: Console) -> None:
-    """A table, and for few classes another of images by class and answer."""
+    """Prints a table, and for few classes another of images by class and answer."""
     table = Table(title=f"{result.images} images")
     for name in ("top-1", "top-5", "loss", "image/s"):
         table.add_column(name, justify="right")
@@ -122,7 +135,7 @@ def print_evaluation(result: Evaluation, classes: tuple[str, ...], console: Cons
 
 
 def print_score(result: Evaluation, score: MapScore, console: Console) -> None:
-    """The columns of the paper's table, errors in per cent and 100 times the ratio; and what that comes from."""
+    """Prints the columns of the paper's table, errors in per cent and 100 times the ratio; and what that comes from."""
     table = Table(title=f"{score.of} against human maps of {score.images} images")
     for name in ("top-1 error", "top-5 error", "maps", "rho", "95 %", "ceiling", "p", "left out"):
         table.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""Networks as files for other programs, ONNX and torch.export's, each run and compared with eager PyTorch."""
+"""Exports networks for other programs, as ONNX and by torch.export, and compares each file with eager PyTorch."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GalaError
+from ..models.mode import in_mode
 
 TOLERANCE = 1e-3  # of the largest logit: float32, other kernels, whole networks
 OPSET = 18
@@ -17,18 +18,18 @@ class ExportError(GalaError, RuntimeError):
 
 
 def export_onnx(model: nn.Module, channels: int, size: int, path: Path) -> float:
-    """Writes ``model``: images [batch, channels, size, size] float32 to logits [batch, K], any batch.
+    """Writes `model`: images [batch, channels, size, size] float32 to logits [batch, K], any batch.
 
     Returns the largest deviation of onnxruntime's logits, over the largest logit, on random images in two batch sizes.
-    ``model`` is on the CPU. It is exported in evaluation mode; its mode is restored.
+    `model` is on the CPU. It is exported in evaluation mode; its mode is restored.
 
     Raises:
-        ExportError: the deviation is above ``TOLERANCE``; the file is removed.
+        ExportError: the deviation is above `TOLERANCE`; the file is removed.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
     """
     import onnxruntime
 
-    with _Evaluating(model):
+    with in_mode(model, training=False), torch.no_grad():
         example = _images(BATCH, channels, size)
         batch = torch.export.Dim("batch", min=1)
         torch.onnx.export(
@@ -44,8 +45,8 @@ def export_onnx(model: nn.Module, channels: int, size: int, path: Path) -> float
 
 
 def export_program(model: nn.Module, channels: int, size: int, path: Path) -> float:
-    """As ``export_onnx``, with torch.export: to be loaded by ``torch.export.load`` after ``import gala_cuda``."""
-    with _Evaluating(model):
+    """As `export_onnx`, with torch.export: to be loaded by `torch.export.load` after `import gala_cuda`."""
+    with in_mode(model, training=False), torch.no_grad():
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(model, (_images(BATCH, channels, size),), dynamic_shapes=({0: batch},))
         torch.export.save(program, path)
@@ -53,21 +54,6 @@ def export_program(model: nn.Module, channels: int, size: int, path: Path) -> fl
 
 
 FORMATS = {"onnx": export_onnx, "pt2": export_program}
-
-
-class _Evaluating:
-    """The model's evaluation mode, without gradients, for a while."""
-
-    def __init__(self, model: nn.Module):
-        self.model, self.training, self.no_grad = model, model.training, torch.no_grad()
-
-    def __enter__(self) -> None:
-        self.no_grad.__enter__()
-        self.model.eval()
-
-    def __exit__(self, *error) -> None:
-        self.model.train(self.training)
-        self.no_grad.__exit__(*error)
 
 
 def _images(count: int, channels: int, size: int) -> Tensor:

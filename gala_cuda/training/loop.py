@@ -2,53 +2,48 @@
 
 import math
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batch
 from ..data.load import Data
 from ..errors import GalaError
 from . import distributed
 from .checkpoint import Checkpoint
+from .curves import draw_curves
+from .epoch import Epoch, best_epoch
 from .evaluate import evaluate
-from .meters import Forecast, Meter, Waiting, peak_flops, peak_memory
-from .progress import Board, Epoch, bar, bar_text, best, draw_curves, duration, line, print_summary
-from .recipe import Recipe, RecipeError
-from .run import Folder, Run
+from .meters import Forecast, Means, Meter, Waiting, peak_flops, peak_memory
+from .progress import bar_text, duration, epoch_bar, epoch_line, print_summary
+from .recipe import Recipe
+from .run import Run, RunFolder
+from .schedule import learning_rate
 from .step import Stepper
+from .tensorboard import TensorBoard
 
-LOOK = 10  # steps between looks at the losses, each of which waits for the device
+LOG_INTERVAL = 10  # steps between looks at the losses, each of which waits for the device
 
 
 class DivergenceError(GalaError, RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or a weight is no longer a finite number."""
 
 
-def images_per_part(recipe: Recipe) -> int:
-    """Images of one forward pass of one process.
+class Speed(NamedTuple):
+    """How fast an epoch was trained."""
 
-    Raises:
-        RecipeError: the batch size is no multiple of processes times parts.
-    """
-    size = distributed.world().size
-    if recipe.batch_size % (size * recipe.accumulate):
-        raise RecipeError(
-            "batch_size",
-            f"is {recipe.batch_size}; expected a multiple of {size} processes times accumulate {recipe.accumulate}",
-            ["accumulate"],
-        )
-    return recipe.batch_size // size // recipe.accumulate
+    images_per_second: float  # over all processes
+    data_wait: float  # the fraction of the time that this process waited for images
 
 
 def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
-    """Trains ``model`` in place and returns the log. In several processes every one calls, inside ``joined``.
+    """Trains `model` in place and returns the log. In several processes every one calls, inside `process_group`.
 
-    ``data`` comes in batches of ``images_per_part``. The same recipe, threads and torch give the same weights on a
-    CPU, however often the training is killed and resumed.
+    `data` comes in micro-batches of `recipe.micro_batch_size`. The same recipe, threads and torch give the same weights
+    on a CPU, however often the training is killed and resumed.
 
     Raises:
         DivergenceError: the loss is NaN or infinite; the message has step, learning rate and the last checkpoint.
@@ -57,186 +52,181 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
     """
     exact = recipe.deterministic
     with torch.backends.cudnn.flags(enabled=True, deterministic=exact, benchmark=not exact):
-        return Trainer(model, data, recipe, run).fit()
+        trainer = Trainer(model, data, recipe, run)
+        with closing(trainer.board):
+            while trainer.step < trainer.total_steps:
+                speed = trainer.train_epoch()
+                trainer.finish_epoch(speed)
+    if trainer.world.is_main:
+        draw_curves(trainer.log, run.output / "curves.png")
+        print_summary(trainer.log, run.console)
+    return trainer.log
 
 
 class Trainer:
-    """The state of a training between two steps, and the way on from there."""
+    """A training between two steps: at its start, or where the checkpoint stands that it is resumed from.
+
+    Attributes:
+        step: number of steps that are done.
+        total_steps: of the whole training.
+        log: the epochs that are done.
+        meter: of the epoch that is under way.
+    """
 
     def __init__(self, model: nn.Module, data: Data, recipe: Recipe, run: Run):
         self.data, self.recipe, self.run, self.world = data, recipe, run, distributed.world()
         shape = (data.channels, data.size, data.size)
         self.stepper = Stepper(model, recipe, run.device, len(data.classes), shape)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.accumulate)
-        self.folder = Folder(run, recipe, data)
-        self.step = 0  # that are done
-        self.log: list[Epoch] = []
-        self.meter = Meter(run.device)  # of the epoch that is not done
-        self.recent: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss: not looked at yet
-        self.skipped: set[str] = set()  # images
-        self.began = time.perf_counter()
-        self.forecast = Forecast()
-
-    def fit(self) -> list[Epoch]:
-        checkpoint = self.folder.checkpoint(
-            {name: value.shape for name, value in self.stepper.model.state_dict().items()}
-        )
+        self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.step, self.log, self.meter = 0, list[Epoch](), Meter(run.device)
+        self.began, self.forecast = time.perf_counter(), Forecast()
+        self._unseen: list[tuple[int, float, Tensor]] = []  # step, learning rate and loss, not looked at yet
+        self._skipped: set[str] = set()  # names of images
+        self.folder = RunFolder(run, recipe, data)
+        weights = self.stepper.model.state_dict()
+        checkpoint = self.folder.find_checkpoint({name: value.shape for name, value in weights.items()})
         self.folder.open(checkpoint)
         if checkpoint is not None:
-            self._restore(checkpoint)
-        shown = self.run.tensorboard and self.world.main
-        self.board = Board(self.run.output / "tensorboard" if shown else None, self.step)
-        try:
-            while self.step < self.steps:
-                self._finish_epoch(*self._epoch())
-        finally:
-            self.board.close()
-        if self.world.main:
-            draw_curves(self.log, self.run.output / "curves.png")
-            print_summary(self.log, self.run.console)
-        return self.log
+            self._resume(checkpoint)
+        logs = run.tensorboard and self.world.is_main
+        self.board = TensorBoard(run.output / "tensorboard" if logs else None, self.step)
 
-    @property
-    def steps(self) -> int:
-        """Of the whole training."""
-        return self.recipe.epochs * self.steps_per_epoch
+    def train_epoch(self) -> Speed:
+        """Trains to the end of the epoch that is under way."""
+        accumulate, first = self.recipe.accumulate, len(self.log) * self.steps_per_epoch
+        end, save_every = first + self.steps_per_epoch, self.run.checkpoint_every or self.steps_per_epoch
+        already, began, waiting = self.meter.images, time.perf_counter(), Waiting()
+        speed = Speed(0.0, 0.0)
+        self.stepper.model.train()
+        batches = waiting.over(self.data.train.epoch(len(self.log), (self.step - first) * accumulate))
+        with epoch_bar(self.run.console) as bar:
+            task = bar.add_task(self._title, total=self.steps_per_epoch, completed=self.step - first, measured="")
+            while self.step < end and (micro_batches := list(islice(batches, accumulate))):
+                lr = learning_rate(self.recipe, self.step / self.total_steps)
+                loss = self.stepper(micro_batches, lr, self.step, self.meter)
+                self.step += 1
+                self._unseen.append((self.step, lr, loss))
+                self.forecast.begin(self.step)
+                saves = self.step % save_every == 0 and self.step < end
+                if saves or self.step % LOG_INTERVAL == 0 or self.step == end:
+                    means = self._look_at_losses()
+                    seconds = time.perf_counter() - began
+                    speed = Speed((means.images - already) / seconds, waiting.seconds / seconds)
+                    text = bar_text(*speed, means.loss, means.top1)
+                    bar.update(task, completed=self.step - first, measured=text)
+                    self._tell_duration()
+                if saves:
+                    self._save()
+        return speed
 
-    @property
-    def progress(self) -> float:
-        """The share of the training that is done."""
-        return self.step / self.steps
-
-    @property
-    def _elapsed(self) -> float:
-        return time.perf_counter() - self.began
+    def finish_epoch(self, speed: Speed) -> None:
+        """Tests the network, and adds the epoch to the log and to the checkpoints."""
+        device, means = self.run.device, self.meter.means()
+        distributed.broadcast_buffers(self.stepper.model)
+        with self.stepper.averaged():
+            tested = evaluate(
+                self.stepper.model, self.data.test, device, self.recipe.precision, self.stepper.map_meter()
+            )
+        work = self.stepper.flops * speed.images_per_second
+        peak = peak_flops(device, self.recipe.precision)
+        epoch = Epoch(
+            epoch=len(self.log) + 1,
+            step=self.step,
+            lr=self.stepper.lr,
+            loss=means.loss,
+            train_accuracy=means.top1,
+            train_top5=means.top5,
+            test_loss=tested.loss,
+            test_accuracy=tested.top1,
+            test_top5=tested.top5,
+            images_per_second=speed.images_per_second,
+            data_wait=speed.data_wait,
+            peak_memory=peak_memory(device),
+            flops_per_second=work,
+            mfu=None if peak is None else work / (peak * self.world.size),
+            skipped=self._count_skipped(),
+            seconds=time.perf_counter() - self.began,
+            map_loss=means.map_loss,
+            map_similarity=tested.map_similarity,
+        )
+        self.log.append(epoch)
+        self.meter = Meter(device)
+        if self.world.is_main:
+            self.run.console.print(epoch_line(epoch, self.recipe.epochs))
+            self.folder.append_to_log(epoch)
+            self.board.add_epoch(epoch)
+        self._save(best=best_epoch(self.log) is epoch)
 
     @property
     def _title(self) -> str:
         return f"epoch {len(self.log) + 1}/{self.recipe.epochs}"
 
-    def _epoch(self) -> tuple[float, float]:
-        """The rest of an epoch: (images/s, share of waiting)."""
-        self.stepper.model.train()
-        done = self.step - self._first_step
-        waiting, began = Waiting(), time.perf_counter()
-        already, seconds = self.meter.images, 0.0
-        drawn = self.data.train.epoch(len(self.log), done * self.recipe.accumulate)
-        with bar(self.run.console) as shown:
-            task = shown.add_task(self._title, total=self.steps_per_epoch, completed=done, measured="")
-            for parts in waiting.over(_chunks(drawn, self.recipe.accumulate)):
-                lr = self.recipe.peak_lr * self.recipe.lr_share(self.progress)
-                mean = self.stepper(parts, lr, self.step, self.meter)
-                self.step += 1
-                self.recent.append((self.step, lr, mean))
-                self.forecast.first(self.step)
-                last = self.step == self._first_step + self.steps_per_epoch
-                saves = not last and self.step % (self.run.checkpoint_every or self.steps_per_epoch) == 0
-                if last or saves or self.step % LOOK == 0:
-                    loss, first, _, seen, *_ = self._look()
-                    seconds = time.perf_counter() - began
-                    text = bar_text((seen - already) / seconds, waiting.seconds / seconds, loss / seen, first / seen)
-                    shown.update(task, completed=self.step - self._first_step, measured=text)
-                    self._tell_duration()
-                if saves:
-                    self._save()
-                if last:
-                    break
-        return (self.meter.images - already) / seconds, waiting.seconds / seconds
+    def _look_at_losses(self) -> Means:
+        """The means of the epoch so far. Raises DivergenceError where a loss since the last look was no number."""
+        losses = distributed.all_reduce(torch.stack([loss for _, _, loss in self._unseen])) / self.world.size
+        for (step, lr, _), loss in zip(self._unseen, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise self._divergence(f"the loss is {loss} in {self._title}", step, lr)
+            self.board.add_step(step, loss=loss, lr=lr)
+        self._unseen.clear()
+        return self.meter.means()
+
+    def _divergence(self, problem: str, step: int, lr: float) -> DivergenceError:
+        kept = self.folder.checkpoints.paths()
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        return DivergenceError(f"{problem}, step {step}, at lr {lr:.3g}; {last}")
 
     def _tell_duration(self) -> None:
-        seconds = self.forecast.seconds(self.step, self.steps)
-        if seconds is not None and self.world.main:
+        """Prints once how long the rest takes."""
+        seconds = self.forecast.seconds(self.step, self.total_steps)
+        if seconds is not None and self.world.is_main:
             test = self.data.test.images / (3 * self.data.train.images)  # forward only, which is a third of the work
-            self.run.say(
+            self.run.console.print_line(
                 f"{self.recipe.epochs} epochs of {self.steps_per_epoch} steps: about {duration(seconds * (1 + test))} "
                 "to go on this machine"
             )
 
-    @property
-    def _first_step(self) -> int:
-        return len(self.log) * self.steps_per_epoch
-
-    def _look(self) -> list[float]:
-        """The meter's sums so far; raises DivergenceError where one of the recent losses was no number."""
-        losses = distributed.add_up(torch.stack([loss for _, _, loss in self.recent])) / self.world.size
-        for (step, lr, _), loss in zip(self.recent, losses.tolist(), strict=True):
-            if not math.isfinite(loss):
-                raise self._diverged(f"the loss is {loss} in {self._title}", step, lr)
-            self.board.step(step, loss=loss, lr=lr)
-        self.recent.clear()
-        return self.meter.all().tolist()
-
-    def _diverged(self, what: str, step: int, lr: float) -> DivergenceError:
-        kept = self.folder.checkpoints.paths()
-        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return DivergenceError(f"{what}, step {step}, at lr {lr:.3g}; {last}")
-
-    def _finish_epoch(self, rate: float, waiting: float) -> None:
-        loss, first, five, seen, map_loss, with_map = self.meter.all().tolist()
-        distributed.share_buffers(self.stepper.model)
-        with self.stepper.averaged():
-            tested = evaluate(
-                self.stepper.model, self.data.test, self.run.device, self.recipe.precision, self.stepper.record()
-            )
-        work = self.stepper.flops * rate
-        peak = peak_flops(self.run.device, self.recipe.precision)
-        self.log.append(Epoch(
-            len(self.log) + 1, self.step, self.stepper.lr, loss / seen, first / seen, five / seen,
-            tested.loss, tested.top1, tested.top5, rate, waiting, peak_memory(self.run.device),
-            work, None if peak is None else work / (peak * self.world.size), self._name_skipped(), self._elapsed,
-            map_loss / with_map if with_map else None, tested.map_similarity,
-        ))  # fmt: skip
-        self.meter = Meter(self.run.device)
-        if self.world.main:
-            self.run.console.print(line(self.log[-1], self.recipe.epochs), highlight=False)
-            self.folder.add(self.log[-1])
-            self.board.epoch(self.log[-1])
-        self._save(best=best(self.log) is self.log[-1])
-
-    def _name_skipped(self) -> int:
+    def _count_skipped(self) -> int:
         """How many images could not be read so far, on any rank; the new ones are printed."""
         mine = self.data.train.skipped + self.data.test.skipped
-        found = dict(pair for of_rank in distributed.from_all(mine) for pair in of_rank)
-        for name in found.keys() - self.skipped if self.world.main else ():
-            self.run.say(f"skipped {name}: {found[name]}")
-        self.skipped |= found.keys()
-        return len(self.skipped)
+        reasons = dict(pair for of_rank in distributed.all_gather(mine) for pair in of_rank)
+        for name in reasons.keys() - self._skipped if self.world.is_main else ():
+            self.run.console.print_line(f"skipped {name}: {reasons[name]}")
+        self._skipped |= reasons.keys()
+        return len(self._skipped)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _save(self, best: bool = False) -> None:
+        """A checkpoint, last.safetensors, and best.safetensors if it is the best; every rank has to call."""
+        weights, tested = self.stepper.weights()
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise self._divergence(f"{name} is not finite", self.step, self.stepper.lr)
+        state = {
+            "elapsed": time.perf_counter() - self.began,
+            "log": [asdict(epoch) for epoch in self.log],
+            "meter": self.meter.sums().cpu(),
+            "averaged": None if tested is weights else tested,
+            **self.stepper.state(),
+        }
+        if self.world.is_main:
+            self.folder.save(self.step, weights, tested, state, best)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Goes back to a checkpoint, which `_save` made."""
         state = checkpoint.state
         self.stepper.load(checkpoint.weights, state["averaged"], state)
         self.step, self.began = checkpoint.step, time.perf_counter() - state["elapsed"]
         self.log = [Epoch(**epoch) for epoch in state["log"]]
-        if not self.world.main:
+        if not self.world.is_main:
             return
-        self.meter = Meter(self.run.device, state["meter"])
-        self.run.say(f"resumed at step {self.step}, from {checkpoint.path}")
+        self.meter = Meter(self.run.device, state["meter"])  # the sums of all ranks, which are added up again
+        self.run.console.print_line(f"resumed at step {self.step}, from {checkpoint.path}")
         before = Recipe(**state["recipe"])
         if before.epochs != self.recipe.epochs:
-            was = before.peak_lr * before.lr_share(self.step / (before.epochs * self.steps_per_epoch))
-            now = self.recipe.peak_lr * self.recipe.lr_share(self.progress)
-            self.run.say(
+            was = learning_rate(before, self.step / (before.epochs * self.steps_per_epoch))
+            now = learning_rate(self.recipe, self.step / self.total_steps)
+            self.run.console.print_line(
                 f"{self.recipe.epochs} epochs in place of {before.epochs}: the learning rate goes on as if it had been "
                 f"so from the start, at {now:.3g} in place of {was:.3g}"
             )
-
-    def _save(self, best: bool = False) -> None:
-        """A checkpoint, last.safetensors, and best.safetensors if it is the best; every rank has to call."""
-        weights, final = self.stepper.weights()
-        for name, tensor in weights.items():
-            if not tensor.isfinite().all():
-                raise self._diverged(f"{name} is not finite", self.step, self.stepper.lr)
-        state = {
-            "elapsed": self._elapsed,
-            "log": [asdict(epoch) for epoch in self.log],
-            "meter": self.meter.all().cpu(),
-            "averaged": None if final is weights else final,
-            **self.stepper.state(),
-        }
-        if self.world.main:
-            self.folder.save(self.step, weights, final, state, best)
-
-
-def _chunks(parts: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    while chunk := list(islice(parts, size)):
-        yield chunk

@@ -1,58 +1,76 @@
-"""What a training is measured by: loss and accuracy on the device, waiting for data, memory, floating-point work."""
+"""Measures a training: loss and accuracy, time spent in waiting for data, memory, floating-point operations."""
 
 import resource
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .distributed import add_up
+from ..models.mode import in_mode
+from .distributed import all_reduce
 
 Item = TypeVar("Item")
 
-# Dense 16-bit peak of tensor cores in FLOP/s, as the makers' data sheets give it; the first name that fits counts.
+# Dense 16-bit peak of tensor cores in FLOP/s by GPU, as the makers' data sheets give it; the first name that fits.
 PEAKS = {
     "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "A10": 125e12,
     "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12,
 }  # fmt: skip
 
-ENOUGH = 5  # steps to time before a forecast
+MIN_TIMED = 5  # steps before a forecast
+
+
+class Means(NamedTuple):
+    """What a meter has measured so far: means over the images, accuracies as fractions in [0, 1]."""
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+    map_loss: float | None  # of the images with a human map; None where there were none
 
 
 class Meter:
-    """Sums of one epoch, on the device until they are asked for.
+    """Sums over the images of one epoch, on the device until they are asked for.
 
-    They are loss, right answers among the best 1 and 5, images, and of those with a human map the map loss and number.
+    They are of the loss, of right answers among the best 1 and 5, and of images, and of those with a human map the map
+    loss and number: [6] float64.
     """
 
-    def __init__(self, device: torch.device, totals: Tensor | None = None):
-        start = torch.zeros(0, dtype=torch.float64) if totals is None else totals
-        self.totals = F.pad(start, (0, 6 - len(start))).to(device)  # of this rank
+    def __init__(self, device: torch.device, sums: Tensor | None = None):
+        start = torch.zeros(0, dtype=torch.float64) if sums is None else sums
+        self._sums = F.pad(start, (0, 6 - len(start))).to(device)  # of this rank; former checkpoints have 4
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """``loss`` the mean of the images, ``logits`` [n, K], ``labels`` [n]."""
-        self.totals[:4] += hits(loss, logits, labels)
+        """Counts a batch: `loss` is the mean of its images, `logits` [n, K], `labels` [n]."""
+        self._sums[:4] += batch_sums(loss, logits, labels)
 
     @torch.no_grad()
     def add_maps(self, losses: Tensor, has_map: Tensor) -> None:
-        """``losses`` [n], 0 where ``has_map`` [n] is False."""
-        self.totals[4:] += torch.stack([losses.sum(dtype=torch.float64), has_map.sum(dtype=torch.float64)])
+        """Counts the map losses of a batch: `losses` [n], 0 where `has_map` [n] is False."""
+        self._sums[4:] += torch.stack([losses.sum(dtype=torch.float64), has_map.sum(dtype=torch.float64)])
 
-    def all(self) -> Tensor:
-        """The sums over all ranks."""
-        return add_up(self.totals)
+    def sums(self) -> Tensor:
+        """The sums over all ranks; every rank has to call."""
+        return all_reduce(self._sums)
 
     @property
-    def images(self) -> float:
-        return self.all()[3].item()
+    def images(self) -> int:
+        """How many there were, over all ranks; every rank has to call."""
+        return int(self.sums()[3])
+
+    def means(self) -> Means:
+        """The means over all ranks; every rank has to call."""
+        loss, top1, top5, images, map_loss, maps = self.sums().tolist()
+        return Means(int(images), loss / images, top1 / images, top5 / images, map_loss / maps if maps else None)
 
 
-def hits(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+def batch_sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """[4] float64: loss times images, right answers, right answers among the best five, images."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # [n, 5]
     count = torch.tensor(float(len(labels)), dtype=torch.float64, device=logits.device)
@@ -61,17 +79,18 @@ def hits(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def format_loss(loss: float) -> str:
-    """Four decimals where they tell something, else three digits and a power of ten."""
+    """A loss with four decimals where they tell something, else with three digits and a power of ten."""
     return f"{loss:.4f}" if loss == 0 or 1e-3 <= abs(loss) < 1e4 else f"{loss:.2e}"
 
 
 class Waiting:
-    """Iterates, and adds up the ``seconds`` spent in waiting for the next item."""
+    """Measures the `seconds` that an iteration spends in waiting for the next item."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """`items` one by one."""
         iterator = iter(items)
         while True:
             began = time.perf_counter()
@@ -85,47 +104,44 @@ class Waiting:
 
 
 class Forecast:
-    """How long the rest of a training takes, by the steps of this process after its first, which is slower."""
+    """Tells once how long the rest of a training takes, by the steps of this process after its first, slower one."""
 
     def __init__(self) -> None:
         self._start: tuple[int, float] | None = None
         self._told = False
 
-    def first(self, step: int) -> None:
-        """Step number ``step`` is done; only the first call counts."""
+    def begin(self, step: int) -> None:
+        """Starts the clock after this process's first step, number `step`; later calls do nothing."""
         if self._start is None:
             self._start = step, time.perf_counter()
 
     def seconds(self, step: int, steps: int) -> float | None:
-        """From ``step`` to ``steps``: once, as soon as ``ENOUGH`` were timed, else None."""
-        if self._told or self._start is None or step - self._start[0] < ENOUGH:
+        """Seconds from step number `step` to the last, `steps`: once, as soon as `MIN_TIMED` were timed, else None."""
+        if self._told or self._start is None or step - self._start[0] < MIN_TIMED:
             return None
         self._told = True
         return (time.perf_counter() - self._start[1]) / (step - self._start[0]) * (steps - step)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that torch had allocated on the GPU, or that this process had in memory."""
+    """The most bytes that torch had allocated on the GPU, or that this process had in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def training_flops(model: nn.Module, image: Tensor) -> int:
-    """Floating-point operations of forward and backward for one ``image`` [1, C, H, W], a product and a sum as two.
+    """Floating-point operations of forward and backward for one `image` [1, C, H, W], a product and a sum as two.
 
     Counted are matrix products and convolutions, GALA's included; backward as twice forward.
     """
-    training = model.training
-    model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with in_mode(model, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
-    model.train(training)
     return 3 * counter.get_total_flops()
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Of the device in 16 bits, in FLOP/s; None for others and for float32, whose peak depends on settings."""
+    """The GPU's 16-bit peak in FLOP/s; None for devices that are not in the table, and for float32."""
     if device.type != "cuda" or precision == "float32":
         return None
     name = torch.cuda.get_device_name(device)

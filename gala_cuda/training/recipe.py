@@ -1,4 +1,4 @@
-"""How to train: one dataclass, presets, and the YAML that stands beside every checkpoint."""
+"""How to train a network: the recipe, its presets, and the YAML file that is kept beside every checkpoint."""
 
 import json
 import math
@@ -27,7 +27,7 @@ _FACTS = ("peak_lr", "versions", "git")  # stand in a written recipe beside its 
 
 
 class RecipeError(SettingError):
-    """A field of a recipe is unknown or out of range; ``names`` says which, and which others it does not go with."""
+    """A field of a recipe is unknown or out of range; `names` says which, and which others it does not go with."""
 
     def __init__(self, name: str, problem: str, others: Sequence[str] = ()):
         super().__init__((name, *others), f"{name} {problem}")
@@ -42,8 +42,7 @@ def _of(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
 class Recipe:
     """Everything that the weights depend on, apart from the images themselves and the machine.
 
-    The learning rate rises from almost zero during ``warm_up``, then falls by ``schedule``. Both are functions of the
-    share of the training that is done, so that they fit any number of epochs.
+    Lengths of the schedule are fractions of the training, so that they fit any number of epochs.
 
     Raises:
         RecipeError: a value is out of range.
@@ -66,19 +65,19 @@ class Recipe:
     augment: str = _of("paper", "of pictures", AUGMENTS)
     epochs: int = _of(20, "passes through the training images")
     batch_size: int = _of(64, "images of one step, over all processes")
-    accumulate: int = _of(1, "parts, one after the other, that each process divides its images of a step into")
+    accumulate: int = _of(1, "micro-batches, one after the other, that each process divides its images of a step into")
     optimizer: str = _of("sgd", "sgd has Nesterov momentum", OPTIMIZERS)
     lr: float | None = _of(None, "highest learning rate (default: lr_256 times batch_size / 256)")
     lr_256: float = _of(0.4, "highest learning rate for batches of 256")
     momentum: float = _of(0.9, "of sgd; the first beta of adamw")
-    schedule: str = _of("cosine", "decay to zero, or by a tenth at each share of decay_at", SCHEDULES)
-    decay_at: tuple[float, ...] = _of((1 / 3, 2 / 3, 8 / 9), "shares of the training at which steps decays")
-    warm_up: float = _of(0.1, "share of the training")
+    schedule: str = _of("cosine", "decay to zero along a cosine, or to a tenth at each fraction of decay_at", SCHEDULES)
+    decay_at: tuple[float, ...] = _of((1 / 3, 2 / 3, 8 / 9), "fractions of the training at which steps decays")
+    warm_up: float = _of(0.1, "fraction of the training in which the learning rate rises")
     weight_decay: float = _of(5e-4, "of the weights")
     decay_vectors: bool = _of(False, "weight decay also for biases and for scales and shifts of normalisations")
     decay_attention: bool = _of(True, "weight decay also for attention layers")
     clip: float | None = _of(None, "largest L2 norm of the gradient (default: any)")
-    label_smoothing: float = _of(0.0, "share of every target that is spread over all classes")
+    label_smoothing: float = _of(0.0, "fraction of every target that is spread over all classes")
     mixup: float = _of(0.0, "alpha of mixup's beta distribution; 0 is off")
     cutmix: float = _of(0.0, "alpha of cutmix's beta distribution; 0 is off; with mixup, one of both by chance")
     ema: float | None = _of(None, "decay for each step of the averaged weights, which are then tested (default: none)")
@@ -106,7 +105,7 @@ class Recipe:
             self._expect(name, lambda value: 0 <= value < 1, f"0 <= {name} < 1")
         for name in ("weight_decay", "mixup", "cutmix", "clickme_weight"):
             self._expect(name, lambda value: 0 <= value < math.inf, "at least 0")
-        self._expect("decay_at", lambda shares: all(0 < share < 1 for share in shares), "shares between 0 and 1")
+        self._expect("decay_at", lambda values: all(0 < value < 1 for value in values), "fractions between 0 and 1")
 
     def _expect(self, name: str, holds, expected: str) -> None:
         value = getattr(self, name)
@@ -125,24 +124,27 @@ class Recipe:
 
     @property
     def source_field(self) -> str:
-        """Which field says so."""
+        """The field that says so."""
         return "data" if self.clickme is None else "clickme"
 
     @property
     def map_weight(self) -> float:
-        """λ, with which the loss of images with human maps counts."""
+        """λ, the factor of the loss of images with human maps."""
         return WEIGHTS[self.clickme_loss] if self.clickme_weight is None else self.clickme_weight
 
-    def lr_share(self, progress: float) -> float:
-        """The learning rate over ``peak_lr`` when ``progress``, 0 to 1, of the training is done."""
-        if progress < self.warm_up:
-            return max(progress / self.warm_up, 0.01)
-        if self.schedule == "steps":
-            return 0.1 ** sum(progress >= share for share in self.decay_at)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - self.warm_up) / (1 - self.warm_up))))
+    def micro_batch_size(self, processes: int = 1) -> int:
+        """Images of one forward pass of one of so many processes.
+
+        Raises:
+            RecipeError: the batch size is no multiple of processes times micro-batches.
+        """
+        if self.batch_size % (processes * self.accumulate):
+            expected = f"a multiple of {processes} processes times accumulate {self.accumulate}"
+            raise RecipeError("batch_size", f"is {self.batch_size}; expected {expected}", ["accumulate"])
+        return self.batch_size // processes // self.accumulate
 
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
-        """What another recipe, of the same training, may not change: field: (here, there)."""
+        """The fields that a resumed training may not change, where `other` has another value: {name: (here, there)}."""
         mine, theirs = (asdict(recipe) | {"lr": recipe.peak_lr} for recipe in (self, other))
         return {
             name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name] and name not in _MAY_CHANGE
@@ -171,10 +173,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
-    """The recipe of ``source``, a preset's name or a YAML file, with the values of ``given`` in place of its own.
+    """The recipe of `source`, a preset's name or a YAML file, with the values of `given` in place of its own.
 
-    A file's fields are those of ``Recipe``, at its top level; ``preset`` names the preset that the others come
-    from. What ``as_yaml`` wrote can be read again.
+    A file's fields are those of `Recipe`, at its top level; `preset` names the preset that the others come
+    from. What `as_yaml` wrote can be read again.
 
     Raises:
         RecipeError: the source is no preset and no readable YAML file, or a field is unknown or out of range.
@@ -198,7 +200,7 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
 
 
 def stated(source: str) -> dict[str, Any]:
-    """The fields that a recipe, a preset's name or a YAML file, sets; raises as ``resolve`` does."""
+    """The fields that a recipe, a preset's name or a YAML file, sets; raises as `resolve` does."""
     return dict(PRESETS[source]) if source in PRESETS else _from_file(Path(source))
 
 
@@ -224,7 +226,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
-    """``value``, from a file or a flag, as the field's type; YAML reads 5e-4 as text, and has lists for tuples."""
+    """`value`, from a file or a flag, as the field's type; YAML reads 5e-4 as text, and has lists for tuples."""
     if value is None and "None" in str(kind):
         return None
     try:
@@ -243,7 +245,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 
 
 def as_yaml(recipe: Recipe) -> str:
-    """The recipe, then what is no field of it: the learning rate worked out, the versions, the state of the code."""
+    """The recipe, and below its fields the learning rate that follows from them, versions, and the git commit."""
     import yaml
 
     values = json.loads(json.dumps(asdict(recipe)))

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from torch import Tensor
 
+from ..console import PlainConsole
 from ..data.load import Data
 from . import distributed
 from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
-from .progress import Epoch
+from .epoch import Epoch
 from .recipe import Recipe, RecipeError, as_yaml
 
-NAMED = 3  # classes in a message
+MAX_NAMED = 3  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -25,48 +25,44 @@ class Run:
     """How a training runs, other than by its recipe.
 
     Args:
-        output: folder for all files, made where missing: recipe.yaml, log.jsonl (an ``Epoch`` each line),
-            last.safetensors and best.safetensors (by ``progress.best``; averaged weights where the recipe has
-            them), checkpoints/, at the end curves.png.
+        output: folder for all files, made where missing: recipe.yaml, log.jsonl (one `Epoch` per line),
+            last.safetensors and best.safetensors (of `best_epoch`; averaged weights where the recipe has them),
+            checkpoints/, at the end curves.png.
         resume: continue from the newest checkpoint there, if there is one; else what is there is replaced.
         checkpoint_every: steps between checkpoints, beside those after each epoch.
-        keep: checkpoints that stay.
+        keep: number of checkpoints that stay.
         tensorboard: also write tensorboard/.
         metadata: of the weights' files.
     """
 
     output: Path
     device: torch.device
-    console: Console
+    console: PlainConsole
     resume: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
     tensorboard: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def say(self, text: str) -> None:
-        """Prints a line as it is, however long."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-
-class Folder:
-    """The folder of ``run``. Of several processes all read it, and the first one writes."""
+class RunFolder:
+    """The folder of `run`. Of several processes all read it, and the first one writes."""
 
     def __init__(self, run: Run, recipe: Recipe, data: Data):
         self.run, self.recipe, self.facts = run, recipe, facts(data)
         self.checkpoints = Checkpoints(run.output / "checkpoints", run.keep)
         self._log = run.output / "log.jsonl"
 
-    def checkpoint(self, shapes: Mapping[str, torch.Size]) -> Checkpoint | None:
-        """The one to go on from, None to start anew; ``shapes`` are those of the network's weights, by name.
+    def find_checkpoint(self, shapes: Mapping[str, torch.Size]) -> Checkpoint | None:
+        """The one to go on from, None to start anew; `shapes` are those of the network's weights, by name.
 
         Raises:
             RecipeError: recipe or data are not those of the training that is there.
             CheckpointError: no checkpoint that is there can be read, or it is of another network.
         """
         found, refused = self.checkpoints.load() if self.run.resume else (None, [])
-        for reason in refused if distributed.world().main else ():
-            self.run.say(f"{reason}; going back to the one before it")
+        for reason in refused if distributed.world().is_main else ():
+            self.run.console.print_line(f"{reason}; going back to the one before it")
         if found is None:
             return None
         self._compare(found)
@@ -75,7 +71,7 @@ class Folder:
         return found
 
     def _compare(self, found: Checkpoint) -> None:
-        """Raises RecipeError where the training of the checkpoint ``found`` cannot go on with this recipe and data."""
+        """Raises RecipeError where the training of the checkpoint `found` cannot go on with this recipe and data."""
         begun, output = Recipe(**found.state["recipe"]), self.run.output
         if differences := begun.differences(self.recipe):
             first, *others = differences
@@ -99,13 +95,13 @@ class Folder:
             )  # fmt: skip
 
     def open(self, checkpoint: Checkpoint | None) -> None:
-        """Makes the folder, goes back to what it held at the checkpoint, or clears it; writes the recipe.
+        """Makes the folder, clears it or goes back to what it held at the checkpoint, and writes the recipe.
 
         Every process has to call, once it has read all that it needs.
         """
         if distributed.world().size > 1:
             dist.barrier()  # nobody writes before all have read
-        if not distributed.world().main:
+        if not distributed.world().is_main:
             return
         output = self.run.output
         try:
@@ -120,8 +116,7 @@ class Folder:
         except OSError as error:
             raise CheckpointError(f"cannot write to {output}: {error.strerror}") from error
 
-    def add(self, epoch: Epoch) -> None:
-        """A line of the log."""
+    def append_to_log(self, epoch: Epoch) -> None:
         try:
             with self._log.open("a") as lines:
                 print(json.dumps(asdict(epoch)), file=lines)
@@ -129,18 +124,18 @@ class Folder:
             raise CheckpointError(f"cannot write {self._log}: {error.strerror}") from error
 
     def save(
-        self, step: int, weights: Mapping[str, Tensor], final: Mapping[str, Tensor], state: dict[str, Any], best: bool
+        self, step: int, weights: Mapping[str, Tensor], tested: Mapping[str, Tensor], state: dict[str, Any], best: bool
     ) -> None:
-        """A checkpoint of ``weights`` and ``state``; ``final`` as the last weights and, where told so, the best."""
+        """Writes a checkpoint of `weights` and `state`, and those that are `tested` as the last and maybe the best."""
         metadata = dict(self.run.metadata)
         for name in ("best", "last") if best else ("last",):
-            write_atomically(self.run.output / f"{name}.safetensors", as_bytes(final, metadata))
+            write_atomically(self.run.output / f"{name}.safetensors", as_bytes(tested, metadata))
         state = {"recipe": asdict(self.recipe), "data": self.facts, "log_bytes": self._log.stat().st_size, **state}
         self.checkpoints.save(step, as_bytes(weights, metadata), state, as_yaml(self.recipe))
 
 
 def facts(data: Data) -> dict[str, Any]:
-    """What a checkpoint knows of the images: their classes by name and number, channels and size."""
+    """What a checkpoint knows of the images: names and sizes of their classes, channels and size of an image."""
     counts = {
         split: torch.bincount(batches.labels, minlength=len(data.classes)).tolist()
         for split, batches in (("train", data.train), ("test", data.test))
@@ -149,7 +144,7 @@ def facts(data: Data) -> dict[str, Any]:
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
-    """How the ``facts`` of now differ from those of then, in words."""
+    """How the `facts` of now differ from those of then, in words."""
     before, after = then["classes"], now["classes"]
     gone, new = (
         [f"class {name!r}" for name in one if name not in other] for one, other in ((before, after), (after, before))
@@ -171,5 +166,5 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _several(items: list[str]) -> str:
-    more = len(items) - NAMED
-    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(items) - MAX_NAMED
+    return ", ".join(items[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -16,7 +16,6 @@ from ..networks.classes import match_classes
 from ..networks.loading import initial_model
 from ..networks.network import Network, default_preprocessing
 from . import distributed
-from .loop import images_per_part
 from .recipe import Recipe, RecipeError
 from .trial import check_training
 
@@ -35,7 +34,7 @@ class Start(NamedTuple):
 
 
 def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
-    """Reads the images of ``recipe``, and builds its network, which is tried on an empty one; nothing is written.
+    """Reads the images of `recipe`, and builds its network, which is tried on an empty one; nothing is written.
 
     Raises:
         SettingError: the images cannot be had, there is no such network, or the two do not go together.
@@ -45,7 +44,7 @@ def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
     file = None if recipe.weights is None else Path(recipe.weights).name
     size, preprocessing = default_preprocessing(recipe.model, recipe.image_size, file)
     size = recipe.image_size if recipe.source == DIGITS else size
-    data = load_images(recipe, images_per_part(recipe), size, preprocessing, device, say)
+    data = load_images(recipe, recipe.micro_batch_size(distributed.world().size), size, preprocessing, device, say)
     say(
         f"data: {recipe.source}: {data.train.total:,} images of {len(data.classes):,} classes to train on, "
         f"{data.test.total:,} held out"
@@ -61,7 +60,7 @@ def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
 def load_images(
     recipe: Recipe, batch_size: int, size: int | None, preprocessing: Preprocessing, device: torch.device, say: Say
 ) -> Data:
-    """This process's share of the images of ``recipe``, in batches: ``size`` pixels, after ``preprocessing``.
+    """This process's share of the images of `recipe`, in batches: `size` pixels, after `preprocessing`.
 
     Raises:
         SettingError: they cannot be had.
@@ -84,14 +83,14 @@ def load_images(
 def network_of(
     recipe: Recipe, classes: tuple[str, ...], channels: int, size: int, preprocessing: Preprocessing = IMAGENET
 ) -> Network:
-    """The network of ``recipe`` for images of ``channels`` and ``size`` pixels, after ``preprocessing``."""
+    """The network of `recipe` for images of `channels` and `size` pixels, after `preprocessing`."""
     stem = "small" if size < SMALL_IMAGE else "imagenet"
     width = recipe.width or (16 if recipe.source == DIGITS else 64)
     return Network(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, preprocessing)
 
 
 def class_numbers(recipe: Recipe, data: Data, network: Network, say: Say) -> list[int]:
-    """The number that ``network`` has for each class of ``data``, the images of ``recipe``, by the classes' names.
+    """The number that `network` has for each class of `data`, the images of `recipe`, by the classes' names.
 
     Raises:
         SettingError: the network has other classes, or takes images of other channels.

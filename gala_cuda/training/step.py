@@ -1,4 +1,4 @@
-"""One step of a training: forward and backward in parts, the optimizer, averaged weights; and the state of all that."""
+"""One step of a training: forward and backward on micro-batches, then the optimizer; and the state that it changes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +11,27 @@ from torch import Tensor, nn
 from ..clickme.score import MapScoreMeter, returns_maps
 from ..data.batches import Batch
 from . import distributed
-from .evaluate import autocast, on
+from .ema import ModelEma
+from .evaluate import autocast, to_device
 from .meters import Meter, training_flops
-from .optimize import Average, mix, optimizer
+from .mixing import build_mixing
+from .optimizer import build_optimizer
 from .recipe import Recipe, RecipeError
-from .supervision import Supervision
+from .supervision import GradientSupervision, Supervision, build_supervision
 
 
 class Stepper:
-    """Trains ``model``, which it moves to ``device``; ``shape`` (channels, height, width) is that of an image.
+    """A network, which it moves to `device`, with all that trains it.
+
+    Args:
+        classes: number of them.
+        shape: (channels, height, width) of an image.
 
     Attributes:
         model: the network itself, by whose names weights are saved.
-        flops: of one image, forward and backward.
-        lr: of the last step.
+        parallel_model: what is called in its place; the same where there is one process.
+        flops: floating-point operations for one image, forward and backward.
+        lr: the last step's learning rate.
 
     Raises:
         RecipeError: BatchNorm is to be synchronised on a CPU, or the map loss does not go with network or recipe.
@@ -41,104 +48,109 @@ class Stepper:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=layout)
         self.flops = training_flops(self.model, torch.zeros(1, *shape, device=device))
-        self.called = distributed.parallel(self.model, recipe, device)
+        self.parallel_model = distributed.parallelize(self.model, recipe, device)
         if recipe.compile:
-            self.called.compile()
-        self.optimizer = optimizer(self.model, recipe)
+            self.parallel_model.compile()
+        self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.average = None if recipe.ema is None else Average(self.model, recipe.ema)
-        self.mix = mix(recipe, classes, distributed.world().rank)
-        self._supervision = Supervision(self.model, recipe, device) if recipe.clickme and recipe.map_weight else None
+        self.ema = None if recipe.ema is None else ModelEma(self.model, recipe.ema)
+        self.mix = build_mixing(recipe, classes, distributed.world().rank)
+        self._supervision: Supervision | None = None
+        if recipe.clickme and recipe.map_weight:
+            self._supervision = build_supervision(self.model, recipe, device)
 
-    def __call__(self, parts: list[Batch], lr: float, step: int, meter: Meter) -> Tensor:
-        """Step number ``step`` on this rank's ``parts``; the mean loss, on the device. ``meter`` counts the images.
+    def __call__(self, micro_batches: list[Batch], lr: float, step: int, meter: Meter) -> Tensor:
+        """Makes the step that `step` others came before; the mean loss of this rank's images, on the device.
 
-        Where parts hold human maps and their weight is not 0, the map loss is added.
+        Where batches hold human maps and their weight is not 0, the map loss is added. `meter` counts all of it.
 
         Raises:
             RecipeError: the map loss does not go with this network or recipe; nothing is trained.
         """
-        recipe = self.recipe
-        self.lr = lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        count, mean = sum(len(labels) for _, labels, *_ in parts), torch.zeros((), device=self.device)
-        for number, part in enumerate(parts):
-            images, labels, *maps = part
-            images, labels = on(images, labels, self.device, recipe.channels_last)
-            targets = labels
+        recipe, self.lr = self.recipe, lr
+        mean_loss, count = torch.zeros((), device=self.device), sum(len(labels) for _, labels, *_ in micro_batches)
+        for number, (images, labels, *maps) in enumerate(micro_batches):
+            distributed.set_gradient_sync(self.parallel_model, number == len(micro_batches) - 1)
+            images, labels = to_device(images, labels, self.device, recipe.channels_last)
+            targets, options = labels, dict[str, bool]()
             if self.mix is not None:
                 images, targets = self.mix(images, labels, step * recipe.accumulate + number)
-            distributed.synchronised(self.called, number == len(parts) - 1)
-            taught = [tensor.to(self.device, non_blocking=True) for tensor in maps if recipe.map_weight]
-            if taught:
-                logits, distances = self.supervision(self._forward, images, labels, *taught)
+            supervision = self.supervision if maps and recipe.map_weight else None
+            if supervision is not None:
+                heatmap, has_map = (tensor.to(self.device, non_blocking=True) for tensor in maps)
+                images, options = supervision.prepare(images)
+            with autocast(self.device, recipe.precision):
+                output = self.parallel_model(images, **options)
+            if supervision is None:
+                logits, map_losses = output.float(), None
             else:
-                logits = self._forward(images).float()
+                logits, map_losses = supervision.losses(output, images, labels, heatmap, has_map)
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
             meter.add(loss, logits, labels)
-            if taught:
-                meter.add_maps(distances, taught[1])
-                loss = loss + recipe.map_weight * distances.mean()
-            share = len(labels) / count
-            self.scaler.scale(loss * share).backward()
-            mean += loss.detach() * share
-        if recipe.clip is not None:
+            if map_losses is not None:
+                meter.add_maps(map_losses, has_map)
+                loss = loss + recipe.map_weight * map_losses.mean()
+            fraction = len(labels) / count
+            self.scaler.scale(loss * fraction).backward()
+            mean_loss += loss.detach() * fraction
+        self._update()
+        return mean_loss
+
+    def _update(self) -> None:
+        """Changes the weights by their gradients."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        if self.recipe.clip is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update()
-        return mean
-
-    def _forward(self, images: Tensor, **options: bool) -> Any:
-        with autocast(self.device, self.recipe.precision):
-            return self.called(images, **options)
-
-    def record(self) -> MapScoreMeter | None:
-        """For test images with human maps: of attention, or of input gradients where those are taught; else None."""
-        saliency = self._supervision is not None and self._supervision.by_gradients
-        return MapScoreMeter(saliency) if saliency or returns_maps(self.model) else None
+        if self.ema is not None:
+            self.ema.update()
 
     @property
     def supervision(self) -> Supervision:
-        """Made for the first part with human maps, unless the recipe has told of them before."""
+        """Made for the first batch with human maps, unless the recipe has told of them before."""
         if self._supervision is None:
-            self._supervision = Supervision(self.model, self.recipe, self.device)
+            self._supervision = build_supervision(self.model, self.recipe, self.device)
         return self._supervision
+
+    def map_meter(self) -> MapScoreMeter | None:
+        """For test images with human maps: of attention, or of input gradients where those are taught; else None."""
+        saliency = isinstance(self._supervision, GradientSupervision)
+        return MapScoreMeter(saliency) if saliency or returns_maps(self.model) else None
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model has meanwhile the weights that count: the averaged ones, where there are some."""
-        if self.average is None:
+        """The model has inside the weights that are tested: the averaged ones, if the recipe has them."""
+        if self.ema is None:
             yield
         else:
-            with self.average.applied():
+            with self.ema.applied():
                 yield
 
     def weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(the model's, those that count) on the CPU; every rank has to call."""
-        own = distributed.whole(self.model.state_dict())
-        return own, own if self.average is None else distributed.whole(self.average.state)
+        """(the model's, those that are tested), whole and on the CPU; every rank has to call."""
+        own = distributed.full_state_dict(self.model.state_dict())
+        return own, own if self.ema is None else distributed.full_state_dict(self.ema.state)
 
     def state(self) -> dict[str, Any]:
         """Everything else that the next steps depend on; every rank has to call."""
         return {
-            "optimizer": distributed.whole_optimizer(self.model, self.optimizer),
+            "optimizer": distributed.full_optimizer_state(self.model, self.optimizer),
             "scaler": self.scaler.state_dict(),
-            "average_updates": 0 if self.average is None else self.average.updates,
-            "random": distributed.from_all(_random_state(self.device)),
+            "average_updates": 0 if self.ema is None else self.ema.updates,
+            "random": distributed.all_gather(_random_state(self.device)),
         }
 
     def load(self, weights: dict[str, Tensor], averaged: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Goes back to what ``weights`` and ``state`` gave; random numbers only for as many ranks."""
-        distributed.fill(self.model.state_dict(), weights)
-        distributed.fill_optimizer(self.model, self.optimizer, state["optimizer"])
+        """Goes back to what `weights` and `state` gave; to the random numbers only with as many ranks as then."""
+        distributed.load_full_state_dict(self.model.state_dict(), weights)
+        distributed.load_full_optimizer_state(self.model, self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load(averaged, state["average_updates"])
+        if self.ema is not None:
+            self.ema.load(averaged, state["average_updates"])
         world = distributed.world()
         if len(state["random"]) == world.size:
             _set_random_state(state["random"][world.rank], self.device)

@@ -1,8 +1,6 @@
-"""Supervision by human maps in a training step: which loss, what the network is asked for, what cannot go together."""
+"""Supervision by human maps in a training step: what a loss asks of the network, and what it makes of its output."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,62 +11,77 @@ from ..layer import GALA
 from . import distributed
 from .recipe import Recipe, RecipeError
 
-Call = Callable[..., Any]  # the network: images, and perhaps return_maps=True
+
+class Supervision(Protocol):
+    """A map loss around the call of a network: `model(images, **options)` of what `prepare` gives, then `losses`."""
+
+    def prepare(self, images: Tensor) -> tuple[Tensor, dict[str, bool]]:
+        """(images [n, C, H, W] to call the network with, further arguments of that call)."""
+
+    def losses(
+        self, output: Any, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(logits float32 [n, K], map loss of each image before its weight [n], 0 where `has_map` [n] is False).
+
+        `output` is the network's, `images` are those of `prepare`, `labels` [n], `heatmap` [n, 1, H, W].
+        """
 
 
-class Supervision:
-    """The map loss of ``recipe`` for ``model``.
+class AttentionSupervision:
+    """Teaches the attention maps of the network's GALA layers."""
 
-    Attributes:
-        by_gradients: whether input gradients are taught, and not attention.
+    def __init__(self, loss: GalaMapLoss):
+        self.loss = loss
+
+    def prepare(self, images: Tensor) -> tuple[Tensor, dict[str, bool]]:
+        return images, {"return_maps": True}
+
+    def losses(
+        self, output: Any, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits, maps = output
+        return logits.float(), self.loss.per_image(maps, heatmap, has_map)
+
+
+class GradientSupervision:
+    """Teaches the gradient of the true class's logit by the image, of any network."""
+
+    def __init__(self, loss: HarmonizationLoss):
+        self.loss = loss
+
+    def prepare(self, images: Tensor) -> tuple[Tensor, dict[str, bool]]:
+        return images.detach().requires_grad_(), {}
+
+    def losses(
+        self, output: Any, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits = output.float()
+        return logits, self.loss.per_image(logits, images, labels, heatmap, has_map)
+
+
+def build_supervision(model: nn.Module, recipe: Recipe, device: torch.device) -> Supervision:
+    """The supervision that `recipe` asks for, of `model`, which is on `device`.
 
     Raises:
         RecipeError: this network, or another setting of the recipe, does not go with that loss.
     """
-
-    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device):
-        for name in ("mixup", "cutmix"):
-            if getattr(recipe, name):
-                raise RecipeError(
-                    name,
-                    f"is {getattr(recipe, name)}; expected 0 with human maps, each of which is of one image",
-                    ["clickme"],
-                )
-        self.by_gradients = recipe.clickme_loss == "harmonization"
-        if self.by_gradients:
-            _refuse_without_double_backward(recipe)
-            self._taught = partial(_of_gradients, HarmonizationLoss().to(device))
-        elif returns_maps(model):
-            channels = [layer.channels for layer in model.modules() if isinstance(layer, GALA)]
-            self._taught = partial(_of_maps, GalaMapLoss(recipe.clickme_loss, channels=channels).to(device))
-        else:
+    for name in ("mixup", "cutmix"):
+        if value := getattr(recipe, name):
             raise RecipeError(
-                "clickme_loss",
-                f"is {recipe.clickme_loss!r}, but {type(model).__name__} returns no attention maps; expected a "
-                "gala_resnet of this package, or harmonization, or clickme_weight 0",
-                ["model", "clickme"],
+                name, f"is {value}; expected 0 with human maps, each of which is of one image", ["clickme"]
             )
-
-    def __call__(
-        self, call: Call, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(logits float32 [n, K], each image's loss before the weight [n], 0 where there is no map) by ``call``."""
-        return self._taught(call, images, labels, heatmap, has_map)
-
-
-def _of_maps(
-    loss: GalaMapLoss, call: Call, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor
-) -> tuple[Tensor, Tensor]:
-    logits, maps = call(images, return_maps=True)
-    return logits.float(), loss.per_image(maps, heatmap, has_map)
-
-
-def _of_gradients(
-    loss: HarmonizationLoss, call: Call, images: Tensor, labels: Tensor, heatmap: Tensor, has_map: Tensor
-) -> tuple[Tensor, Tensor]:
-    images = images.detach().requires_grad_()
-    logits = call(images).float()
-    return logits, loss.per_image(logits, images, labels, heatmap, has_map)
+    if recipe.clickme_loss == "harmonization":
+        _refuse_without_double_backward(recipe)
+        return GradientSupervision(HarmonizationLoss().to(device))
+    if not returns_maps(model):
+        raise RecipeError(
+            "clickme_loss",
+            f"is {recipe.clickme_loss!r}, but {type(model).__name__} returns no attention maps; expected a "
+            "gala_resnet of this package, or harmonization, or clickme_weight 0",
+            ["model", "clickme"],
+        )
+    channels = [layer.channels for layer in model.modules() if isinstance(layer, GALA)]
+    return AttentionSupervision(GalaMapLoss(recipe.clickme_loss, channels=channels).to(device))
 
 
 def _refuse_without_double_backward(recipe: Recipe) -> None:

@@ -26,10 +26,10 @@ def open_network(
     say: Callable[[str], object],
     fixed: Collection[str] = _OF_NETWORK,
 ) -> tuple[nn.Module, Network]:
-    """The network of the weights at ``place``, a file or the folder of a training, tried on an empty image.
+    """The network of the weights at `place`, a file or the folder of a training, tried on an empty image.
 
-    Where the file names its network, the fields ``fixed`` of the recipe may only repeat it, if they are among those
-    that are ``given``; the image size may differ. Where it does not, ``recipe`` says which network it is.
+    Where the file names its network, the fields `fixed` of the recipe may only repeat it, if they are among those
+    that are `given`; the image size may differ. Where it does not, `recipe` says which network it is.
 
     Raises:
         NetworkError: a field does not go with the weights.
@@ -72,7 +72,7 @@ def _fit(network: Network, weights: Mapping[str, Tensor]) -> bool:
 
 
 def weights_in(place: Path) -> Path:
-    """The file of weights at ``place``, which may be the folder of a training. Raises WeightsError."""
+    """The file of weights at `place`, which may be the folder of a training. Raises WeightsError."""
     if not place.is_dir():
         return place
     found = [place / name for name in _IN_FOLDERS if (place / name).is_file()]
@@ -82,7 +82,7 @@ def weights_in(place: Path) -> Path:
 
 
 def trained_on(place: Path) -> tuple[dict[str, Any], Path]:
-    """(the fields data and clickme of the recipe beside the weights at ``place``, or none; that recipe's file).
+    """(the fields data and clickme of the recipe beside the weights at `place`, or none; that recipe's file).
 
     Raises:
         RecipeError: the recipe cannot be read.
@@ -98,7 +98,7 @@ def trained_on(place: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _refuse_others(path: Path, network: Network, weights: Collection[str], given: dict[str, Any]) -> None:
-    """Raises NetworkError for a field that contradicts what ``path`` says of its network."""
+    """Raises NetworkError for a field that contradicts what `path` says of its network."""
     for name, field in given.items():
         value = tuple(field) if isinstance(field, list) else field
         own = network.gala_layers if name == "layers" else getattr(network, name)
@@ -109,7 +109,7 @@ def _refuse_others(path: Path, network: Network, weights: Collection[str], given
 
 
 def _blocks(weights: Collection[str], layers: tuple[str, ...]) -> list[str]:
-    """The residual blocks, among those whose ``weights`` there are, that ``layers`` lead to."""
+    """The residual blocks, among those whose `weights` there are, that `layers` lead to."""
     names = [name.removesuffix(".conv1.weight") for name in weights if name.endswith(".conv1.weight")]
     try:
         return select_blocks(names, layers, "layers") if layers else []

@@ -1,8 +1,9 @@
-"""A forward pass of empty images before anything is written, so that what a network cannot take is refused by name."""
+"""A forward pass of empty images before anything is written, so that a setting that cannot work is refused by name."""
 
 import torch
 from torch import Tensor, nn
 
+from ..models.mode import in_mode
 from ..networks.errors import NetworkError
 from ..networks.network import Network
 from .recipe import Recipe, RecipeError
@@ -12,7 +13,7 @@ _REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 def check(model: nn.Module, network: Network) -> None:
-    """``model``, on the CPU and the network that ``network`` describes, gives logits of an image in evaluation mode.
+    """`model`, on the CPU and the network that `network` describes, gives logits of an image in evaluation mode.
 
     Its mode is restored.
 
@@ -29,11 +30,11 @@ def check(model: nn.Module, network: Network) -> None:
 
 
 def check_training(model: nn.Module, network: Network, recipe: Recipe, images: int) -> None:
-    """As ``check``, and in training mode of parts of ``images``; statistics and random numbers stay as they were.
+    """As `check`, and in training mode of micro-batches of `images`; buffers and random numbers stay as they were.
 
     Raises:
-        NetworkError: as ``check`` does, or there are several outputs in training.
-        RecipeError: parts of one image are too few.
+        NetworkError: as `check` does, or there are several outputs in training.
+        RecipeError: micro-batches of one image are too few.
     """
     check(model, network)
     count = min(images, 2)
@@ -54,8 +55,8 @@ def check_training(model: nn.Module, network: Network, recipe: Recipe, images: i
 
 def _too_few(network: Network, recipe: Recipe) -> RecipeError:
     why = (
-        f"and so a part of one image; {network.model} needs at least 2 with images of {network.size} pixels, since "
-        "BatchNorm would have one value of a channel"
+        f"and so a micro-batch of one image; {network.model} needs at least 2 with images of {network.size} pixels, "
+        "since BatchNorm would have one value per channel"
     )
     if recipe.accumulate > 1:
         return RecipeError(
@@ -68,11 +69,8 @@ def _too_few(network: Network, recipe: Recipe) -> RecipeError:
 
 @torch.no_grad()
 def _logits(model: nn.Module, network: Network, count: int, training: bool) -> Tensor:
-    before = model.training
-    try:
-        return model.train(training)(torch.zeros(count, network.channels, network.size, network.size))
-    finally:
-        model.train(before)
+    with in_mode(model, training=training):
+        return model(torch.zeros(count, network.channels, network.size, network.size))
 
 
 def _expect_logits(logits: Tensor, network: Network, count: int, when: str) -> None:
