@@ -99,11 +99,16 @@ def _inspect(
         HUMAN: torch.stack([none if each.heatmap is None else each.heatmap for each in images]),
     }
     probabilities = logits.softmax(1).gather(1, answers[:, None])[:, 0].tolist()
-    titles = [
-        f"{_short(each.name)}\n{classes[answer]}, {probability:.0%}" + _true_class(label, answer, classes)
-        for each, answer, probability, label in zip(images, answers.tolist(), probabilities, known, strict=True)
-    ]
+    rows = zip(images, answers.tolist(), probabilities, known, strict=True)
+    titles = [_title(each.name, answer, probability, label, classes) for each, answer, probability, label in rows]
     return Rows(pixels, {title: maps[name] for name, title in columns.items()}, titles)
+
+
+def _title(name: str, answer: int, probability: float, label: int | None, classes: Sequence[str]) -> str:
+    """The text beside an image: its name, the network's answer, and the true class where that is another one."""
+    short = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
+    true = f"\n({classes[label]})" if label not in (None, answer) else ""
+    return f"{short}\n{classes[answer]}, {probability:.0%}{true}"
 
 
 def _write(parts: Iterable[Rows], heading: str, columns: Sequence[str], output: Path) -> list[Path]:
@@ -128,12 +133,3 @@ def _write(parts: Iterable[Rows], heading: str, columns: Sequence[str], output: 
     finally:
         draft.unlink(missing_ok=True)
     return [path, *written]
-
-
-def _short(name: str) -> str:
-    """``name``, or the end of it where it is long."""
-    return name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
-
-
-def _true_class(label: int | None, answer: int, classes: Sequence[str]) -> str:
-    return f"\n({classes[label]})" if label not in (None, answer) else ""

@@ -14,22 +14,10 @@ from .squeeze_excite import SqueezeExcite
 
 __all__ = [
     "ResNet",
-    "gala_resnet18",
-    "gala_resnet26",
-    "gala_resnet34",
-    "gala_resnet50",
-    "gala_resnet101",
-    "resnet18",
-    "resnet26",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "se_resnet18",
-    "se_resnet26",
-    "se_resnet34",
-    "se_resnet50",
-    "se_resnet101",
-]
+    "gala_resnet18", "gala_resnet26", "gala_resnet34", "gala_resnet50", "gala_resnet101",
+    "resnet18", "resnet26", "resnet34", "resnet50", "resnet101",
+    "se_resnet18", "se_resnet26", "se_resnet34", "se_resnet50", "se_resnet101",
+]  # fmt: skip
 
 # By depth: the kind of residual block, and how many of them in each stage.
 ARCHITECTURES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {

@@ -19,7 +19,7 @@ from .state_dict import load_weights, strip_prefix
 
 LAYERS = ("layer3",)  # the paper's
 KEY = "gala_cuda"  # of the description in the metadata of a safetensors file
-_RENAMED = {"preprocessing": "how"}  # fields that have another name in the metadata
+PREPROCESSING_KEY = "how"  # of the field ``preprocessing`` in that description
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Network:
 
     def metadata(self) -> dict[str, str]:
         """The description for the metadata of a safetensors file."""
-        return {KEY: json.dumps({_RENAMED.get(name, name): value for name, value in asdict(self).items()})}
+        values = asdict(self)
+        values[PREPROCESSING_KEY] = values.pop("preprocessing")
+        return {KEY: json.dumps(values)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path | str) -> "Network | None":
@@ -60,7 +62,7 @@ class Network:
             return None
         try:
             values: dict[str, Any] = json.loads(metadata[KEY])
-            preprocessing = Preprocessing(**_with_tuples(values.pop("how", {})))
+            preprocessing = Preprocessing(**_with_tuples(values.pop(PREPROCESSING_KEY, {})))
             network = cls(**_with_tuples(values), preprocessing=preprocessing)
         except (AttributeError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} does not describe its network as this version does: {error}") from error
