@@ -1,4 +1,4 @@
-"""The console that commands print to: rich's, which takes text as text."""
+"""The console that commands print to: rich's, without markup, so that text appears as it is."""
 
 from collections.abc import Iterable, Sized
 from typing import Any

@@ -1,4 +1,4 @@
-"""`gala-cuda demo`: doctor, a GALA-ResNet trained on real digits, its attention maps, a short benchmark."""
+"""The demonstration: doctor, a GALA-ResNet trained on real digits, its attention maps, a short benchmark."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Names as people give them to files and classes, made fit to be shown."""
+"""Makes names of files and classes safe to print: a terminal obeys nothing that is in them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""``gala-cuda clickme``: what check reports, and what is left of the samples after convert."""
+"""`gala-cuda clickme`: what check reports, and what is left of the samples after convert."""
 
 import io
 import json
@@ -14,6 +14,7 @@ import webdataset
 from imagesets import read
 from PIL import Image
 
+from gala_cuda.cli import clickme
 from gala_cuda.cli.main import main
 from gala_cuda.data.human_maps import convert
 from gala_cuda.data.human_maps.formats import WRITERS
@@ -92,6 +93,10 @@ def test_converted_samples_are_the_same_where_the_format_allows(tmp_path, capsys
         np.testing.assert_array_equal(new.heatmap[0], heatmap)
     numbers = [open_split(place, "train").record(0).numbers for place in (folder, target)]
     assert numbers[1] | numbers[0] == numbers[1]  # nothing is missing
+
+
+def test_the_command_offers_what_can_be_written():
+    assert tuple(WRITERS) == clickme.KINDS
 
 
 def test_other_libraries_read_what_convert_writes(tmp_path):

@@ -1,4 +1,4 @@
-"""``gala-cuda train`` and ``eval`` with a folder of human maps: what they write and print, and what they refuse."""
+"""`gala-cuda train` and `eval` with a folder of human maps: what they write and print, and what they refuse."""
 
 import json
 

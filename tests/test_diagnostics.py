@@ -1,4 +1,4 @@
-"""``doctor`` in each state an installation can be in."""
+"""`doctor` in each state an installation can be in."""
 
 import json
 

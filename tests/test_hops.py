@@ -1,4 +1,4 @@
-"""How many of the package's functions stand between the command and the compiled kernel in a step of training."""
+"""Counts the package's functions between the command and the compiled kernel in a step of training."""
 
 import sys
 from pathlib import Path

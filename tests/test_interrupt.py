@@ -12,7 +12,7 @@ TRAIN = ["train", "--image-size", "8", "--width", "8", "--batch-size", "128", "-
 
 
 def stopped(arguments, awaited, number):
-    """(exit code, standard error) of the command, to whose group the signal is sent once it prints ``awaited``."""
+    """(exit code, standard error) of the command, to whose group the signal is sent once it prints `awaited`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "gala_cuda", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

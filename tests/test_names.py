@@ -1,4 +1,4 @@
-"""Files and classes may be called anything: their names are shown as they are, and obeyed by nothing."""
+"""Files and classes may have any name: it is printed as it is, and neither rich nor a terminal obeys it."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def test_sheets_take_dollars_for_dollars(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with pictures of ``CLASSES`` in data, and in run a network trained on them."""
+    """A folder with pictures of `CLASSES` in data, and in run a network trained on them."""
     root = tmp_path_factory.mktemp("names")
     rng = np.random.default_rng(0)
     for split, count in (("train", 2), ("val", 1)):

@@ -50,7 +50,7 @@ def test_a_trial_leaves_no_trace():
 
 
 class Several(nn.Module):
-    """Gives what ``outputs`` says."""
+    """Gives what `outputs` says."""
 
     def __init__(self, outputs, always):
         super().__init__()

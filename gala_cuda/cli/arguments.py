@@ -1,4 +1,4 @@
-"""Arguments of several commands, what they may be, and a parser that tells a bad one in one line, without the usage."""
+"""Arguments that several commands share, the types of their values, and a parser that refuses them in one line."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ import torch
 
 
 class Parser(argparse.ArgumentParser):
-    """Its commands are of this class too."""
+    """Tells of a bad argument in one line, without the usage. Parsers of its commands are of this class too."""
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""

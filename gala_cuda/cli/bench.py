@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dtypes = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
     add("--batch", type=count, nargs="+", metavar="N", help="batch sizes (default: 1 8 32)")
     add("--shape", type=shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
-    add("--dtype", choices=dtypes, help="of x (default: float32)")
-    add("--layout", choices=("channels_last", "nchw"), help="of x in memory (default: channels_last)")
-    add("--reduction", type=count, metavar="R", help="channels over hidden units (default: 4)")
+    add("--dtype", choices=dtypes, help="dtype of x (default: float32)")
+    add("--layout", choices=("channels_last", "nchw"), help="layout of x in memory (default: channels_last)")
+    add("--reduction", type=count, metavar="R", help="channels C over hidden units R (default: 4)")
     add("--contestants", nargs="+", metavar="NAME", help="eager, compile, max-autotune, a backend's name, se, cbam "
         "(default: eager, compile and every fused backend that runs)")  # fmt: skip
-    add("--seconds", type=positive, metavar="S", help="of timing for each shape and pass (default: 10)")
-    add("--threads", type=count, metavar="T", help="of the CPU (default: torch's choice)")
+    add("--seconds", type=positive, metavar="S", help="seconds of timing for each shape and pass (default: 10)")
+    add("--threads", type=count, metavar="T", help="threads of the CPU (default: torch's choice)")
     add("--device", type=device, help="cpu, cuda, cuda:1 (default: cpu)")
     add("--output", type=Path, default=Path("runs/bench"), help="folder of bench.json and bench.png "
         "(default: %(default)s)")  # fmt: skip

@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = convert.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder with files of any of the formats")
     add("target", type=Path, metavar="TARGET", help="new folder, whole in the end or not there at all")
-    add("--to", choices=KINDS, default="webdataset", help="(default: %(default)s, tar shards)")
-    add("--per-shard", type=count, default=1000, metavar="N", help="samples of a TFRecord or tar file "
+    add("--to", choices=KINDS, default="webdataset", help="format to write (default: %(default)s, tar shards)")
+    add("--per-shard", type=count, default=1000, metavar="N", help="samples per TFRecord or tar file "
         "(default: %(default)s)")  # fmt: skip
 
 

@@ -14,9 +14,11 @@ HELP = "Write weights as ONNX and torch.export files, and compare those with PyT
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_file(parser)
-    parser.add_argument("--format", nargs="+", choices=tuple(FORMATS), default=["onnx"], help="(default: onnx)")
+    parser.add_argument(
+        "--format", nargs="+", choices=tuple(FORMATS), default=["onnx"], help="formats to write (default: onnx)"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/export/network"), metavar="FILE",
-        help="to write to; the format's suffix is added (default: %(default)s)")  # fmt: skip
+        help="file to write to; the format's suffix is added (default: %(default)s)")  # fmt: skip
     add_recipe_flags(parser, ("model", "layers", "keep_output", "image_size"))
 
 

@@ -1,4 +1,4 @@
-"""Imports of what only an extra installs, such as `pip install 'gala-cuda[train]'`."""
+"""Imports of packages that only an extra brings, such as `pip install 'gala-cuda[train]'`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("images", nargs="+", metavar="IMAGES", help="picture files, folders of them, ClickMe's files or folders, or "
         "builtin:digits")  # fmt: skip
     add("--output", type=Path, default=Path("runs/inspect"), help="folder to write to (default: %(default)s)")
-    add("--limit", type=count, default=16, metavar="N", help="images, evenly spaced where there are more "
+    add("--limit", type=count, default=16, metavar="N", help="number of images, evenly spaced where there are more "
         "(default: %(default)s)")  # fmt: skip
-    add("--split", default="val", metavar="NAME", help="of ClickMe's folders (default: %(default)s)")
+    add("--split", default="val", metavar="NAME", help="split of ClickMe's folders (default: %(default)s)")
     add("--device", type=device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add("--layers", nargs="+", metavar="NAME", default=argparse.SUPPRESS, help="blocks, or stages of them, whose "
         "attention is shown (default: three, of ResNet-50 the paper's layer3.1, .3 and .5); where the file does not "

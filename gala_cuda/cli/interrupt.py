@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as the end of a command: an exit code and a line, no traceback."""
+"""Ends a command on Ctrl-C or SIGTERM with one line and an exit code, without a traceback."""
 
 import os
 import shlex
@@ -14,12 +14,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Attributes: number, of the first signal that came, or None; code, the exit code that goes with it."""
+    """Whether a signal came.
+
+    Attributes:
+        number: of the first signal; None as long as there was none.
+    """
 
     number: int | None = None
 
     @property
     def code(self) -> int:
+        """The exit code that goes with the signal."""
         return 128 + (self.number or 0)
 
     def __str__(self) -> str:
@@ -28,7 +33,7 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Either signal raises KeyboardInterrupt meanwhile, in the main thread of this process.
+    """Either signal raises KeyboardInterrupt inside, in the main thread of this process.
 
     A child that was forked off takes no notice of SIGINT, which a terminal sends to it too: its parent ends it. Signals
     that this process ignores, as under nohup, stay ignored. In other threads than the main one nothing changes.
@@ -58,7 +63,7 @@ def stoppable() -> Iterator[Stop]:
 
 
 def command_line(*added: str) -> str:
-    """What this process was started with, for a shell, and the arguments `added` unless they are there."""
+    """The shell command that started this process, with the arguments `added` unless it has them."""
     program, *given = sys.argv
     words = [*given, *(word for word in added if word not in given)]
     if "WORLD_SIZE" in os.environ:

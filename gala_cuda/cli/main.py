@@ -1,4 +1,4 @@
-"""The command `gala-cuda`: its parser, its exit codes, and how errors are told."""
+"""The command `gala-cuda`: parses its arguments, runs one of its commands, and tells of errors."""
 
 import argparse
 import io
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             build_parser().parse_args(argv, args)
             return args.run(args)
         except (Exception, KeyboardInterrupt) as error:
-            # Whatever a signal's coming made fail: a compiler or another process of the training has it too.
+            # After a signal any error counts as its consequence: it also ends compilers and other processes.
             if stop.number is None:
                 return _refused(error, args)
     return _stopped(stop, args)
@@ -59,7 +59,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _refused(error: BaseException, args: argparse.Namespace) -> int:
-    """Tells of an error that is an answer to the user; raises any other."""
+    """Prints the message of an error that is meant for the user; raises any other."""
     if isinstance(error, argparse.ArgumentError):
         return args.parser.error(printable(str(error)))
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(__package__.split(".")[0]):
@@ -71,7 +71,7 @@ def _refused(error: BaseException, args: argparse.Namespace) -> int:
 
 
 def _stopped(stop: Stop, args: argparse.Namespace) -> int:
-    """Tells, once where there are several processes, what a signal ended; the exit code."""
+    """Prints that a signal ended the command, in one of several processes; the exit code."""
     if int(os.environ.get("RANK", 0)) == 0:
         advice = "" if args.advice is None else args.advice(args)
         print(f"gala-cuda: {stop}{printable(advice)}", file=sys.stderr)

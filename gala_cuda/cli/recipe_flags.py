@@ -1,4 +1,4 @@
-"""A recipe's fields as flags, and which of them is to blame where a setting is refused."""
+"""A recipe's fields as flags of a command, and the flag that is to blame where a setting is refused."""
 
 import argparse
 from collections.abc import Collection, Iterator, Sequence
@@ -13,9 +13,9 @@ _OF_WEIGHTS = ("data", "clickme", "model", "layers", "keep_output", "image_size"
 
 
 def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:
-    """A flag for every field, or for those of `names`, of a command that is given weights.
+    """Adds a flag for every field of a recipe, or for those of `names` where the command is given weights.
 
-    One that is not given leaves no trace in the namespace.
+    The namespace has no attribute for a flag that is not given.
     """
     for each in fields(Recipe):
         if names is not None and each.name not in names:

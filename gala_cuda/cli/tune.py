@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dtypes = [str(dtype).removeprefix("torch.") for dtype in triton.DTYPES]
     add("--batch", type=count, nargs="+", metavar="N", help="batch sizes (default: 32 256)")
     add("--shape", type=shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
-    add("--dtype", choices=dtypes, nargs="+", help="of x (default: bfloat16 float32)")
-    add("--layout", choices=("channels_last", "nchw"), nargs="+", help="of x in memory (default: channels_last)")
-    add("--seconds", type=positive, metavar="S", help="of timing for each comparison (default: 0.5)")
+    add("--dtype", choices=dtypes, nargs="+", help="dtype of x (default: bfloat16 float32)")
+    add("--layout", choices=("channels_last", "nchw"), nargs="+", help="layout of x in memory (default: channels_last)")
+    add("--seconds", type=positive, metavar="S", help="seconds of timing for each comparison (default: 0.5)")
     add("--device", type=device, help="cuda, cuda:1 (default: cuda)")
     add("--output", type=Path, metavar="FILE", help="table to write (default: gala_cuda/triton-table.json in "
         "$XDG_CACHE_HOME or ~/.cache)")  # fmt: skip

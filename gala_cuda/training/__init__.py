@@ -1,1 +1,1 @@
-"""The reference trainer: recipe, loop, checkpoints, evaluation, export."""
+"""Trains networks by a recipe, tests them and exports them."""

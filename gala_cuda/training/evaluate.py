@@ -129,8 +129,8 @@ def print_evaluation(result: Evaluation, classes: tuple[str, ...], console: Cons
         table.add_column(name, justify="right")
     table.add_column("right", justify="right")
     for i, (name, row) in enumerate(zip(classes, result.confusion.tolist(), strict=True)):
-        share = f"{row[i] / sum(row):.1%}" if sum(row) else "-"
-        table.add_row(name, *(str(count) if count else "·" for count in row), share)
+        right = f"{row[i] / sum(row):.1%}" if sum(row) else "-"
+        table.add_row(name, *(str(count) if count else "·" for count in row), right)
     console.print(table)
 
 

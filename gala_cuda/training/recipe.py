@@ -20,10 +20,10 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 PARALLEL = ("ddp", "fsdp")
 LR_BATCH = 256  # the batch size that lr_256 is for
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
-_MAY_CHANGE = ("workers", "accumulate", "compile", "epochs", "lr_256")  # while a training is interrupted
+_MAY_CHANGE = ("workers", "accumulate", "compile", "epochs", "lr_256")  # when a training is resumed
 _KINDS = {"tuple": "a list", "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
-_FORMER = (("time_limit", None),)  # fields that older recipes have, with the only value that can still be followed
-_FACTS = ("peak_lr", "versions", "git")  # stand in a written recipe beside its fields
+_FORMER = (("time_limit", None),)  # fields of older recipes, each with the only value that can still be followed
+_FACTS = ("peak_lr", "versions", "git")  # what a written recipe has beside its fields
 
 
 class RecipeError(SettingError):
@@ -31,10 +31,9 @@ class RecipeError(SettingError):
 
     def __init__(self, name: str, problem: str, others: Sequence[str] = ()):
         super().__init__((name, *others), f"{name} {problem}")
-        self.problem = problem
 
 
-def _of(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+def _field(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
@@ -48,47 +47,47 @@ class Recipe:
         RecipeError: a value is out of range.
     """
 
-    data: str = _of(DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
-    clickme: str | None = _of(None, "folder of images with human maps, in place of data (default: none)")
-    clickme_loss: str = _of("paper", "what maps are compared by; harmonization is for any network", tuple(WEIGHTS))
-    clickme_weight: float | None = _of(
+    data: str = _field(DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
+    clickme: str | None = _field(None, "folder of images with human maps, in place of data (default: none)")
+    clickme_loss: str = _field("paper", "what maps are compared by; harmonization is for any network", tuple(WEIGHTS))
+    clickme_weight: float | None = _field(
         None, "λ of that loss, 0 is off (default: 6 for paper, 1e-5 for gala_tpu, 1 for harmonization)"
     )
-    model: str = _of("gala_resnet18", "a network of this package, timm/NAME or torchvision/NAME")
-    layers: tuple[str, ...] = _of((), "stages or blocks with GALA (default: layer3)")
-    width: int | None = _of(None, "channels of the first stage (default: 16 for digits, else 64)")
-    weights: str | None = _of(None, "file of weights to start from: this package's, torchvision's or timm's")
-    keep_output: bool = _of(False, "start with GALA layers that leave the outputs of --weights as they are")
-    image_size: int | None = _of(
+    model: str = _field("gala_resnet18", "network: one of this package, timm/NAME or torchvision/NAME")
+    layers: tuple[str, ...] = _field((), "stages or blocks with GALA (default: layer3)")
+    width: int | None = _field(None, "channels of the first stage (default: 16 for digits, else 64)")
+    weights: str | None = _field(None, "file of weights to start from: this package's, torchvision's or timm's")
+    keep_output: bool = _field(False, "start with GALA layers that leave the outputs of --weights as they are")
+    image_size: int | None = _field(
         None, "pixels (default: as weights or the network's library say, else 32 for digits, 224 for others)"
     )
-    augment: str = _of("paper", "of pictures", AUGMENTS)
-    epochs: int = _of(20, "passes through the training images")
-    batch_size: int = _of(64, "images of one step, over all processes")
-    accumulate: int = _of(1, "micro-batches, one after the other, that each process divides its images of a step into")
-    optimizer: str = _of("sgd", "sgd has Nesterov momentum", OPTIMIZERS)
-    lr: float | None = _of(None, "highest learning rate (default: lr_256 times batch_size / 256)")
-    lr_256: float = _of(0.4, "highest learning rate for batches of 256")
-    momentum: float = _of(0.9, "of sgd; the first beta of adamw")
-    schedule: str = _of("cosine", "decay to zero along a cosine, or to a tenth at each fraction of decay_at", SCHEDULES)
-    decay_at: tuple[float, ...] = _of((1 / 3, 2 / 3, 8 / 9), "fractions of the training at which steps decays")
-    warm_up: float = _of(0.1, "fraction of the training in which the learning rate rises")
-    weight_decay: float = _of(5e-4, "of the weights")
-    decay_vectors: bool = _of(False, "weight decay also for biases and for scales and shifts of normalisations")
-    decay_attention: bool = _of(True, "weight decay also for attention layers")
-    clip: float | None = _of(None, "largest L2 norm of the gradient (default: any)")
-    label_smoothing: float = _of(0.0, "fraction of every target that is spread over all classes")
-    mixup: float = _of(0.0, "alpha of mixup's beta distribution; 0 is off")
-    cutmix: float = _of(0.0, "alpha of cutmix's beta distribution; 0 is off; with mixup, one of both by chance")
-    ema: float | None = _of(None, "decay for each step of the averaged weights, which are then tested (default: none)")
-    precision: str = _of("float32", "of activations, by autocast; float16 scales the loss", PRECISIONS)
-    channels_last: bool = _of(True, "images as NHWC in memory")
-    compile: bool = _of(False, "by torch.compile")
-    sync_batchnorm: bool = _of(False, "BatchNorm over the images of all processes; GPU only")
-    parallel: str = _of("ddp", "several processes: replicas, or shards of the weights", PARALLEL)
-    deterministic: bool = _of(True, "the same weights from the same recipe on a GPU too; slower there")
-    seed: int = _of(0, "of weights, order, augmentation")
-    workers: int = _of(2, "processes that read images, for each training process")
+    augment: str = _field("paper", "augmentation of pictures", AUGMENTS)
+    epochs: int = _field(20, "passes through the training images")
+    batch_size: int = _field(64, "images of one step, over all processes")
+    accumulate: int = _field(1, "micro-batches that each process divides its images of a step into")
+    optimizer: str = _field("sgd", "sgd has Nesterov momentum", OPTIMIZERS)
+    lr: float | None = _field(None, "highest learning rate (default: lr_256 times batch_size / 256)")
+    lr_256: float = _field(0.4, "highest learning rate for batches of 256")
+    momentum: float = _field(0.9, "momentum of sgd; the first beta of adamw")
+    schedule: str = _field("cosine", "decay along a cosine to zero, or to a tenth at each decay_at", SCHEDULES)
+    decay_at: tuple[float, ...] = _field((1 / 3, 2 / 3, 8 / 9), "fractions of the training at which steps decays")
+    warm_up: float = _field(0.1, "fraction of the training in which the learning rate rises")
+    weight_decay: float = _field(5e-4, "weight decay; the flags below say of what")
+    decay_vectors: bool = _field(False, "weight decay also for biases and for scales and shifts of normalisations")
+    decay_attention: bool = _field(True, "weight decay also for attention layers")
+    clip: float | None = _field(None, "largest L2 norm of the gradient (default: any)")
+    label_smoothing: float = _field(0.0, "fraction of every target that is spread over all classes")
+    mixup: float = _field(0.0, "alpha of mixup's beta distribution; 0 is off")
+    cutmix: float = _field(0.0, "alpha of cutmix's beta distribution; 0 is off; with mixup, one of both by chance")
+    ema: float | None = _field(None, "decay per step of the averaged weights, which are then tested (default: none)")
+    precision: str = _field("float32", "dtype of activations, by autocast; float16 scales the loss", PRECISIONS)
+    channels_last: bool = _field(True, "images and weights as NHWC in memory")
+    compile: bool = _field(False, "compile the network by torch.compile")
+    sync_batchnorm: bool = _field(False, "BatchNorm over the images of all processes; GPU only")
+    parallel: str = _field("ddp", "what each of several processes has: a replica, or a shard of the weights", PARALLEL)
+    deterministic: bool = _field(True, "the same weights from the same recipe on a GPU too; slower there")
+    seed: int = _field(0, "seed of weights, order and augmentation")
+    workers: int = _field(2, "processes that read images, for each training process")
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -1,4 +1,4 @@
-"""What a recipe starts with: its images, and a network for them."""
+"""Prepares a training: loads the images of its recipe and builds the network for them."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Networks that are trained already, opened again by the file of their weights."""
+"""Opens networks that are trained already, by the file of their weights."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
