@@ -19,7 +19,7 @@ if not CUDA:
 
 from gala_cuda import GALA  # noqa: E402
 from gala_cuda.backends import triton  # noqa: E402
-from gala_cuda.backends.interface import BackwardCall  # noqa: E402
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash  # noqa: E402
 from gala_cuda.backends.triton import launch  # noqa: E402
 
 SHAPE = (2, 64, 14, 14)
@@ -70,10 +70,11 @@ def main() -> None:
     x, grad = (torch.randn(SHAPE, device=device).bfloat16().to(memory_format=torch.channels_last) for _ in range(2))
     leaf = x.clone().requires_grad_()
     w = layer.weights
-    _, _, stats, relu_mask = triton.forward(x, w, None, "tanh", False, True)
-    arguments = BackwardCall(grad, None, x, w, None, stats, relu_mask, "tanh", True, True)
+    forward = ForwardCall(x, w, None, Squash.TANH, return_map=False, save=False)
+    _, _, stats, relu_mask = triton.forward(forward._replace(save=True))
+    arguments = BackwardCall(grad, None, x, w, None, stats, relu_mask, Squash.TANH, True, True)
     calls = {
-        "backend, forward": lambda: triton.forward(x, w, None, "tanh", False, False),
+        "backend, forward": lambda: triton.forward(forward),
         "backend, backward": lambda: triton.backward(arguments),
         "layer, no grad": torch.no_grad()(lambda: layer(x)),
         "layer, forward": lambda: layer(leaf),

@@ -39,11 +39,12 @@ std::string cpu_isa() { return gala::cpu::isa(); }
 
 STABLE_TORCH_LIBRARY(gala_native, m) {
   m.def("forward(Tensor x, " GALA_WEIGHTS
-        ", Tensor? residual, bool tanh, bool return_map, bool save, bool tf32)"
-        " -> (Tensor, Tensor, Tensor, Tensor)");
+        ", Tensor? residual, int squash, bool return_map, bool save, bool tf32)"
+        " -> (Tensor out, Tensor? map, Tensor? stats, Tensor? relu_mask)");
   m.def("backward(Tensor grad_out, Tensor? map_factor, Tensor x, " GALA_WEIGHTS
-        ", Tensor? out, Tensor stats, Tensor relu_mask, bool tanh, bool need_input, bool need_weights, bool tf32)"
-        " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+        ", Tensor? out, Tensor stats, Tensor relu_mask, int squash, bool need_input, bool need_weights, bool tf32)"
+        " -> (Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, "
+        "Tensor?)");
   m.def("cpu_isa() -> str");
 }
 

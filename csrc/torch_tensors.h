@@ -20,9 +20,9 @@ namespace gala::bindings {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-using Gradients =
-    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Outputs = std::tuple<Tensor, Optional, Optional, Optional>;
+using Gradients = std::tuple<Optional, Optional, Optional, Optional, Optional, Optional, Optional, Optional, Optional,
+                             Optional, Optional, Optional>;
 
 // How a device runs the stages on tensors that lie beside x. `tf32`: products of float32 may take one TF32 product.
 using RunForward = void (*)(Problem&, const Forward&, const Tensor& x, bool tf32);
@@ -36,6 +36,14 @@ inline DType dtype_of(const Tensor& x) {
     case ScalarType::Half: return DType::f16;
     default: STD_TORCH_CHECK(false, "x has an unsupported dtype");
   }
+}
+
+inline Squash squash_of(int64_t code) {
+  switch (const auto squash = static_cast<Squash>(code)) {
+    case Squash::tanh:
+    case Squash::sigmoid: return squash;
+  }
+  STD_TORCH_CHECK(false, "squash is ", code, ", expected 0 for tanh or 1 for sigmoid");
 }
 
 inline ScalarType accumulation_type(const Tensor& x) {
@@ -80,7 +88,7 @@ struct Parameters {
   const Optional &b_w_shrink, &b_w_expand, &b_v_shrink, &b_v_collapse;
 };
 
-inline Problem problem_of(const Tensor& x, const Parameters& p, bool tanh) {
+inline Problem problem_of(const Tensor& x, const Parameters& p, int64_t squash) {
   STD_TORCH_CHECK(x.dim() == 4 && p.w_shrink.dim() == 2, "x or w_shrink has a wrong rank");
   const int64_t c = x.size(1), r = p.w_shrink.size(0);
   const auto weight = [&](const Tensor& t, int64_t size, const char* name) {
@@ -99,12 +107,7 @@ inline Problem problem_of(const Tensor& x, const Parameters& p, bool tanh) {
                         bias(p.b_w_expand, c, "b_w_expand"),
                         bias(p.b_v_shrink, r, "b_v_shrink"),
                         bias(p.b_v_collapse, 1, "b_v_collapse")};
-  return {{x.size(0), c, x.size(2) * x.size(3), r},
-          dtype_of(x),
-          tanh ? Squash::tanh : Squash::sigmoid,
-          is_channels_last(x),
-          weights,
-          {}};
+  return {{x.size(0), c, x.size(2) * x.size(3), r}, dtype_of(x), squash_of(squash), is_channels_last(x), weights, {}};
 }
 
 // The operator gala_native::forward on one device.
@@ -112,33 +115,32 @@ template <RunForward run>
 Outputs forward(const Tensor& x, const Tensor& w_shrink, const Tensor& w_expand, const Tensor& v_shrink,
                 const Tensor& v_collapse, const Tensor& a, const Tensor& m, const Optional& b_w_shrink,
                 const Optional& b_w_expand, const Optional& b_v_shrink, const Optional& b_v_collapse,
-                const Optional& residual, bool tanh, bool return_map, bool save, bool tf32) {
+                const Optional& residual, int64_t squash, bool return_map, bool save, bool tf32) {
   const Parameters parameters{w_shrink, w_expand,   v_shrink,   v_collapse, a,
                               m,        b_w_shrink, b_w_expand, b_v_shrink, b_v_collapse};
-  Problem problem = problem_of(x, parameters, tanh);
+  Problem problem = problem_of(x, parameters, squash);
   const Shape& s = problem.shape;
   const ScalarType type = accumulation_type(x);
   Forward f{};
   f.x = feature_map(x, x, "x");
   if (residual) f.residual = feature_map(*residual, x, "residual");
-  Tensor out = torch::stable::empty_like(x);
-  Tensor map = return_map ? new_tensor(x, {s.images, x.size(2), x.size(3)}, type) : new_tensor(x, {0}, type);
-  Tensor stats = new_tensor(x, {s.images, stats_width(s)}, type);
-  Tensor relu_mask =
-      save ? new_tensor(x, {s.images, s.pixels, words(s)}, ScalarType::Int) : new_tensor(x, {0}, ScalarType::Int);
+  Tensor out = torch::stable::empty_like(x), stats = new_tensor(x, {s.images, stats_width(s)}, type);
+  Optional map, relu_mask;
+  if (return_map) map = new_tensor(x, {s.images, x.size(2), x.size(3)}, type);
+  if (save) relu_mask = new_tensor(x, {s.images, s.pixels, words(s)}, ScalarType::Int);
   if (s.images > 0) {
     f.out = feature_map(out, x, "out");
-    f.map = return_map ? map.data_ptr() : nullptr;
+    f.map = map ? map->data_ptr() : nullptr;
     f.stats = stats.data_ptr();
-    f.relu_mask = save ? static_cast<int32_t*>(relu_mask.data_ptr()) : nullptr;
+    f.relu_mask = relu_mask ? static_cast<int32_t*>(relu_mask->data_ptr()) : nullptr;
     run(problem, f, x, tf32);
   }
-  return {out, map, save ? stats : new_tensor(x, {0}, type), relu_mask};
+  return {out, map, save ? Optional(stats) : std::nullopt, relu_mask};
 }
 
-// A gradient like the contiguous tensor `t`, or an empty tensor where it is not wanted.
-inline Tensor gradient(const Tensor& x, const Optional& t, bool wanted, void** to) {
-  if (!t || !wanted) return new_tensor(x, {0}, accumulation_type(x));
+// A gradient like the contiguous tensor `t`, where that is there and its gradient wanted; `to` is set to its memory.
+inline Optional gradient(const Tensor& x, const Optional& t, bool wanted, void** to) {
+  if (!t || !wanted) return std::nullopt;
   Tensor grad = torch::stable::empty_like(*t);
   if (x.size(0) == 0) torch::stable::zero_(grad);
   *to = grad.data_ptr();
@@ -151,10 +153,10 @@ Gradients backward(const Tensor& grad_out, const Optional& map_factor, const Ten
                    const Tensor& w_expand, const Tensor& v_shrink, const Tensor& v_collapse, const Tensor& a,
                    const Tensor& m, const Optional& b_w_shrink, const Optional& b_w_expand, const Optional& b_v_shrink,
                    const Optional& b_v_collapse, const Optional& out, const Tensor& stats, const Tensor& relu_mask,
-                   bool tanh, bool need_input, bool need_weights, bool tf32) {
+                   int64_t squash, bool need_input, bool need_weights, bool tf32) {
   const Parameters parameters{w_shrink, w_expand,   v_shrink,   v_collapse, a,
                               m,        b_w_shrink, b_w_expand, b_v_shrink, b_v_collapse};
-  Problem problem = problem_of(x, parameters, tanh);
+  Problem problem = problem_of(x, parameters, squash);
   const Shape& s = problem.shape;
   const ScalarType type = accumulation_type(x);
   Backward b{};
@@ -167,8 +169,9 @@ Gradients backward(const Tensor& grad_out, const Optional& map_factor, const Ten
       static_cast<int32_t*>(vector(relu_mask, x, ScalarType::Int, s.images * s.pixels * words(s), "relu_mask"));
   WeightGrads& g = b.grads;
   const bool w = need_weights;
-  Tensor grad_x = need_input ? torch::stable::empty_like(x) : new_tensor(x, {0}, x.scalar_type());
-  Tensor grad_residual = out ? torch::stable::empty_like(x) : new_tensor(x, {0}, x.scalar_type());
+  Optional grad_x, grad_residual;
+  if (need_input) grad_x = torch::stable::empty_like(x);
+  if (out) grad_residual = torch::stable::empty_like(x);
   Gradients gradients{grad_x,
                       gradient(x, w_shrink, w, &g.w_shrink),
                       gradient(x, w_expand, w, &g.w_expand),
@@ -182,8 +185,8 @@ Gradients backward(const Tensor& grad_out, const Optional& map_factor, const Ten
                       gradient(x, b_v_collapse, w, &g.b_v_collapse),
                       grad_residual};
   if (s.images == 0) return gradients;
-  if (need_input) b.grad_x = feature_map(grad_x, x, "grad_x");
-  if (out) b.grad_residual = feature_map(grad_residual, x, "grad_residual");
+  if (grad_x) b.grad_x = feature_map(*grad_x, x, "grad_x");
+  if (grad_residual) b.grad_residual = feature_map(*grad_residual, x, "grad_residual");
   run(problem, b, x, tf32);
   return gradients;
 }

@@ -1,7 +1,6 @@
-"""``gala``: the attention block as a function."""
+"""`gala`: the attention block as a function, and the checks of its arguments."""
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,8 +21,11 @@ def gala(
     v_collapse: Tensor,
     a: Tensor,
     m: Tensor,
+    b_w_shrink: Tensor | None = None,
+    b_w_expand: Tensor | None = None,
+    b_v_shrink: Tensor | None = None,
+    b_v_collapse: Tensor | None = None,
     *,
-    biases: Sequence[Tensor] | None = None,
     residual: Tensor | None = None,
     squash: str = "tanh",
     return_map: bool = False,
@@ -49,7 +51,8 @@ def gala(
         v_collapse: [R], local path, a 1x1 convolution R to 1.
         a: [C], weight of the sum of both paths.
         m: [C], weight of their product.
-        biases: (b_w_shrink [R], b_w_expand [C], b_v_shrink [R], b_v_collapse [1]) or None. The paper has none.
+        b_w_shrink, b_w_expand, b_v_shrink, b_v_collapse: [R], [C], [R] and [1], the biases of the four projections, all
+            of them or none. The paper has none.
         residual: [N, C, H, W] like x, or None. Added before a final ReLU, as at the end of a ResNet block.
         squash: "tanh" (paper) or "sigmoid" (the authors' released code).
         return_map: also return the L2 norm of A over channels.
@@ -57,7 +60,7 @@ def gala(
             fastest that runs on x.
 
     Returns:
-        out [N, C, H, W] in x's dtype and memory format; with ``return_map`` also map [N, H, W] in float32 (float64
+        out [N, C, H, W] in x's dtype and memory format; with `return_map` also map [N, H, W] in float32 (float64
         for float64 x). Both differentiable, twice too. Sums and statistics are float32 (float64 for float64 x).
 
     Raises:
@@ -67,45 +70,45 @@ def gala(
     """
     if stands_for_tensor(x):
         return handle_torch_function(
-            gala, (x,), x, w_shrink, w_expand, v_shrink, v_collapse, a, m,
-            biases=biases, residual=residual, squash=squash, return_map=return_map, backend=backend,
+            gala, (x,), x, w_shrink, w_expand, v_shrink, v_collapse, a, m, b_w_shrink, b_w_expand, b_v_shrink,
+            b_v_collapse, residual=residual, squash=squash, return_map=return_map, backend=backend,
         )  # fmt: skip
-    if biases is not None and len(biases) != len(_BIASES):
-        raise ValueError(f"biases has {len(biases)} tensors; expected {len(_BIASES)}: {', '.join(_BIASES)}")
-    weights = (w_shrink, w_expand, v_shrink, v_collapse, a, m, *(() if biases is None else biases))
+    w = Weights(w_shrink, w_expand, v_shrink, v_collapse, a, m, b_w_shrink, b_w_expand, b_v_shrink, b_v_collapse)
     if torch.jit.is_tracing():  # sizes are tensors there, and tracing warns of every comparison
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            _check(x, weights, residual, squash)
+            _check(x, w, residual, squash)
     else:
-        _check(x, weights, residual, squash)
-    name, w = requested(backend), Weights(*weights)
+        _check(x, w, residual, squash)
+    name, code = requested(backend), SQUASHES[squash]
     if name == "reference" or torch.onnx.is_in_onnx_export():
-        out, attn_map = reference.apply(x, w, residual, squash)
+        out, attn_map = reference.apply(x, w, residual, code)
     else:
-        out, attn_map, _, _ = operator.call(x, *w, residual, squash, return_map, False, name)
+        out, attn_map, _, _ = operator.gala(x, *w, residual, code, return_map, False, name)
     return (out, attn_map) if return_map else out
 
 
 def stands_for_tensor(x: object) -> bool:
-    """Whether x is no tensor but takes its place, as the proxies of torch.fx do: for them ``gala`` is one operation."""
+    """Whether x is no tensor but takes its place, as the proxies of torch.fx do: for them `gala` is one operation."""
     return not isinstance(x, Tensor) and has_torch_function((x,))
 
 
-def _check(x: Tensor, weights: tuple[Tensor, ...], residual: Tensor | None, squash: str) -> None:
+def _check(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> None:
     if squash not in SQUASHES:
         raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
     check_feature_map("x", x)
-    for name, t in zip(Weights._fields, weights, strict=False):
+    given: tuple = w if any(t is not None for t in w[-len(_BIASES) :]) else w[: -len(_BIASES)]
+    for name, t in zip(Weights._fields, given, strict=False):
         if not isinstance(t, Tensor):
+            if t is None and name in _BIASES:
+                raise ValueError(f"{name} is None beside another bias; expected {', '.join(_BIASES)} all or none")
             raise TypeError(f"{name} is a {type(t).__name__}; expected a tensor")
-    w_shrink = weights[0]
-    if w_shrink.dim() != 2 or w_shrink.shape[0] == 0:
-        raise ValueError(f"w_shrink has shape {tuple(w_shrink.shape)}; expected [R, C] with R of at least 1")
+    if w.w_shrink.dim() != 2 or w.w_shrink.shape[0] == 0:
+        raise ValueError(f"w_shrink has shape {tuple(w.w_shrink.shape)}; expected [R, C] with R of at least 1")
     device, dtypes = x.device, (x.dtype, torch.float32) if x.dtype in HALVES else (x.dtype,)
-    for t, shape in zip(weights, weight_shapes(x.shape[1], w_shrink.shape[0]), strict=False):
+    for t, shape in zip(given, weight_shapes(x.shape[1], w.w_shrink.shape[0]), strict=False):
         if t.shape != shape or t.device != device or t.dtype not in dtypes or t.layout != torch.strided:
-            _refuse_weight(weights, x)
+            _refuse_weight(given, x)
     if residual is not None:
         check_feature_map("residual", residual)
         if residual.shape != x.shape:
@@ -117,7 +120,7 @@ def _check(x: Tensor, weights: tuple[Tensor, ...], residual: Tensor | None, squa
 
 
 def check_feature_map(name: str, x: Tensor) -> None:
-    """Raises TypeError or ValueError, calling x by ``name``, unless it is [N, C, H, W] as :func:`gala` takes it."""
+    """Raises TypeError or ValueError, calling x by `name`, unless it is [N, C, H, W] as :func:`gala` takes it."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a tensor [N, C, H, W]")
     if x.layout != torch.strided or x.is_quantized:

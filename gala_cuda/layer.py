@@ -1,4 +1,4 @@
-"""``GALA``: the attention block as an nn.Module."""
+"""`GALA`: the attention block as an nn.Module with its parameters."""
 
 import math
 
@@ -21,8 +21,8 @@ class GALA(nn.Module):
         backend: "reference", "cpu", "triton", "cuda", or None to choose automatically (see :func:`gala_cuda.gala`).
         device, dtype: of the parameters. float32 parameters serve bfloat16 and float16 inputs too.
 
-    Parameters are ``w_shrink`` [R, C], ``w_expand`` [C, R], ``v_shrink`` [R, C], ``v_collapse`` [R], ``a`` [C] and
-    ``m`` [C]; with ``bias`` also ``b_w_shrink`` [R], ``b_w_expand`` [C], ``b_v_shrink`` [R], ``b_v_collapse`` [1].
+    Parameters are `w_shrink` [R, C], `w_expand` [C, R], `v_shrink` [R, C], `v_collapse` [R], `a` [C] and
+    `m` [C]; with `bias` also `b_w_shrink` [R], `b_w_expand` [C], `b_v_shrink` [R], `b_v_collapse` [1].
 
     Raises:
         ValueError: an argument is out of range; the message names it.
@@ -35,6 +35,9 @@ class GALA(nn.Module):
     a: nn.Parameter
     m: nn.Parameter
     b_w_shrink: nn.Parameter | None
+    b_w_expand: nn.Parameter | None
+    b_v_shrink: nn.Parameter | None
+    b_v_collapse: nn.Parameter | None
 
     def __init__(
         self,
@@ -80,28 +83,23 @@ class GALA(nn.Module):
     @property
     def weights(self) -> Weights:
         """The parameters, in the order of the paper's formulas; absent biases are None."""
-        return Weights._make(getattr(self, name) for name in Weights._fields)
+        return Weights(
+            self.w_shrink, self.w_expand, self.v_shrink, self.v_collapse, self.a, self.m,
+            self.b_w_shrink, self.b_w_expand, self.b_v_shrink, self.b_v_collapse,
+        )  # fmt: skip
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, return_map: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """x [N, C, H, W] to out of the same shape, dtype and memory format: x A, or relu(x A + residual).
 
-        With ``return_map`` also map [N, H, W], the L2 norm of A over channels, differentiable. See
+        With `return_map` also map [N, H, W], the L2 norm of A over channels, differentiable. See
         :func:`gala_cuda.gala` for dtypes, strides and errors.
         """
         if isinstance(x, Tensor) and not torch.jit.is_tracing():  # where sizes are tensors; gala checks them there
             self._check(x)
-        w: tuple = self.weights
-        return gala(
-            x,
-            *w[:6],
-            biases=None if self.b_w_shrink is None else w[6:],
-            residual=residual,
-            squash=self.squash,
-            return_map=return_map,
-            backend=self.backend,
-        )
+        w = self.weights
+        return gala(x, *w, residual=residual, squash=self.squash, return_map=return_map, backend=self.backend)
 
     def attention(self, x: Tensor) -> Tensor:
         """The attention A [N, C, H, W] that multiplies x, for inspection: float32, or float64 for float64 x.
@@ -111,10 +109,10 @@ class GALA(nn.Module):
         if not stands_for_tensor(x):
             check_feature_map("x", x)
             self._check(x)
-        return reference.attention(x, self.weights, self.squash)
+        return reference.attention(x, self.weights, SQUASHES[self.squash])
 
     def _check(self, x: Tensor) -> None:
-        """Raises where x is not for this layer. Left to ``gala`` is what is wrong with x whatever the layer."""
+        """Raises where x is not for this layer. Left to `gala` is what is wrong with x whatever the layer."""
         own = self.a
         if x.dim() == 4 and x.shape[1] != self.channels:
             raise ValueError(f"x has {x.shape[1]} channels, {tuple(x.shape)}; expected this layer's {self.channels}")

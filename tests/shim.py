@@ -24,7 +24,17 @@ import torch
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
 from torch import Tensor
 
-from gala_cuda.backends.interface import BackwardCall, Gradients, Weights, is_channels_last, mask_words, stats_width
+from gala_cuda.backends.interface import (
+    BackwardCall,
+    ForwardCall,
+    Gradients,
+    Outputs,
+    Squash,
+    Weights,
+    is_channels_last,
+    mask_words,
+    stats_width,
+)
 
 ROOT = Path(__file__).parents[1]
 CPP, CUDA = ROOT / "tests" / "cpp", ROOT / "csrc" / "cuda"
@@ -188,28 +198,20 @@ class Shim:
     def why_not(self, x: Tensor) -> str | None:
         return None if x.dtype in DTYPES else f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
 
-    def forward(
-        self, x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, call: ForwardCall) -> Outputs:
+        x, w, residual, squash, return_map, save = call
         n, c, height, width = x.shape
         reduced = w.w_shrink.shape[0]
         memory = Memory(kernels(self.instead))
         out = memory.like(x)
-        attn_map = memory.new(n, height, width) if return_map else torch.empty(0)
+        attn_map = memory.new(n, height, width) if return_map else None
         stats = memory.new(n, stats_width(height * width, c, reduced))
         relu_mask = memory.new(n, height * width, mask_words(reduced), dtype=torch.int32) if save else None
         x, residual = memory.copy(x), memory.copy(residual)
         maps = (FeatureMap.of(t) for t in (x, residual, out))
-        call = Forward(
-            *maps, *(t.data_ptr() if t is not None and t.numel() else None for t in (attn_map, stats, relu_mask))
-        )
-        self._run("forward", memory, x, w, squash, call)
-        return (
-            out,
-            attn_map,
-            stats if save else torch.empty(0),
-            torch.empty(0, dtype=torch.int32) if relu_mask is None else relu_mask,
-        )
+        addresses = (None if t is None else t.data_ptr() for t in (attn_map, stats, relu_mask))
+        self._run("forward", memory, x, w, squash, Forward(*maps, *addresses))
+        return Outputs(out, attn_map, stats if save else None, relu_mask)
 
     def backward(self, call: BackwardCall) -> Gradients:
         grad_out, map_factor, x, w, out, stats, relu_mask, squash, need_input, need_weights = call
@@ -227,16 +229,16 @@ class Shim:
             WeightPointers.of(grads),
         )
         self._run("backward", memory, x, w, squash, arguments)
-        return grad_x, grads if need_weights else None, grad_residual
+        return Gradients(grad_x, grads if need_weights else None, grad_residual)
 
-    def _run(self, name: str, memory: Memory, x: Tensor, w: Weights, squash: str, call: Forward | Backward) -> None:
+    def _run(self, name: str, memory: Memory, x: Tensor, w: Weights, squash: Squash, call: Forward | Backward) -> None:
         library = memory.library
         n, c, height, width = x.shape
         weights = Weights._make(memory.copy(None if t is None else t.float().contiguous()) for t in w)
         problem = Problem(
             Shape(n, c, height * width, w.w_shrink.shape[0]),
             DTYPES[x.dtype],
-            ("tanh", "sigmoid").index(squash),
+            squash,
             is_channels_last(x),
             WeightPointers.of(weights),
         )

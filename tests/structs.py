@@ -36,7 +36,7 @@ class Problem(Structure):
     _fields_ = [
         ("shape", Shape),
         ("dtype", c_int),
-        ("squash", c_int),
+        ("squash", c_int64),
         ("channels_last", c_bool),
         ("weights", WeightPointers),
         ("parallel", Parallel),

@@ -11,7 +11,8 @@ import torch
 
 import gala_cuda
 from gala_cuda import backends, native
-from gala_cuda.backends import compiled, cpu, cuda, interface, reference
+from gala_cuda.backends import cpu, cuda, interface, reference
+from gala_cuda.backends.interface import Squash
 from gala_cuda.testing import LAYOUTS, Case, draw, laid_out
 
 X = torch.empty(1, 2, 1, 1)
@@ -48,7 +49,7 @@ def gpu(monkeypatch):
     """An H100 under a driver for CUDA 13.0, a torch for CUDA, and an extension with kernels."""
     cuda._why_not_on.cache_clear()
     monkeypatch.setattr(native, "module", SimpleNamespace(cuda_driver=lambda: 13000))
-    monkeypatch.setattr(compiled, "BUILD", BUILD)
+    monkeypatch.setattr(native, "build", BUILD)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     yield
@@ -60,7 +61,7 @@ def lacking(monkeypatch, what):
         monkeypatch.setattr(native, "module", None)
         monkeypatch.setattr(native, "why_not", "no compiler")
     elif what == "kernels":
-        monkeypatch.setattr(compiled, "BUILD", {"cuda_missing": "nvcc was not found"})
+        monkeypatch.setattr(native, "build", {"cuda_missing": "nvcc was not found"})
     elif what == "torch":
         monkeypatch.setattr(torch.version, "cuda", None)
     elif what == "capability":
@@ -141,7 +142,7 @@ def test_wrong_tensors_are_named_before_anything_is_computed():
     """By the operator that both compiled backends call; the errors of ``gala_cuda.gala`` come before."""
     problem = draw(Case((2, 3, 4, 5), 2))
     x, w = problem.x, problem.w
-    good = [x, *w, None, True, False, True, False]
+    good = [x, *w, None, Squash.TANH, False, True, False]
     call = torch.ops.gala_native.forward.default
     assert call(*good)[0].shape == x.shape
     for position, wrong, message in [
@@ -152,6 +153,7 @@ def test_wrong_tensors_are_named_before_anything_is_computed():
         (7, w.a, "b_w_shrink has a wrong size"),
         (11, x[:1], "residual has not the shape of x"),
         (11, x.double(), "residual does not go with x"),
+        (12, 2, "squash is 2, expected 0 for tanh or 1 for sigmoid"),
     ]:
         with pytest.raises(RuntimeError, match=message):
             call(*good[:position], wrong, *good[position + 1 :])
@@ -190,8 +192,8 @@ def test_environment_reaches_the_function(monkeypatch):
     if backends.why_not("cuda", problem.x) is None:
         pytest.skip("backend 'cuda' runs here")
     with pytest.raises(RuntimeError, match="backend 'cuda' cannot run"):
-        gala_cuda.gala(problem.x, *problem.w[:6])
-    assert gala_cuda.gala(problem.x, *problem.w[:6], backend="reference").shape == problem.x.shape
+        gala_cuda.gala(problem.x, *problem.w)
+    assert gala_cuda.gala(problem.x, *problem.w, backend="reference").shape == problem.x.shape
 
 
 def test_automatic_choice_is_the_cpu_backend(cpu_backend):

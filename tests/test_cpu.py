@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.interface import Squash, Weights
 from gala_cuda.testing import (
     Case,
     assert_accurate,
@@ -172,6 +172,8 @@ def test_offsets_beyond_32_bits(dtype):
 
 def test_without_gradients_nothing_but_out_and_map_is_computed():
     problem = draw(Case((2, 8, 3, 3), 4))
-    out, attn_map, stats, relu_mask = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, "tanh", False, False, "cpu")
+    out, attn_map, stats, relu_mask = torch.ops.gala_cuda.gala(
+        problem.x, *problem.w, None, Squash.TANH, False, False, "cpu"
+    )
     assert out.shape == problem.x.shape
     assert attn_map.numel() == stats.numel() == relu_mask.numel() == 0

@@ -7,7 +7,7 @@ import torch
 from shim import Shim, why_no_compiler
 
 from gala_cuda import backends
-from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.interface import SQUASHES, Weights
 from gala_cuda.testing import Case, Problem, composite, draw, errors, exact, laid_out, operator, results, tolerance
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
@@ -238,7 +238,7 @@ def test_only_what_is_asked_for(run):
     problem = draw(Case((2, 8, 3, 3), 4, bias=True, residual=True))
     whole = run(problem)
     x, w, residual, squash, grad_out, _ = problem
-    out, attn_map, stats, relu_mask = torch.ops.gala_cuda.gala(x, *w, residual, squash, False, False, "cuda")
+    out, attn_map, stats, relu_mask = torch.ops.gala_cuda.gala(x, *w, residual, SQUASHES[squash], False, False, "cuda")
     assert torch.equal(out, whole["out"])
     assert attn_map.numel() == stats.numel() == relu_mask.numel() == 0
     for wanted in (("x",), ("w_shrink", "v_shrink")):

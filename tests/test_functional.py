@@ -14,10 +14,7 @@ def function(backend):
     """``gala_cuda.gala`` in the form that ``testing.results`` calls."""
 
     def call(x, w, residual, squash, return_map):
-        biases = None if w.b_w_shrink is None else w[6:]
-        out = gala_cuda.gala(
-            x, *w[:6], biases=biases, residual=residual, squash=squash, return_map=return_map, backend=backend
-        )
+        out = gala_cuda.gala(x, *w, residual=residual, squash=squash, return_map=return_map, backend=backend)
         return out if return_map else (out, None)
 
     return call
@@ -40,9 +37,9 @@ def test_agrees_with_float64(backend, case):
 
 def test_return_value(backend):
     problem = draw(Case((2, 6, 3, 5), 2))
-    out = gala_cuda.gala(problem.x, *problem.w[:6], backend=backend)
+    out = gala_cuda.gala(problem.x, *problem.w, backend=backend)
     assert isinstance(out, torch.Tensor)
-    pair = gala_cuda.gala(problem.x, *problem.w[:6], return_map=True, backend=backend)
+    pair = gala_cuda.gala(problem.x, *problem.w, return_map=True, backend=backend)
     assert torch.equal(pair[0], out)
     assert pair[1].shape == (2, 3, 5)
 
@@ -196,15 +193,13 @@ REFUSED = {
     "a-int": ("a", lambda t: t.int(), TypeError, "a is torch.int32; expected x's torch.float32"),
     "v_shrink-meta": ("v_shrink", lambda t: t.to("meta"), ValueError, "v_shrink is on meta; expected x's device, cpu"),
     "v_shrink-coo": ("v_shrink", lambda t: t.to_sparse(), TypeError, "v_shrink is torch.sparse_coo; expected a dense"),
-    "biases-three": ("biases", lambda b: b[:3], ValueError, "biases has 3 tensors; expected 4"),
-    "b_w_shrink-long": ("biases", lambda b: [b[1], *b[1:]], ValueError, "b_w_shrink has shape (6,); expected (2,)"),
-    "b_v_collapse-scalar": (
-        "biases",
-        lambda b: [*b[:3], b[3][0]],
-        ValueError,
-        "b_v_collapse has shape (); expected (1,)",
-    ),
-    "b_w_expand-none": ("biases", lambda b: [b[0], None, *b[2:]], TypeError, "b_w_expand is a NoneType"),
+    "b_w_shrink-long": ("b_w_shrink", lambda b: b.repeat(3), ValueError, "b_w_shrink has shape (6,); expected (2,)"),
+    "b_v_collapse-scalar": ("b_v_collapse", lambda b: b[0], ValueError, "b_v_collapse has shape (); expected (1,)"),
+    "b_v_shrink-list": ("b_v_shrink", lambda b: b.tolist(), TypeError, "b_v_shrink is a list; expected a tensor"),
+    **{
+        f"{name}-none": (name, lambda _: None, ValueError, f"{name} is None beside another bias; expected b_w_shrink, ")
+        for name in Weights._fields[6:]
+    },
     "residual-list": ("residual", lambda t: [t], TypeError, "residual is a list"),
     "residual-shape": ("residual", lambda t: t[:1], ValueError, "residual has shape (1, 6, 3, 4); expected x's"),
     "residual-rank": ("residual", lambda t: t[0], ValueError, "residual has shape (6, 3, 4); expected 4 dimensions"),
@@ -223,8 +218,7 @@ REFUSED = {
 def test_bad_input_is_named_before_anything_is_written(backend, case):
     argument, change, exception, message = REFUSED[case]
     problem = draw(GOOD)
-    good = {"x": problem.x, **dict(zip(Weights._fields[:6], problem.w, strict=False)), "biases": list(problem.w[6:])}
-    good |= {"residual": problem.residual, "squash": "tanh", "backend": backend}
+    good = {"x": problem.x, **problem.w._asdict(), "residual": problem.residual, "squash": "tanh", "backend": backend}
     before = [t.clone() for t in flat_inputs(problem)]
     with pytest.raises(exception, match=re.escape(message)):
         gala_cuda.gala(**{**good, argument: change(good[argument])})
@@ -236,4 +230,4 @@ def test_an_unknown_backend_in_the_environment_is_named(monkeypatch):
     monkeypatch.setenv("GALA_BACKEND", "cudnn")
     problem = draw(Case((1, 3, 2, 2), 1))
     with pytest.raises(ValueError, match="environment variable GALA_BACKEND is 'cudnn'; expected one of"):
-        gala_cuda.gala(problem.x, *problem.w[:6])
+        gala_cuda.gala(problem.x, *problem.w)

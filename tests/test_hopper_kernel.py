@@ -19,7 +19,15 @@ from structs import Problem as NativeProblem
 from torch import Tensor
 
 from gala_cuda.backends import reference
-from gala_cuda.backends.interface import Weights, is_channels_last, mask_words, split_stats, stats_width
+from gala_cuda.backends.interface import (
+    SQUASHES,
+    ForwardCall,
+    Weights,
+    is_channels_last,
+    mask_words,
+    split_stats,
+    stats_width,
+)
 from gala_cuda.testing import Case, Problem, draw, tolerance
 
 pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
@@ -58,7 +66,7 @@ class Call:
         self.problem = NativeProblem(
             Shape(n, c, height * width, reduced),
             DTYPES[x.dtype],
-            ("tanh", "sigmoid").index(squash),
+            SQUASHES[squash],
             is_channels_last(x),
             WeightPointers.of(weights),
         )
@@ -88,9 +96,8 @@ def exact(problem: Problem) -> dict[str, Tensor]:
     x, w, residual, squash, _, grad_map = problem
     doubled = Weights._make(None if t is None else t.double() for t in w)
     residual = None if residual is None else residual.double()
-    out, attn_map, stats, relu_mask = reference.forward(
-        x.double(), doubled, residual, squash, grad_map is not None, True
-    )
+    call = ForwardCall(x.double(), doubled, residual, SQUASHES[squash], return_map=grad_map is not None, save=True)
+    out, attn_map, stats, relu_mask = reference.forward(call)
     saved = split_stats(stats, x.shape[1], w.w_shrink.shape[0])._asdict()
     return {"out": out, "relu_mask": relu_mask, **({} if grad_map is None else {"map": attn_map}), **saved}
 

@@ -13,6 +13,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 import gala_cuda
 from gala_cuda import GALA
 from gala_cuda.backends import reference
+from gala_cuda.backends.interface import SQUASHES
 from gala_cuda.testing import laid_out
 
 PLAIN = ["w_shrink", "w_expand", "v_shrink", "v_collapse", "a", "m"]
@@ -133,10 +134,8 @@ def test_forms_of_the_call(backend, squash, bias):
     fused, fused_map = layer(x, residual=shortcut, return_map=True)
     torch.testing.assert_close(fused, torch.relu(x * attention + shortcut))
     torch.testing.assert_close(fused_map, attn_map)
-    torch.testing.assert_close(attention, reference.attention(x, layer.weights, squash))
-    direct = gala_cuda.gala(
-        x, *layer.weights[:6], biases=layer.weights[6:] if bias else None, squash=squash, backend=backend
-    )
+    torch.testing.assert_close(attention, reference.attention(x, layer.weights, SQUASHES[squash]))
+    direct = gala_cuda.gala(x, *layer.weights, squash=squash, backend=backend)
     assert torch.equal(direct, layer(x))
 
 

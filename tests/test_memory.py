@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gala_cuda import backends
-from gala_cuda.backends.interface import BackwardCall, Weights
+from gala_cuda.backends.interface import SQUASHES, BackwardCall, ForwardCall, Weights
 from gala_cuda.testing import Case, Problem, draw, laid_out, operator, results
 
 FLANK = 256  # bytes on either side of each output
@@ -64,12 +64,12 @@ class Guarded(TorchDispatchMode):
 
 def stages(problem: Problem, backend: str):
     """Both stages of the backend, as the operator calls them: every output that it allocates."""
-    module, x, w = backends.BACKENDS[backend], problem.x, problem.w
+    module, x, w, squash = backends.BACKENDS[backend], problem.x, problem.w, SQUASHES[problem.squash]
     with_map = problem.grad_map is not None
-    out, attn_map, stats, relu_mask = module.forward(x, w, problem.residual, problem.squash, with_map, True)
+    out, attn_map, stats, relu_mask = module.forward(ForwardCall(x, w, problem.residual, squash, with_map, True))
     kept = None if problem.residual is None else out
-    call = BackwardCall(problem.grad_out, problem.grad_map, x, w, kept, stats, relu_mask, problem.squash, True, True)
-    grad_x, dw, grad_residual = module.backward(call)
+    call = BackwardCall(problem.grad_out, problem.grad_map, x, w, kept, stats, relu_mask, squash, True, True)
+    grad_x, grad_w, grad_residual = module.backward(call)
     return {
         **{
             "out": out,
@@ -79,7 +79,7 @@ def stages(problem: Problem, backend: str):
             "grad x": grad_x,
             "grad residual": grad_residual,
         },
-        **dw._asdict(),
+        **grad_w._asdict(),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.interface import Squash, Weights
 from gala_cuda.testing import Case, Problem, composite, draw, flat_inputs, laid_out, on_flat_inputs, operator, results
 
 DOUBLE = torch.float64
@@ -106,9 +106,9 @@ def test_gradients_of_some_inputs_only(backend, wanted):
 @pytest.mark.parametrize(("need_input", "need_weights"), [(False, True), (True, False), (False, False)])
 def test_backward_computes_only_what_is_needed(backend, need_input, need_weights):
     problem = draw(Case(TINY, 2, DOUBLE))
-    saved = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, "tanh", False, True, backend)[2:]
+    saved = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, Squash.TANH, False, True, backend)[2:]
     grads = torch.ops.gala_cuda.gala_backward(
-        problem.grad_out, None, problem.x, *problem.w, None, *saved, "tanh", need_input, need_weights, backend
+        problem.grad_out, None, problem.x, *problem.w, None, *saved, Squash.TANH, need_input, need_weights, backend
     )
     everything = results(operator(backend), problem)
     for name, grad in zip(("x", *Weights._fields[:6]), grads, strict=False):
@@ -121,11 +121,11 @@ def test_backward_computes_only_what_is_needed(backend, need_input, need_weights
 
 def test_the_backward_operator_refuses_to_be_differentiated():
     problem = draw(Case(TINY, 2, DOUBLE))
-    saved = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, "tanh", False, True, "reference")[2:]
+    saved = torch.ops.gala_cuda.gala(problem.x, *problem.w, None, Squash.TANH, False, True, "reference")[2:]
     grad_out = problem.grad_out.requires_grad_()
     with pytest.raises(RuntimeError, match="not differentiable"):
         torch.ops.gala_cuda.gala_backward(
-            grad_out, None, problem.x, *problem.w, None, *saved, "tanh", True, True, "reference"
+            grad_out, None, problem.x, *problem.w, None, *saved, Squash.TANH, True, True, "reference"
         )
 
 
@@ -148,13 +148,13 @@ def test_the_backward_operator_refuses_to_be_differentiated():
 )
 def test_opcheck(backend, dtype, layout, residual):
     problem = draw(Case((2, 5, 3, 2), 3, dtype, layout=layout, bias=residual, residual=residual, map=True))
-    arguments = problem.x, *problem.w, problem.residual, "tanh", True
+    arguments = problem.x, *problem.w, problem.residual, Squash.TANH, True
     forward, backward = torch.ops.gala_cuda.gala.default, torch.ops.gala_cuda.gala_backward.default
     torch.library.opcheck(forward, (*arguments, False, backend))
     out, _, *saved = forward(*arguments, True, backend)
     w = [t if t is None else t.detach().requires_grad_() for t in problem.w]
     leaf = problem.x.detach().requires_grad_()
-    torch.library.opcheck(forward, (leaf, *w, problem.residual, "tanh", True, False, backend))
+    torch.library.opcheck(forward, (leaf, *w, problem.residual, Squash.TANH, True, False, backend))
     torch.library.opcheck(
         backward,
         (
@@ -164,7 +164,7 @@ def test_opcheck(backend, dtype, layout, residual):
             *problem.w,
             out if residual else None,
             *saved,
-            "tanh",
+            Squash.TANH,
             True,
             True,
             backend,
@@ -226,7 +226,7 @@ def test_nothing_is_saved_where_no_gradient_is_wanted(backend, mode):
 def test_auxiliary_outputs_of_save_are_not_differentiable(backend):
     problem = draw(Case(TINY, 2))
     x = problem.x.requires_grad_()
-    out, _, stats, relu_mask = torch.ops.gala_cuda.gala(x, *problem.w, None, "tanh", False, True, backend)
+    out, _, stats, relu_mask = torch.ops.gala_cuda.gala(x, *problem.w, None, Squash.TANH, False, True, backend)
     assert out.requires_grad
     assert not stats.requires_grad
     assert not relu_mask.requires_grad
@@ -280,15 +280,15 @@ def test_a_direct_call_with_another_dtype_is_refused(backend, name, dtype):
     """Kernels would read its memory as what it is not."""
     problem = draw(Case((1, 4, 3, 3), 2, dtype, residual=True, map=True))
     op, op_backward = torch.ops.gala_cuda.gala, torch.ops.gala_cuda.gala_backward
-    out, attn_map, stats, relu_mask = op(problem.x, *problem.w, problem.residual, "tanh", True, True, backend)
+    out, attn_map, stats, relu_mask = op(problem.x, *problem.w, problem.residual, Squash.TANH, True, True, backend)
     given = {
         "grad_out": problem.grad_out, "map_factor": torch.ones_like(attn_map), "residual": problem.residual, "out": out,
         "stats": stats, "relu_mask": relu_mask,
     }  # fmt: skip
     right = given[name].dtype
     given[name] = given[name].double()
-    forward = functools.partial(op, problem.x, *problem.w, given["residual"], "tanh", True, True, backend)
-    saved = (given["out"], given["stats"], given["relu_mask"], "tanh", True, True, backend)
+    forward = functools.partial(op, problem.x, *problem.w, given["residual"], Squash.TANH, True, True, backend)
+    saved = (given["out"], given["stats"], given["relu_mask"], Squash.TANH, True, True, backend)
     backward = functools.partial(op_backward, given["grad_out"], given["map_factor"], problem.x, *problem.w, *saved)
     with pytest.raises(TypeError, match=f"{name} is torch.float64; expected {right}"):
         (forward if name == "residual" else backward)()

@@ -9,6 +9,7 @@ import torch
 from test_triton import DEVICE, FULL, table, to_device  # noqa: F401
 
 from gala_cuda.backends import triton as backend
+from gala_cuda.backends.interface import ForwardCall, Squash
 from gala_cuda.testing import Case, draw
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -80,7 +81,7 @@ def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noq
         call(kernel_launch, *tensors)
 
     monkeypatch.setattr(launch.KernelLaunch, "__call__", record)
-    backend.forward(problem.x, problem.w, problem.residual, "tanh", True, True)
+    backend.forward(ForwardCall(problem.x, problem.w, problem.residual, Squash.TANH, True, True))
     ((kernel_launch, tensors),) = [(s, t) for s, t in launched if s.kernel is tickets.forward_tickets]
     names = dict(zip(kernel_launch.kernel.arg_names, tensors, strict=False))
     order = [tickets.Ticket(*entry) for entry in names["schedule"].tolist()]
@@ -116,7 +117,7 @@ def test_a_captured_graphs_schedule_outlives_its_plan(table, monkeypatch):  # no
     monkeypatch.setattr(tickets, "capturing", lambda: capturing)
     for capturing in (True, True, False):
         image = slice(0, 1 if capturing else 2)
-        backend.forward(problem.x[image], problem.w, problem.residual[image], "tanh", False, False)
+        backend.forward(ForwardCall(problem.x[image], problem.w, problem.residual[image], Squash.TANH, False, False))
         launch.clear_plans()
     captured, again, other = (reference() for reference in seen)
     assert captured is again

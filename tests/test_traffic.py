@@ -8,7 +8,7 @@ import torch
 from test_triton import DEVICE
 
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.interface import BackwardCall
+from gala_cuda.backends.interface import SQUASHES, BackwardCall, ForwardCall, Squash
 from gala_cuda.testing import Case, draw
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -75,7 +75,9 @@ def test_forward_reads_x_twice_and_writes_out_once(form, layout, residual, meter
     monkeypatch.setattr("gala_cuda.backends.triton.problem.lookup", lambda *a: in_chunks(shipped(*a)))
     problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual))
     with config.form(form):
-        out, _, stats, relu_mask = backend.forward(problem.x, problem.w, problem.residual, "tanh", False, True)
+        out, _, stats, relu_mask = backend.forward(
+            ForwardCall(problem.x, problem.w, problem.residual, Squash.TANH, False, True)
+        )
     launch.clear_plans()
     tensors = {"x": problem.x, "out": out, "stats": stats, "relu_mask": relu_mask}
     if residual:
@@ -96,7 +98,7 @@ def test_more_hidden_units_than_a_tile_holds_cost_a_reading_of_x_each(meter):
     One pass would need tiles of so few rows that reading the weights for each would cost more.
     """
     problem = draw(Case((1, 64, 7, 7), 512, torch.bfloat16, layout="channels_last"))
-    out, *_ = backend.forward(problem.x, problem.w, None, "tanh", False, True)
+    out, *_ = backend.forward(ForwardCall(problem.x, problem.w, None, Squash.TANH, False, True))
     assert meter.times("loaded", problem.x) == 3
     assert meter.times("stored", out) == 1
 
@@ -111,7 +113,8 @@ def in_chunks(found: config.Config) -> config.Config:
 def test_backward_reads_x_and_the_gradient_twice_and_writes_once(layout, residual, meter, capsys):
     problem = draw(Case(SHAPE, REDUCED, torch.bfloat16, layout=layout, residual=residual))
     x, w, shortcut, squash, grad_out, _ = problem
-    out, _, stats, relu_mask = backend.forward(x, w, shortcut, squash, False, True)
+    squash = SQUASHES[squash]
+    out, _, stats, relu_mask = backend.forward(ForwardCall(x, w, shortcut, squash, return_map=False, save=True))
     meter.seen = {"loaded": [], "stored": []}
     saved_out = out if residual else None
     call = BackwardCall(grad_out, None, x, w, saved_out, stats, relu_mask, squash, True, True)

@@ -11,7 +11,15 @@ from torch import Tensor
 from gala_cuda import backends
 from gala_cuda.backends import reference
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.interface import BackwardCall, Weights, mask_words, split_stats, weight_shapes
+from gala_cuda.backends.interface import (
+    BackwardCall,
+    ForwardCall,
+    Squash,
+    Weights,
+    mask_words,
+    split_stats,
+    weight_shapes,
+)
 from gala_cuda.testing import Case, Problem, assert_accurate, composite, draw, exact, operator, results
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -128,11 +136,11 @@ def test_saved_for_backward_is_as_the_interface_says(table):
     """s, p and z as the reference has them, relu_mask exactly, nothing of x's size."""
     table()
     problem = draw(Case((3, 20, 5, 5), 40, layout="channels_last", bias=True))
-    args = (*(None if t is None else t for t in problem.w), None, "tanh", False, True)
+    args = (*(None if t is None else t for t in problem.w), None, Squash.TANH, False, True)
     moved = to_device(problem)
-    _, attn_map, stats, relu_mask = backend.forward(moved.x, moved.w, None, "tanh", False, True)
+    _, attn_map, stats, relu_mask = backend.forward(ForwardCall(moved.x, moved.w, None, Squash.TANH, False, True))
     want = torch.ops.gala_cuda.gala(problem.x, *args, "reference")
-    assert attn_map.numel() == 0
+    assert attn_map is None
     assert torch.equal(relu_mask.cpu(), want[3])
     for got, expected in zip(split_stats(stats.cpu(), 20, 40), split_stats(want[2], 20, 40), strict=True):
         torch.testing.assert_close(got, expected)
@@ -142,8 +150,8 @@ def test_saved_for_backward_is_as_the_interface_says(table):
 def test_nothing_is_kept_without_save(table):
     table()
     problem = to_device(draw(Case((2, 8, 3, 3), 2)))
-    _, attn_map, stats, relu_mask = backend.forward(problem.x, problem.w, None, "tanh", False, False)
-    assert attn_map.numel() == stats.numel() == relu_mask.numel() == 0
+    _, attn_map, stats, relu_mask = backend.forward(ForwardCall(problem.x, problem.w, None, Squash.TANH, False, False))
+    assert (attn_map, stats, relu_mask) == (None, None, None)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy's, of the interpreter
@@ -170,9 +178,9 @@ def test_hidden_units_that_a_block_has_too_many_do_not_spread_infinity(layout, t
     problem.w.v_shrink.abs_()
     problem.w.v_collapse.abs_()
     moved = to_device(problem)
-    _, _, stats, relu_mask = backend.forward(moved.x, moved.w, None, "tanh", False, True)
+    _, _, stats, relu_mask = backend.forward(ForwardCall(moved.x, moved.w, None, Squash.TANH, False, True))
     assert stats[0, 4] == torch.inf
-    _, _, _, want = reference.forward(problem.x, problem.w, None, "tanh", False, True)
+    _, _, _, want = reference.forward(ForwardCall(problem.x, problem.w, None, Squash.TANH, False, True))
     assert torch.equal(relu_mask.cpu(), want)
 
 
@@ -219,7 +227,7 @@ def test_no_images():
 def test_opcheck(table):
     table()
     problem = to_device(draw(Case((2, 8, 3, 3), 4, layout="channels_last", **FULL)))
-    args = (*problem.w, problem.residual, "tanh", True, True, "triton")
+    args = (*problem.w, problem.residual, Squash.TANH, True, True, "triton")
     torch.library.opcheck(torch.ops.gala_cuda.gala.default, (problem.x, *args))
 
 
@@ -261,7 +269,7 @@ def test_more_hidden_units_than_offsets_reach_are_refused():
     x = torch.empty(1, 1, 1, 1, device="meta")
     w = Weights(*(torch.empty(shape, device="meta") for shape in weight_shapes(1, 2047 * 2**20 + 1)[:6]))
     with pytest.raises(ValueError, match="w_shrink has 2146435073 hidden units, expected at most 2146435072"):
-        backend.forward(x, w, None, "tanh", False, True)
+        backend.forward(ForwardCall(x, w, None, Squash.TANH, False, True))
 
 
 @pytest.mark.parametrize(
@@ -321,18 +329,20 @@ def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):
     """As vmap hands them over, slice by slice."""
     table()
     problem = to_device(draw(Case((1, 6, 3, 3), 2)))
-    _, _, stats, relu_mask = backend.forward(problem.x, problem.w, None, "tanh", False, True)
+    _, _, stats, relu_mask = backend.forward(ForwardCall(problem.x, problem.w, None, Squash.TANH, False, True))
     several = torch.cat([stats, stats])  # of 17 numbers each: the second row is off a 16-byte boundary
     launch.clear_plans()
 
     def backward(stats):
-        call = BackwardCall(problem.grad_out, None, problem.x, problem.w, None, stats, relu_mask, "tanh", True, True)
+        call = BackwardCall(
+            problem.grad_out, None, problem.x, problem.w, None, stats, relu_mask, Squash.TANH, True, True
+        )
         return backend.backward(call)
 
-    (grad_x, dw, _), (grad_x_of_slice, dw_of_slice, _) = backward(stats), backward(several[1:])
+    (grad_x, grad_w, _), (grad_x_of_slice, grad_w_of_slice, _) = backward(stats), backward(several[1:])
     assert len(launch._plans) == 2
     assert torch.equal(grad_x, grad_x_of_slice)
-    assert all(torch.equal(a, b) for a, b in zip(dw[:6], dw_of_slice[:6], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(grad_w[:6], grad_w_of_slice[:6], strict=True))
 
 
 def test_the_form_follows_the_table(table):

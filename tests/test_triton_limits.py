@@ -12,7 +12,7 @@ import torch
 from test_triton import DEVICE, table  # noqa: F401
 
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.interface import BackwardCall, Weights, mask_words, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash, Weights, mask_words, weight_shapes
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if DEVICE == "cuda":
@@ -130,7 +130,7 @@ def call(sizes: tuple[int, ...], layout: torch.memory_format, options: bool) -> 
     stats = torch.empty(n, height * width + c + r, device="meta")
     relu_mask = torch.empty(n, height * width, mask_words(r), dtype=torch.int32, device="meta")
     attn_map = torch.empty(n, height, width, device="meta") if options else None
-    return BackwardCall(x, attn_map, x, w, x if options else None, stats, relu_mask, "tanh", True, True)
+    return BackwardCall(x, attn_map, x, w, x if options else None, stats, relu_mask, Squash.TANH, True, True)
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "nchw"])
@@ -138,6 +138,6 @@ def call(sizes: tuple[int, ...], layout: torch.memory_format, options: bool) -> 
 def test_offsets_do_not_overflow(sizes, layout, trace):
     options = sizes[0] % 2 == 0
     given = call(sizes, layout, options)
-    backend.forward(given.x, given.w, given.out, "tanh", options, True)
+    backend.forward(ForwardCall(given.x, given.w, given.out, Squash.TANH, options, True))
     backend.backward(given)
     assert len(set(trace.ran)) == 13

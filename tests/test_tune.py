@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.runtime.errors import OutOfResources
 
+from gala_cuda.backends.interface import Squash
 from gala_cuda.backends.triton import config as table
 from gala_cuda.backends.triton import forward_plan, launch
 from gala_cuda.backends.triton.config import Config, TableError, Tile
@@ -270,7 +271,7 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
 
     monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
     example = passes.Example(Shape(2, 32, 2, 2, 8), torch.float32, "channels_last", DEVICE)
-    torch.ops.gala_cuda.gala(example.x, *example.w, None, "tanh", False, False, "triton")
+    torch.ops.gala_cuda.gala(example.x, *example.w, None, Squash.TANH, False, False, "triton")
     (plan,) = launch._plans.values()
     assert isinstance(plan, forward_plan.TicketForward)
     monkeypatch.setattr(search, "candidates", lambda *_: [])

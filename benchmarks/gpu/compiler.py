@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 import triton
 
-from gala_cuda.backends.interface import is_channels_last
+from gala_cuda.backends.interface import SQUASHES, is_channels_last
 from gala_cuda.backends.triton import config, forward_plan
 from tools.kernel_report.launches import Call, Launch, build, launches_of
 
@@ -84,7 +84,7 @@ def _launched(use: Use, target: Target) -> list[Launch]:
         return []
     form = forward_plan.TicketForward if use.contestant == TICKETS else forward_plan.Forward
     precision = "tf32x3" if x.dtype == torch.float32 else "tf32"  # torch's default
-    call = Call(x, reduced, use.weights, precision, use.squash, use.bias, use.residual, use.map, use.save)
+    call = Call(x, reduced, use.weights, precision, SQUASHES[use.squash], use.bias, use.residual, use.map, use.save)
     return launches_of(call, row, target.arch, target.num_sms, [form])
 
 

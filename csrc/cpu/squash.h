@@ -81,14 +81,20 @@ inline Vec<A> sigmoid(Vec<A> x) {
 template <Squash squash, class A>
 inline Vec<A> apply(Vec<A> total) {
   if constexpr (squash == Squash::tanh) return tanh<A>(total);
-  else return sigmoid<A>(total);
+  else {
+    static_assert(squash == Squash::sigmoid, "a squash without its function");
+    return sigmoid<A>(total);
+  }
 }
 
 // The derivative, from the attention itself.
 template <Squash squash, class A>
 inline Vec<A> derivative(Vec<A> attention) {
   if constexpr (squash == Squash::tanh) return 1 - attention * attention;
-  else return attention * (1 - attention);
+  else {
+    static_assert(squash == Squash::sigmoid, "a squash without its derivative");
+    return attention * (1 - attention);
+  }
 }
 
 }  // namespace gala::cpu::GALA_ISA

@@ -207,12 +207,18 @@ void backward(const Problem& problem, const Backward& b) {
 
 template <class T>
 void forward_as(const Problem& problem, const Forward& f) {
-  problem.squash == Squash::tanh ? forward<T, Squash::tanh>(problem, f) : forward<T, Squash::sigmoid>(problem, f);
+  switch (problem.squash) {
+    case Squash::tanh: return forward<T, Squash::tanh>(problem, f);
+    case Squash::sigmoid: return forward<T, Squash::sigmoid>(problem, f);
+  }
 }
 
 template <class T>
 void backward_as(const Problem& problem, const Backward& b) {
-  problem.squash == Squash::tanh ? backward<T, Squash::tanh>(problem, b) : backward<T, Squash::sigmoid>(problem, b);
+  switch (problem.squash) {
+    case Squash::tanh: return backward<T, Squash::tanh>(problem, b);
+    case Squash::sigmoid: return backward<T, Squash::sigmoid>(problem, b);
+  }
 }
 
 void forward(const Problem& problem, const Forward& f) {

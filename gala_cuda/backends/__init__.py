@@ -1,4 +1,4 @@
-"""The backends and how one is chosen. Each has ``why_not``, ``forward`` and ``backward``, as ``reference`` has them."""
+"""The backends and how one is chosen. Each has `why_not`, `forward` and `backward`, as `reference` has them."""
 
 import os
 import warnings
@@ -17,7 +17,7 @@ _warned: set[str] = set()
 
 
 def why_not(name: str, x: Tensor) -> str | None:
-    """None where the backend ``name`` can run on ``x``, else the reason."""
+    """None where the backend `name` can run on `x`, else the reason."""
     return BACKENDS[name].why_not(x)
 
 
@@ -34,10 +34,10 @@ def requested(backend: str | None) -> str:
 
 
 def choose(x: Tensor, name: str) -> tuple[str, str | None]:
-    """The backend for ``x`` by name: the one asked for, or where ``name`` is empty the first that can run; and, where
+    """The backend for `x` by name: the one asked for, or where `name` is empty the first that can run; and, where
     that is the reference, why no fused one.
 
-    Raises RuntimeError where the backend asked for cannot run on ``x``.
+    Raises RuntimeError where the backend asked for cannot run on `x`.
     """
     if name:
         reason = why_not(name, x)
@@ -50,7 +50,7 @@ def choose(x: Tensor, name: str) -> tuple[str, str | None]:
 
 
 def select(x: Tensor, name: str) -> ModuleType:
-    """The backend that ``choose`` takes. Warns once for each reason why the automatic choice is the reference."""
+    """The backend that `choose` takes. Warns once for each reason why the automatic choice is the reference."""
     chosen, reason = choose(x, name)
     if reason is not None and reason not in _warned:
         _warned.add(reason)

@@ -1,4 +1,4 @@
-"""The fused CPU stages of ``csrc/cpu``."""
+"""The backend "cpu": the C++ stages of `csrc/cpu`."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from .interface import DTYPES
 
 
 def why_not(x: Tensor) -> str | None:
-    """None where the compiled CPU kernels can run on ``x``, else the reason."""
+    """None where the compiled CPU kernels can run on `x`, else the reason."""
     if native.module is None:
         return native.why_not
     if x.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""The CUDA C++ kernels of ``csrc/cuda``: the stages as in Triton, compiled at install time."""
+"""The backend "cuda": the CUDA C++ kernels of `csrc/cuda`, compiled when the package is built."""
 
 import functools
 import re
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from . import compiled, reference
-from .interface import BackwardCall, Gradients, Weights
+from .compiled import backward, forward  # noqa: F401
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
@@ -16,11 +15,11 @@ _TEGRA = ((8, 7), (8, 8), (10, 1), (11, 0))  # Orin, Thor: GPUs on one chip with
 
 
 def why_not(x: Tensor) -> str | None:
-    """None where the CUDA kernels can run on ``x``, else the reason."""
+    """None where the CUDA kernels can run on `x`, else the reason."""
     if native.module is None:
         return native.why_not
-    if "cuda" not in compiled.BUILD:
-        return f"the compiled extension has no CUDA kernels: {compiled.BUILD['cuda_missing']}"
+    if "cuda" not in native.build:
+        return f"the compiled extension has no CUDA kernels: {native.build['cuda_missing']}"
     if x.device.type != "cuda":
         return f"x is on {x.device}, expected cuda"
     if torch.version.cuda is None:
@@ -34,37 +33,16 @@ def why_not(x: Tensor) -> str | None:
     return None
 
 
-def forward(
-    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
-    if not x.numel():
-        return reference.forward(x, w, residual, squash, return_map, save)
-    return compiled.forward(x, w, residual, squash, return_map, save, _tf32())
-
-
-def backward(call: BackwardCall) -> Gradients:
-    """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
-    if not call.x.numel():
-        return reference.backward(call)
-    return compiled.backward(call, _tf32())
-
-
-def _tf32() -> bool:
-    """Whether products of float32 are TF32 products: only where torch's own are."""
-    return torch.backends.cuda.matmul.fp32_precision == "tf32"
-
-
 @functools.cache
 def _why_not_on(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
-    reason = unfit(capability, native.module.cuda_driver(), compiled.BUILD)  # type: ignore[union-attr]
+    reason = unfit(capability, native.module.cuda_driver(), native.build)  # type: ignore[union-attr]
     return reason and f"{device} {reason}"
 
 
 def unfit(capability: tuple[int, int], driver: int, build: dict) -> str | None:
-    """None where a GPU of this compute capability, under a driver for CUDA ``driver`` (13000 is 13.0), runs the kernels
-    of ``build``, else what it lacks."""
+    """None where a GPU of this compute capability, under a driver for CUDA `driver` (13000 is 13.0), runs the kernels
+    of `build`, else what it lacks."""
     name = f"has compute capability {capability[0]}.{capability[1]}"
     if capability < _OLDEST:
         return f"{name}, expected 8.0 or newer"

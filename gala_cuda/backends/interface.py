@@ -1,14 +1,24 @@
-"""What every backend takes and gives: the weights, the saved tensors, the precision."""
+"""What every backend takes and gives: the weights, the two calls, the saved tensors and their layout."""
 
+import enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SQUASHES = ("tanh", "sigmoid")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HALVES = DTYPES[2:]  # their weights may be float32
 BITS_PER_WORD = 32
+
+
+class Squash(enum.IntEnum):
+    """The function that squashes the attention, under the code that `csrc/gala.h` gives it too."""
+
+    TANH = 0
+    SIGMOID = 1
+
+
+SQUASHES = {squash.name.lower(): squash for squash in Squash}  # by the names that users give them
 
 
 class Weights(NamedTuple):
@@ -32,8 +42,28 @@ def weight_shapes(channels: int, reduced: int) -> Weights:
     return Weights((r, c), (c, r), (r, c), (r,), (c,), (c,), (r,), (c,), (r,), (1,))  # type: ignore[arg-type]
 
 
+class ForwardCall(NamedTuple):
+    """What a backend's `forward` takes."""
+
+    x: Tensor  # [N, C, H, W]
+    w: Weights
+    residual: Tensor | None  # [N, C, H, W]
+    squash: Squash
+    return_map: bool
+    save: bool  # stats and relu_mask, which backward reads
+
+
+class Outputs(NamedTuple):
+    """What a backend's `forward` gives; None stands for what was not asked for."""
+
+    out: Tensor  # [N, C, H, W]
+    attn_map: Tensor | None  # [N, H, W] in the accumulation dtype, the L2 norm of the attention over channels
+    stats: Tensor | None  # [N, HW + C + R] in the accumulation dtype, see Stats
+    relu_mask: Tensor | None  # [N, HW, ceil(R / 32)] of int32, which local hidden units were on
+
+
 class BackwardCall(NamedTuple):
-    """What a backend's ``backward`` takes: the incoming gradients, what forward was given and saved, what is wanted."""
+    """What a backend's `backward` takes: the incoming gradients, what forward was given and saved, what is wanted."""
 
     grad_out: Tensor  # [N, C, H, W]
     map_factor: Tensor | None  # [N, H, W], the map's gradient over the map, 0 where the map is 0
@@ -42,16 +72,21 @@ class BackwardCall(NamedTuple):
     out: Tensor | None  # where a residual was added
     stats: Tensor
     relu_mask: Tensor
-    squash: str
+    squash: Squash
     need_input: bool
     need_weights: bool
 
 
-Gradients = tuple[Tensor | None, Weights | None, Tensor | None]  # of x, of the weights, of the residual
+class Gradients(NamedTuple):
+    """What a backend's `backward` gives; None stands for what is not needed."""
+
+    x: Tensor | None  # [N, C, H, W]
+    w: Weights | None
+    residual: Tensor | None  # [N, C, H, W], where a residual was added
 
 
 class Stats(NamedTuple):
-    """Views of the saved statistics, one row an image, in the accumulation dtype."""
+    """Views of the saved statistics, one row per image, in the accumulation dtype."""
 
     s: Tensor  # [N, HW] local map
     p: Tensor  # [N, C] pooled mean
@@ -63,7 +98,7 @@ def stats_width(pixels: int, channels: int, reduced: int) -> int:
 
 
 def split_stats(stats: Tensor, channels: int, reduced: int) -> Stats:
-    """View the flat rows ``stats`` [N, HW + C + R] as their three parts."""
+    """View the flat rows `stats` [N, HW + C + R] as their three parts."""
     return Stats(*stats.split([stats.shape[1] - channels - reduced, channels, reduced], dim=1))
 
 
@@ -101,7 +136,7 @@ def in_place_or_copy(x: Tensor, like: Tensor | None = None) -> Tensor:
     """x [N, C, H, W] itself where the kernels read it in place, else one dense copy.
 
     Read in place are NCHW-contiguous and channels_last tensors and slices of either along N or C: one stride steps
-    through the pixels, and channels or pixels are adjacent. With ``like``, adjacent must be what is adjacent there.
+    through the pixels, and channels or pixels are adjacent. With `like`, adjacent must be what is adjacent there.
     """
     if _in_place(x, like):
         return x

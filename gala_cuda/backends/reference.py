@@ -6,10 +6,10 @@ Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2
     S = V_collapse * relu(V_shrink * x)           (* is a 1x1 convolution)
     A = squash(a (g + S) + m (g . S))             out = x . A
 
-``attention`` and ``apply`` are differentiable to any order, export and decompose, and are the oracle of the tests.
-``forward`` and ``backward`` are the same maths cut into the stages of the fused kernels (gather, gate, scale), with the
+`attention` and `apply` are differentiable to any order, export and decompose, and are the oracle of the tests.
+`forward` and `backward` are the same maths cut into the stages of the fused kernels (gather, gate, scale), with the
 closed-form gradient and its saved set (s, ReLU mask, p, z), so that each kernel has a readable twin. Conditions are
-written as ``<= 0`` because autograd's ReLU lets the gradient of a NaN through.
+written as `<= 0` because autograd's ReLU lets the gradient of a NaN through.
 """
 
 import torch
@@ -19,7 +19,10 @@ from torch import Tensor
 from .interface import (
     BITS_PER_WORD,
     BackwardCall,
+    ForwardCall,
     Gradients,
+    Outputs,
+    Squash,
     Weights,
     accumulation_dtype,
     autocast_on,
@@ -33,7 +36,7 @@ def why_not(x: Tensor) -> str | None:
     return None
 
 
-def attention(x: Tensor, w: Weights, squash: str) -> Tensor:
+def attention(x: Tensor, w: Weights, squash: Squash) -> Tensor:
     """A [N, C, H, W] in the accumulation dtype, also under autocast, from x [N, C, H, W]."""
     if autocast_on(x):
         with torch.autocast(x.device.type, enabled=False):
@@ -41,10 +44,10 @@ def attention(x: Tensor, w: Weights, squash: str) -> Tensor:
     u, w = _accumulate(x, w)
     _, g = _gate(u.mean((2, 3)), w)
     _, s = _local(u, w)
-    return _squash(g, s, w, squash)
+    return _attend(g, s, w, squash)
 
 
-def apply(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> tuple[Tensor, Tensor]:
+def apply(x: Tensor, w: Weights, residual: Tensor | None, squash: Squash) -> tuple[Tensor, Tensor]:
     """(out [N, C, H, W] in x's dtype, map [N, H, W] = L2 norm of A over channels); autograd follows."""
     u = x.to(accumulation_dtype(x.dtype))  # once, so that the gradient's two parts meet before they are rounded
     attended = attention(u, w, squash)
@@ -54,28 +57,27 @@ def apply(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> tuple[
     return out.to(x.dtype), _norm(attended)
 
 
-def forward(
-    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
+def forward(call: ForwardCall) -> Outputs:
+    """The stages gather, gate and scale in turn."""
+    x, w, residual, squash, return_map, save = call
     u, w = _accumulate(x, w)
     p = u.mean((2, 3))
     z, g = _gate(p, w)
     h, s = _local(u, w)
-    attended = _squash(g, s, w, squash)
+    attended = _attend(g, s, w, squash)
     out = torch.empty_like(x)
     if residual is None:
         out.copy_(u * attended)
     else:
         out.copy_(torch.relu(u * attended + residual))
-    attn_map = _norm(attended) if return_map else u.new_empty(0)
-    stats = torch.cat([s.flatten(1), p, z], dim=1) if save else u.new_empty(0)
-    relu_mask = _pack_mask(~(h <= 0)) if save else x.new_empty(0, dtype=torch.int32)
-    return out, attn_map, stats, relu_mask
+    attn_map = _norm(attended) if return_map else None
+    if not save:
+        return Outputs(out, attn_map, None, None)
+    return Outputs(out, attn_map, torch.cat([s.flatten(1), p, z], dim=1), _pack_mask(~(h <= 0)))
 
 
 def backward(call: BackwardCall) -> Gradients:
-    """(d x, d weights, d residual) from the saved tensors."""
+    """The gradients in closed form, from the saved tensors: the stages scale, gate and gather in turn."""
     grad_out, map_factor, x, w, out, stats, relu_mask, squash, need_input, need_weights = call
     u, v = _accumulate(x, w)
     n, c = x.shape[:2]
@@ -89,26 +91,26 @@ def backward(call: BackwardCall) -> Gradients:
         grad = torch.where(out <= 0, 0.0, grad)
     rows, grad_rows = u.flatten(2).transpose(1, 2), grad.flatten(2).transpose(1, 2)  # [N, HW, C]
     alpha, beta = v.a * g, v.a + v.m * g  # [N, C]
-    attended = _SQUASH[squash](alpha[:, None] + beta[:, None] * s[..., None])  # [N, HW, C]
+    attended = _squash(alpha[:, None] + beta[:, None] * s[..., None], squash)  # [N, HW, C]
 
     e = grad_rows * rows
     if map_factor is not None:
         e = e + map_factor.reshape(n, pixels, 1) * attended
-    e = e * (1 - attended**2 if squash == "tanh" else attended * (1 - attended))
+    e = e * _squash_derivative(attended, squash)
     d_alpha, d_beta = e.sum(1), (e * s[..., None]).sum(1)  # [N, C]
     ds = (e * beta[:, None]).sum(2)  # [N, HW]
     dg = v.a * d_alpha + v.m * d_beta
     dz = torch.where(z <= 0, 0.0, dg @ v.w_expand)
     dsb = torch.where(hidden_on, ds[..., None], 0.0)  # [N, HW, R]
 
-    grad_x = dw = None
+    grad_x = grad_w = None
     if need_input:
         shrink = v.v_collapse[:, None] * v.v_shrink
         d_rows = grad_rows * attended + (dz @ v.w_shrink)[:, None] / pixels + dsb @ shrink
         grad_x = torch.empty_like(x).copy_(d_rows.transpose(1, 2).reshape(x.shape))
     if need_weights:
         local = _local_weight_grads(v, rows, ds, dsb)
-        dw = Weights(
+        grad_w = Weights(
             w_shrink=dz.T @ p,
             w_expand=dg.T @ torch.relu(z),
             a=(g * d_alpha + d_beta).sum(0),
@@ -118,7 +120,7 @@ def backward(call: BackwardCall) -> Gradients:
             **local,
         )
     grad_residual = None if out is None else torch.empty_like(x).copy_(grad)
-    return grad_x, dw, grad_residual
+    return Gradients(grad_x, grad_w, grad_residual)
 
 
 def _local_weight_grads(v: Weights, rows: Tensor, ds: Tensor, dsb: Tensor) -> dict[str, Tensor]:
@@ -132,9 +134,6 @@ def _local_weight_grads(v: Weights, rows: Tensor, ds: Tensor, dsb: Tensor) -> di
     if v.b_v_collapse is not None:
         grads["b_v_collapse"] = ds.sum().reshape(1)
     return grads
-
-
-_SQUASH = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
 def _accumulate(x: Tensor, w: Weights) -> tuple[Tensor, Weights]:
@@ -159,10 +158,30 @@ def _norm(attended: Tensor) -> Tensor:
     return torch.where(squares == 0, 0.0, torch.where(squares == 0, 1.0, squares).sqrt())
 
 
-def _squash(g: Tensor, s: Tensor, w: Weights, squash: str) -> Tensor:
+def _attend(g: Tensor, s: Tensor, w: Weights, squash: Squash) -> Tensor:
+    """A [N, C, H, W] from g [N, C] and s [N, H, W]."""
     g, s = g[:, :, None, None], s[:, None]
     a, m = w.a[:, None, None], w.m[:, None, None]
-    return _SQUASH[squash](a * (g + s) + m * (g * s))
+    return _squash(a * (g + s) + m * (g * s), squash)
+
+
+def _squash(total: Tensor, squash: Squash) -> Tensor:
+    match squash:
+        case Squash.TANH:
+            return torch.tanh(total)
+        case Squash.SIGMOID:
+            return torch.sigmoid(total)
+    raise NotImplementedError(f"the reference has no {squash!r}")
+
+
+def _squash_derivative(attended: Tensor, squash: Squash) -> Tensor:
+    """Of the squash by its argument, from its value."""
+    match squash:
+        case Squash.TANH:
+            return 1 - attended**2
+        case Squash.SIGMOID:
+            return attended * (1 - attended)
+    raise NotImplementedError(f"the reference has no derivative of {squash!r}")
 
 
 def _pack_mask(on: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..backends.interface import BackwardCall, Weights
+from ..backends.interface import SQUASHES, BackwardCall, Weights
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config
 from ..backends.triton.forward_plan import Forward, TicketForward
@@ -53,8 +53,9 @@ class Example:
         drawn = draw(case, device=device)
         self.drawn = drawn._replace(grad_out=drawn.x + drawn.grad_out)
         self.x, self.w, self.residual, squash, self.grad, self.grad_map = self.drawn
+        self.squash = SQUASHES[squash]
         precision = "tf32x3" if dtype == torch.float32 else "tf32"  # torch's default
-        self.problem = Problem.of(self.x, self.w, squash, precision)
+        self.problem = Problem.of(self.x, self.w, self.squash, precision)
 
     def plan(self, kind: str, config: Config) -> Forward | Backward:
         problem = replace(self.problem, config=config)
@@ -65,19 +66,21 @@ class Example:
         form = TicketForward if kind == "tickets" else Forward
         return form(problem, self.w, residual, self.full, True)
 
-    def forward(self, plan: Forward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(out, map or empty, stats, relu_mask)."""
+    def forward(self, plan: Forward) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """(out, map with `full` only, stats, ReLU mask)."""
         n, _, height, width, _ = self.shape
         out = torch.empty_like(self.x)
-        attn_map = self.x.new_empty((n, height, width) if self.full else 0, dtype=torch.float32)
+        attn_map = self.x.new_empty((n, height, width), dtype=torch.float32) if self.full else None
         return out, attn_map, *plan.run(self.x, self.w, self.residual, out, attn_map)
 
     def backward(
-        self, plan: Backward, out: Tensor | None, attn_map: Tensor, stats: Tensor, relu_mask: Tensor
+        self, plan: Backward, out: Tensor | None, attn_map: Tensor | None, stats: Tensor, relu_mask: Tensor
     ) -> dict[str, Tensor]:
         """The gradients by name, from what `forward` returned; `out` with `full` only."""
-        factor = None if self.grad_map is None else torch.where(attn_map == 0, 0.0, self.grad_map / attn_map)
-        call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, relu_mask, "tanh", True, True)
+        factor = None
+        if attn_map is not None and self.grad_map is not None:
+            factor = torch.where(attn_map == 0, 0.0, self.grad_map / attn_map)
+        call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, relu_mask, self.squash, True, True)
         return _named(*plan.run(call))
 
 
@@ -132,8 +135,9 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
     forward, backward = example.plan(form, config), example.plan("backward", config)
     assert isinstance(forward, Forward)
     assert isinstance(backward, Backward)
-    saved = example.forward(forward)
-    got = {"out": saved[0], "map": saved[1], **example.backward(backward, *saved)}
+    out, attn_map, *saved = example.forward(forward)
+    assert attn_map is not None
+    got = {"out": out, "map": attn_map, **example.backward(backward, out, attn_map, *saved)}
     limit = norm_tolerance(example.x.dtype)
     for name, want in exact.items():
         error = norm_error(got[name], want)

@@ -175,6 +175,7 @@ def _make_constant(layer: GALA) -> None:
     """Sets the last weights of both paths to 0: A = squash(a b_w_expand) = 1/2, and gradients reach every parameter."""
     for name in ("w_expand", "v_collapse"):
         layer.get_parameter(name).zero_()
-    if layer.squash == "tanh":
+    argument = {"tanh": math.atanh(0.5), "sigmoid": 0.0}[layer.squash]  # where the squash is 1/2
+    if argument:
         layer.get_parameter("a").fill_(1)
-        layer.get_parameter("b_w_expand").fill_(math.atanh(0.5))
+        layer.get_parameter("b_w_expand").fill_(argument)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..backends import reference
-from ..backends.interface import Weights
+from ..backends.interface import SQUASHES, Weights
 from .cases import Case, Problem, double_weights, draw, draw_with
 from .tolerances import tolerance
 
@@ -15,6 +15,12 @@ from .tolerances import tolerance
 Call = Callable[[Tensor, Weights, Tensor | None, str, bool], tuple[Tensor, Tensor]]
 REDIRECTED, REDRAWN = 3, 3  # other signs of the incoming gradients, and other draws, that tell a result's scale
 SMALL = 110_000  # elements of x; larger results have no sums that are short enough to cancel
+
+
+_SQUASH = {
+    "tanh": lambda mixed: (mixed.exp() - (-mixed).exp()) / (mixed.exp() + (-mixed).exp()),
+    "sigmoid": lambda mixed: 1 / (1 + (-mixed).exp()),
+}
 
 
 def paper(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> tuple[Tensor, Tensor]:
@@ -32,9 +38,7 @@ def paper(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> tuple[
         s = s if w.b_v_collapse is None else s + w.b_v_collapse
         g_star, s_star = g[:, None, None].expand_as(u), s[None].expand_as(u)
         mixed = w.a[:, None, None] * (g_star + s_star) + w.m[:, None, None] * (g_star * s_star)
-        attended = (mixed.exp() - (-mixed).exp()) / (mixed.exp() + (-mixed).exp())
-        if squash == "sigmoid":
-            attended = 1 / (1 + (-mixed).exp())
+        attended = _SQUASH[squash](mixed)
         out = u * attended
         outs.append(out if residual is None else (out + residual[i]).clamp(min=0))
         maps.append(attended.square().sum(0).sqrt())
@@ -45,14 +49,14 @@ def operator(backend: str) -> Call:
     """The operator on a backend of the package; unlike `gala_cuda.gala`, "reference" runs its stages."""
 
     def call(x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool) -> tuple[Tensor, Tensor]:
-        return torch.ops.gala_cuda.gala(x, *w, residual, squash, return_map, False, backend)[:2]
+        return torch.ops.gala_cuda.gala(x, *w, residual, SQUASHES[squash], return_map, False, backend)[:2]
 
     return call
 
 
 def composite(x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool) -> tuple[Tensor, Tensor]:
     """The formulas in plain PyTorch, with autograd's gradients."""
-    return reference.apply(x, w, residual, squash)
+    return reference.apply(x, w, residual, SQUASHES[squash])
 
 
 def flat_inputs(problem: Problem) -> list[Tensor]:

@@ -83,7 +83,7 @@ def random_cases(count: int, seed: int = 0) -> Iterator[Case]:
             pixels = shape[0] * shape[2] * shape[3]
             if pixels * max(shape[1], reduced) <= 40_000:
                 break
-        squash, layout = rng.choice(SQUASHES), rng.choice(LAYOUTS)
+        squash, layout = rng.choice(tuple(SQUASHES)), rng.choice(LAYOUTS)
         bias, residual, with_map = (rng.random() < 0.5 for _ in range(3))
         yield Case(shape, reduced, dtype, parameters, layout, squash, bias, residual, with_map)
 
@@ -190,7 +190,7 @@ def _images(case: Case, count: int, generator: torch.Generator) -> Tensor:
 
 def _residual(case: Case, x: Tensor, w: Weights, generator: torch.Generator) -> Tensor:
     values = _normal(case.shape, generator)
-    product = x.double() * reference.attention(x.double(), double_weights(w), case.squash)
+    product = x.double() * reference.attention(x.double(), double_weights(w), SQUASHES[case.squash])
     near = (values + product).abs() < 4 * torch.finfo(case.dtype).eps
     return laid_out(torch.where(near, values + 1, values).to(case.dtype), case.layout)
 

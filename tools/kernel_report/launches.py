@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 
-from gala_cuda.backends.interface import BackwardCall, Weights, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, Squash, Weights, weight_shapes
 from gala_cuda.backends.triton import backward_plan, forward_plan
 from gala_cuda.backends.triton.config import Config
 from gala_cuda.backends.triton.launch import Layout
@@ -32,7 +32,7 @@ class Call(NamedTuple):
     reduced: int
     weights: torch.dtype
     precision: str  # of products of float32
-    squash: str = "tanh"
+    squash: Squash = Squash.TANH
     bias: bool = False
     residual: bool = False
     map: bool = False

@@ -1,4 +1,4 @@
-"""The fused Triton stages. The kernels are compiled on first use; ``table.json`` says with which tiles."""
+"""The fused Triton stages. The kernels are compiled on first use; `table.json` says with which tiles."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..interface import BackwardCall, Gradients, Weights
+from ..interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
 from . import assembler
 from .config import MOST
 
@@ -19,7 +19,7 @@ _OLDEST = (8, 0)
 
 
 def why_not(x: Tensor) -> str | None:
-    """None where the Triton kernels can run on ``x``, else the reason."""
+    """None where the Triton kernels can run on `x`, else the reason."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if x.device.type == "cuda":
@@ -48,18 +48,16 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on", "y", "yes")
 
 
-def forward(
-    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
-    if not x.numel():
-        return reference.forward(x, w, residual, squash, return_map, save)
-    with _on_device_of(x):
-        return _plans()[0].run(x, _contiguous(w), residual, squash, return_map, save, _precision(x))
+def forward(call: ForwardCall) -> Outputs:
+    """As `reference.forward`."""
+    if not call.x.numel():
+        return reference.forward(call)
+    with _on_device_of(call.x):
+        return _plans()[0].run(call._replace(w=_contiguous(call.w)), _precision(call.x))
 
 
 def backward(call: BackwardCall) -> Gradients:
-    """(d x, d weights, d residual) from the saved tensors, as ``reference.backward``."""
+    """As `reference.backward`."""
     if not call.x.numel():
         return reference.backward(call)
     with _on_device_of(call.x):

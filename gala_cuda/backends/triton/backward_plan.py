@@ -118,7 +118,7 @@ class Backward:
         self.sum_ds(ds_parts, ds)
         self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)
         self.grad_pool(dz_parts, w.w_shrink, stats, dz, dp)
-        grad_x = dw = None
+        grad_x = grad_w = None
         if need_input:
             shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
             self.prepare(w.v_shrink, w.v_collapse, shrink)
@@ -126,21 +126,21 @@ class Backward:
             direct = grad_out if grad_residual is None else grad_residual
             self.grad_x(direct, grad_x, shrink, stats, relu_mask, ds, alpha, beta, dp)
         if need_weights:
-            dw = Weights._make(None if t is None else torch.empty_like(t) for t in w)
+            grad_w = Weights._make(None if t is None else torch.empty_like(t) for t in w)
             self.global_grads(
                 alpha_parts, beta_parts, g, dg, dz, stats,
-                dw.w_shrink, dw.w_expand, dw.a, dw.m, dw.b_w_shrink, dw.b_w_expand,
+                grad_w.w_shrink, grad_w.w_expand, grad_w.a, grad_w.m, grad_w.b_w_shrink, grad_w.b_w_expand,
             )  # fmt: skip
             self.local_products(x, relu_mask, ds, t, counts, ds_sums)
             self.local_grads(
                 t, counts, ds_sums, w.v_shrink, w.v_collapse, w.b_v_shrink,
-                dw.v_shrink, dw.v_collapse, dw.b_v_shrink, dw.b_v_collapse,
+                grad_w.v_shrink, grad_w.v_collapse, grad_w.b_v_shrink, grad_w.b_v_collapse,
             )  # fmt: skip
-        return grad_x, dw, grad_residual
+        return Gradients(grad_x, grad_w, grad_residual)
 
 
 def run(call: BackwardCall, precision: str) -> Gradients:
-    """(d x, d weights, d residual), as ``reference.backward``."""
+    """As `reference.backward`."""
     if call.map_factor is not None:
         call = call._replace(map_factor=call.map_factor.contiguous())
     grad_out, map_factor, x, w, out, stats, relu_mask, squash, _, _ = call

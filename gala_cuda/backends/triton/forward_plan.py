@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..interface import Weights, mask_words
+from ..interface import ForwardCall, Outputs, Weights, mask_words
 from . import gate, gather, scale, tickets
 from .config import Config, Tile, forced_form
 from .launch import KernelLaunch, Layout, Workspace, alignment, cdiv, clamp_block, plan
@@ -21,7 +21,7 @@ from .problem import (
 
 
 class Stages:
-    """How ``images`` images are cut into the tiles of each stage, by the blocks of gather and of scale."""
+    """How `images` images are cut into the tiles of each stage, by the blocks of gather and of scale."""
 
     def __init__(self, p: Problem, images: int, tile: Tile, scale_tile: Tile):
         c, r = p.channels, p.reduced
@@ -105,7 +105,7 @@ class Forward:
 
 
 class TicketForward(Forward):
-    """The same pass in one launch; ``tickets`` says how."""
+    """The same pass in one launch; `tickets` says how."""
 
     def _plan(self, p: Problem) -> int:
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
@@ -148,10 +148,9 @@ class TicketForward(Forward):
         )  # fmt: skip
 
 
-def run(
-    x: Tensor, w: Weights, residual: Tensor | None, squash: str, return_map: bool, save: bool, precision: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, map or empty, stats or empty, relu_mask or empty), as laid out in ``interface``."""
+def run(call: ForwardCall, precision: str) -> Outputs:
+    """As `reference.forward`."""
+    x, w, residual, squash, return_map, save = call
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
         None if residual is None else residual.stride(), squash, return_map, save, precision,
@@ -166,9 +165,10 @@ def run(
 
     made = plan(key, make)
     out = torch.empty_like(x)
-    attn_map = torch.empty((x.shape[0], *x.shape[2:]) if return_map else 0, dtype=torch.float32, device=x.device)
+    map_shape = x.shape[0], *x.shape[2:]
+    attn_map = torch.empty(map_shape, dtype=torch.float32, device=x.device) if return_map else None
     stats, relu_mask = made.run(x, w, residual, out, attn_map)
-    return out, attn_map, stats if save else stats.new_empty(0), relu_mask
+    return Outputs(out, attn_map, stats, relu_mask) if save else Outputs(out, attn_map, None, None)
 
 
 def _takes_tickets(config: Config, x: Tensor) -> bool:

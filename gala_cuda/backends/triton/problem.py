@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..interface import Weights, is_channels_last
+from ..interface import Squash, Weights, is_channels_last
 from .config import MOST, Config, Tile, lookup, num_sms
 from .launch import Layout, cdiv, clamp_block
 
@@ -37,7 +37,7 @@ class Problem:
     num_sms: int
 
     @classmethod
-    def of(cls, x: Tensor, w: Weights, squash: str, precision: str) -> "Problem":
+    def of(cls, x: Tensor, w: Weights, squash: Squash, precision: str) -> "Problem":
         n, c, height, width = x.shape
         if (reduced := w.w_shrink.shape[0]) > MOST:
             raise ValueError(f"w_shrink has {reduced} hidden units, expected at most {MOST} for the Triton kernels")
@@ -54,7 +54,7 @@ class Problem:
             Layout.of(x, channels_last),
             Layout.of(like, channels_last),
             w.b_w_shrink is not None,
-            squash == "tanh",
+            squash == Squash.TANH,
             precision,
             lookup(x, channels_last, reduced),
             num_sms(x.device),

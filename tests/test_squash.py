@@ -1,0 +1,112 @@
+"""A third squash that is added in one place alone fails loudly everywhere else, and never computes a sigmoid."""
+
+import enum
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from shim import compiler, why_no_compiler
+
+import gala_cuda
+from gala_cuda import functional, operator
+from gala_cuda.backends import BACKENDS
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash
+from gala_cuda.testing import Case, draw
+
+ROOT = Path(__file__).parents[1]
+needs_compiler = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+Third = enum.IntEnum("Squash", {**{squash.name: squash.value for squash in Squash}, "SOFTSIGN": len(Squash)})
+REFUSED = {
+    "reference": pytest.raises(NotImplementedError, match=r"the reference has no .*SOFTSIGN: 2"),
+    "cpu": pytest.raises(RuntimeError, match="squash is 2, expected 0 for tanh or 1 for sigmoid"),
+}
+
+
+def test_python_and_cpp_number_them_alike():
+    header = (ROOT / "csrc" / "gala.h").read_text()
+    (enumerators,) = re.findall(r"enum class Squash : int64_t \{ (.*?) \};", header)
+    assert {name: int(code) for name, code in re.findall(r"(\w+) = (\d+)", enumerators)} == {
+        squash.name.lower(): squash.value for squash in Squash
+    }
+
+
+def test_an_operator_called_with_an_unknown_code_refuses_it(backend):
+    problem = draw(Case((1, 4, 3, 3), 2))
+    with pytest.raises(ValueError, match="2 is not a valid Squash"):
+        torch.ops.gala_cuda.gala(problem.x, *problem.w, None, 2, False, False, backend)
+
+
+def test_a_backend_refuses_what_pythons_enum_alone_has(backend):
+    problem = draw(Case((1, 4, 3, 3), 2))
+    x, w = problem.x, problem.w
+    _, _, stats, relu_mask = BACKENDS[backend].forward(ForwardCall(x, w, None, Squash.TANH, False, True))
+    with REFUSED[backend]:
+        BACKENDS[backend].forward(ForwardCall(x, w, None, Third.SOFTSIGN, False, False))
+    with REFUSED[backend]:
+        saved = None, stats, relu_mask
+        BACKENDS[backend].backward(BackwardCall(x, None, x, w, *saved, Third.SOFTSIGN, True, True))
+
+
+def test_the_function_reaches_that_refusal(backend, monkeypatch):
+    monkeypatch.setattr(operator, "Squash", Third)
+    monkeypatch.setattr(functional, "SQUASHES", {squash.name.lower(): squash for squash in Third})
+    problem = draw(Case((1, 4, 3, 3), 2))
+    with REFUSED[backend]:
+        gala_cuda.gala(problem.x, *problem.w, squash="softsign", backend=backend)
+
+
+def errors(folder: Path, source: str, *options: str) -> set[tuple[str, int]]:
+    """(file, line) of what the compiler refuses in `source` for the third enumerator, with the flags of CMake."""
+    flags = ("-std=c++20", "-fsyntax-only", "-Werror=switch", "-DGALA_ISA=baseline", "-I.", *options)
+    done = subprocess.run([*compiler(), *flags, source], cwd=folder, capture_output=True, text=True)
+    found = re.findall(r"^(\S+?):(\d+):\d+: error: (.*)$", done.stderr, re.MULTILINE)
+    assert all("softsign" in words or "a squash without its" in words for *_, words in found), done.stderr
+    assert bool(found) == bool(done.returncode), done.stderr
+    return {(str((folder / file).resolve().relative_to(folder)), int(line)) for file, line, _ in found}
+
+
+def lines(folder: Path, file: str, pattern: str) -> set[tuple[str, int]]:
+    """(file, line) of what matches `pattern` in `file`."""
+    return {(file, i) for i, line in enumerate((folder / file).read_text().splitlines(), 1) if re.search(pattern, line)}
+
+
+@pytest.fixture
+def sources(tmp_path) -> Path:
+    """A copy of `csrc` whose header has a third enumerator."""
+    shutil.copytree(ROOT / "csrc", tmp_path, dirs_exist_ok=True)
+    header = tmp_path / "gala.h"
+    header.write_text(header.read_text().replace("sigmoid = 1 };", "sigmoid = 1, softsign = 2 };"))
+    assert "softsign" in header.read_text()
+    return tmp_path.resolve()
+
+
+@needs_compiler
+def test_the_cpu_stages_do_not_compile_with_an_enumerator_more(sources):
+    """At each place that tells one squash from another: first the switches, then what they call."""
+    switches = lines(sources, "cpu/stages.cpp", r"switch \(problem\.squash\)")
+    assert len(switches) == 2
+    assert errors(sources, "cpu/stages.cpp") == switches
+
+    stages = sources / "cpu" / "stages.cpp"
+    case = re.compile(r"(    case Squash::)sigmoid(: return \w+<T, Squash::)sigmoid(>.*\n)")
+    stages.write_text(case.sub(r"\g<0>\1softsign\2softsign\3", stages.read_text()))
+    functions = lines(sources, "cpu/squash.h", r'static_assert\(squash == Squash::sigmoid, "a squash without its')
+    assert len(functions) == len(lines(sources, "cpu/squash.h", "== Squash::tanh")) == 2
+    assert errors(sources, "cpu/stages.cpp") == functions
+
+
+@needs_compiler
+def test_torchs_bindings_do_not_compile_with_an_enumerator_more(sources):
+    options = f"-isystem{Path(torch.__file__).parent / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"
+    switches = lines(sources, "torch_tensors.h", r"switch \(.*static_cast<Squash>")
+    assert len(switches) == 1
+    assert errors(sources, "torch_bindings.cpp", *options) == switches
+
+
+def test_such_a_switch_is_an_error_in_every_build():
+    assert re.search(
+        r"target_compile_options\(gala_flags .*?-Werror=switch\b", (ROOT / "CMakeLists.txt").read_text(), re.S
+    )
