@@ -72,6 +72,8 @@ def main() -> None:
     w = layer.weights
     forward = ForwardCall(x, w, None, Squash.TANH, return_map=False, save=False)
     _, _, stats, relu_mask = triton.forward(forward._replace(save=True))
+    assert stats is not None
+    assert relu_mask is not None
     arguments = BackwardCall(grad, None, x, w, None, stats, relu_mask, Squash.TANH, True, True)
     calls = {
         "backend, forward": lambda: triton.forward(forward),

@@ -98,6 +98,7 @@ def exact(problem: Problem) -> dict[str, Tensor]:
     residual = None if residual is None else residual.double()
     call = ForwardCall(x.double(), doubled, residual, SQUASHES[squash], return_map=grad_map is not None, save=True)
     out, attn_map, stats, relu_mask = reference.forward(call)
+    assert stats is not None
     saved = split_stats(stats, x.shape[1], w.w_shrink.shape[0])._asdict()
     return {"out": out, "relu_mask": relu_mask, **({} if grad_map is None else {"map": attn_map}), **saved}
 
