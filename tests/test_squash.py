@@ -18,7 +18,7 @@ from gala_cuda.testing import Case, draw
 
 ROOT = Path(__file__).parents[1]
 needs_compiler = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
-Third = enum.IntEnum("Squash", "TANH SIGMOID SOFTSIGN", start=0)
+Third = enum.IntEnum("Third", "TANH SIGMOID SOFTSIGN", start=0)
 REFUSED = {
     "reference": pytest.raises(NotImplementedError, match=r"the reference has no .*SOFTSIGN: 2"),
     "cpu": pytest.raises(RuntimeError, match="squash is 2, expected 0 for tanh or 1 for sigmoid"),
