@@ -7,16 +7,19 @@ DEPENDENCIES := $(VENV)/.dependencies
 BUILT := $(VENV)/.built
 CPP = $(shell find csrc examples tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test bench gpu docs lint format hooks build wheel abi clean
+.PHONY: help demo test test-fast bench gpu docs lint format hooks build wheel abi clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 11
 
 demo: $(BUILT)  ## doctor, a training on real images, attention maps, a bench
 	$(BIN)/gala-cuda demo $(ARGS)
 
 test: $(BUILT)  ## all tests; ARGS="tests/test_layer.py -k bias" are pytest's arguments
 	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(BUILT)  ## the tests that take no seconds each, in a minute; they touch every module
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 bench: $(BUILT)  ## checks, then times every backend; ARGS="--help"
 	$(BIN)/gala-cuda bench $(ARGS)

@@ -35,6 +35,7 @@ def flat(batches):
     return list(chain.from_iterable(fingerprints(batches)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "augment"),
     [
@@ -117,6 +118,7 @@ def damage(file, how):
     file.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"no picture at all " * 9}[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_skipped_named_and_replaced(folder, workers):
     clean = list(read(folder).train.epoch())

@@ -44,6 +44,7 @@ def finite(numbers):
     return all(math.isfinite(number) and number > 0 for number in numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "layout", "contestants"),
     [
@@ -141,6 +142,7 @@ def test_a_run_without_time_calls_once_a_sample():
     assert (times["a"].rounds, times["a"].calls_per_round) == (timing.ROUNDS[0], 1)
 
 
+@pytest.mark.slow
 def test_the_formula_is_compiled_by_the_compiler_asked_for():
     compiled = peers.contestant("compile", 12, 4, torch.float32, CPU, compiler="aot_eager")
     eager = peers.contestant("eager", 12, 4, torch.float32, CPU)
@@ -178,6 +180,7 @@ def test_memory_kept_for_backward(function, kept):
     assert timing.saved_bytes(function, x, ()) == kept * x.nbytes
 
 
+@pytest.mark.slow
 def test_the_allocator_is_pinned_where_it_is_glibc():
     code = "from gala_cuda.bench.timing import pin_allocator; print(pin_allocator())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -51,6 +51,7 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main([*TINY, *EVERYTHING, "--quiet", "--output", str(whole)]) == 0
@@ -65,6 +66,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert losses(broken) == losses(whole), f"killed after step {step}"
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_recipe_and_a_new_start_refuses_a_training(tmp_path, capsys):
     base = [*TINY, "--epochs", "1", "--output", str(tmp_path), "--quiet"]
     assert main(base) == 0

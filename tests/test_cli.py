@@ -57,6 +57,7 @@ def test_bench_fails_on_a_wrong_contestant(monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["gala_resnet18", "se_resnet18", "resnet18"])
 def test_train(tmp_path, capsys, model):
     layers = ["--layers", "layer2.0"] if model == "gala_resnet18" else []
@@ -139,6 +140,7 @@ print(json.dumps({{line: call(line) for line in {lines}}}))
 """
 
 
+@pytest.mark.slow
 def test_an_install_without_extras_has_help_and_doctor_and_names_the_extra():
     blocked = ("PIL", "crc32c", "matplotlib", "rich", "safetensors", "scipy", "sklearn", "timm", "torchvision", "yaml")
     needs = {"bench": "bench", "tune": "bench", "train": "train", "eval w": "train", "export w": "train",
@@ -167,6 +169,7 @@ def test_a_package_of_no_extra_is_named(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == "gala-cuda: tensorboard is not installed; pip install tensorboard\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("needed", "code"), [(0.0, 0), (1.0, 1)], ids=["reached", "missed"])
 def test_demo(monkeypatch, tmp_path, capsys, needed, code):
     monkeypatch.setattr(demo, "NEEDED", needed)

@@ -123,6 +123,7 @@ def outcomes(file):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SUFFIX)
 @pytest.mark.filterwarnings("ignore")  # the libraries warn about what they are given
 def test_mutations_end_in_a_named_error_or_a_sample(tmp_path, kind, monkeypatch):
@@ -138,6 +139,7 @@ def test_mutations_end_in_a_named_error_or_a_sample(tmp_path, kind, monkeypatch)
     assert broken > MUTATIONS // len(SUFFIX) // 4
 
 
+@pytest.mark.slow
 def test_a_mutated_index_is_never_trusted(tmp_path):
     folder, rng = files.write_all(tmp_path, "tar"), random.Random(0)
     true = open_split(folder, "train").labels

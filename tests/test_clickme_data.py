@@ -158,6 +158,7 @@ def identified(batches):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raw", "tar"])
 def test_workers_and_ranks_give_each_sample_once(tmp_path, kind, one_thread):
     files.write_all(tmp_path, kind, range(12), range(11))

@@ -82,6 +82,7 @@ def test_images_and_maps_are_flipped_together(scenes):
     assert batch.has_map.all()
 
 
+@pytest.mark.slow
 def test_smoke_run_and_its_continuation(tmp_path, capsys):
     command = [sys.executable, "-m", "experiments.clickme", "--smoke", "--jobs", "1"]
     command += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]

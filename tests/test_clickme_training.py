@@ -27,7 +27,7 @@ from gala_cuda.training.recipe import Recipe, RecipeError
 from gala_cuda.training.run import Run
 from gala_cuda.training.step import Stepper
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 CPU = torch.device("cpu")
 SIDE, CLASSES = 24, 2
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.05, weight_decay=0.0)

@@ -23,6 +23,7 @@ def whole(library: str, name: str) -> nn.Module:
     return timm.create_model(name, num_classes=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "name", "squash"),
     [
@@ -43,6 +44,7 @@ def test_keep_output_of_whole_networks(library, name, squash):
     assert len(blocks_with_gala(model)) == {"resnet18": 2, "resnet50": 6}[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NETWORKS, *VARIANTS])
 def test_keep_output_in_training_mode(name):
     """In training, with the batch's statistics and, where there are any, the same random drops in the same places."""
@@ -68,6 +70,7 @@ def test_keep_output_in_lower_precision(dtype):
     assert relative_difference(found, expected) < 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "squash"), [("torchvision-basic", "tanh"), ("timm-basic", "sigmoid")])
 def test_keep_output_trains_afterwards(name, squash):
     model = convert(network(name), squash=squash, keep_output=True).train()
@@ -189,6 +192,7 @@ def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_copies_pickles_and_state_dicts(name):
     model = convert(network(name, torch.float32), keep_output=True).eval()
@@ -206,6 +210,7 @@ def test_copies_pickles_and_state_dicts(name):
         assert torch.equal(other(x), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision-basic", "timm-everything"])
 def test_one_graph_under_compile(name):
     model = convert(network(name), "layer3.1").eval()
@@ -213,6 +218,7 @@ def test_one_graph_under_compile(name):
     torch.testing.assert_close(compiled(images()), model(images()), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_neither_torchvision_nor_timm_is_imported_for_our_own_networks():
     code = (
         "import sys, gala_cuda; gala_cuda.convert(gala_cuda.resnet18(5, width=8)); "

@@ -61,6 +61,7 @@ def test_random_problems_are_varied():
     assert any(case.shape[2] * case.shape[3] == 1 for case in cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
@@ -107,6 +108,7 @@ def test_squash_is_within_4_ulp(squash, dtype, layout):
     assert error.max() <= 4, f"{error.max():.1f} ulp at {t[4:][error.argmax()]}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads_restored")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -132,6 +134,7 @@ def test_any_number_of_threads(threads):
     assert_accurate(results(operator("cpu"), problem), problem, case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_batches_beyond_the_cache(layout):
     """Above 16 MiB images go through all stages in chunks: the whole equals its parts, which are one chunk each."""

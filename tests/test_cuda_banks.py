@@ -7,7 +7,7 @@ from shim import Shim, counted, kernels, why_no_compiler
 from gala_cuda import backends
 from gala_cuda.testing import Case, draw, operator, results
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

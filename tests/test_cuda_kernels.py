@@ -10,7 +10,7 @@ from gala_cuda import backends
 from gala_cuda.backends.interface import SQUASHES, Weights
 from gala_cuda.testing import Case, Problem, composite, draw, errors, exact, laid_out, operator, results, tolerance
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 FULL: dict[str, Any] = {"bias": True, "residual": True, "map": True}
 LAYOUTS = ("contiguous", "channels_last")

@@ -13,7 +13,7 @@ from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, We
 
 from gala_cuda.backends.interface import Weights, is_channels_last, mask_words, stats_width
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 BLOCKS = 3  # of a launch: the first, the last and one between
 BF16 = torch.bfloat16

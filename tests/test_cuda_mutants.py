@@ -12,7 +12,7 @@ from shim import CUDA, ROOT, Shim, kernels, why_no_compiler
 from gala_cuda import backends
 from gala_cuda.testing import Case, composite, draw, operator, results
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 
 class Mutant(NamedTuple):

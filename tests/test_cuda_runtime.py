@@ -11,7 +11,7 @@ import pytest
 from shim import CPP, CUDA, KERNELS, SHIM, build, why_no_compiler
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 MIB = 1 << 20
 # bytes of L2 cache, shared memory that a block may ask for, compute capability

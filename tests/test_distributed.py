@@ -14,7 +14,7 @@ from two_processes import RECIPES, train
 
 from gala_cuda.training.recipe import Recipe, RecipeError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32; sums over images in another order, 42 steps long
 MEASURED = ("loss", "train_accuracy", "train_top5", "test_loss", "test_accuracy", "test_top5", "lr")
 

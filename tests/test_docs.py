@@ -31,6 +31,7 @@ def code(page: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", SELF_CONTAINED)
 def test_code_of_a_page_runs(page):
     source = code(ROOT / f"{page}.md")

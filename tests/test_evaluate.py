@@ -97,6 +97,7 @@ def test_weights_of_other_libraries(tmp_path, write, file, model):
     torch.testing.assert_close(found(images()), network(images()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["gala_resnet18", "torchvision/resnet18"])
 @torch.no_grad()
 def test_fine_tuning_starts_from_the_outputs_of_the_weights(tmp_path, model):
@@ -144,6 +145,7 @@ def test_refusals_name_what_is_wrong(tmp_path):
         described("resnet18", keep_output=True).build()
 
 
+@pytest.mark.slow
 def test_own_images_to_checkpoint_to_eval_to_export(tmp_path, capsys):
     run = tmp_path / "run"
     tiny = ["--image-size", "8", "--width", "4", "--batch-size", "256"]
@@ -173,6 +175,7 @@ def test_own_images_to_checkpoint_to_eval_to_export(tmp_path, capsys):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -194,6 +197,7 @@ def test_bad_arguments_are_named(tmp_path, monkeypatch, capsys, arguments, messa
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_refused_and_removed(tmp_path):
     class Unsteady(nn.Module):
         """Gives other logits each time."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 import gala_cuda
@@ -51,6 +52,7 @@ def test_layer(tmp_path):
     assert difference < 1e-5
 
 
+@pytest.mark.slow
 def test_convert_and_finetune(tmp_path):
     text = printed("convert_and_finetune", tmp_path)
     (change,) = numbers(text, r"change of an output: (\S+)")
@@ -59,6 +61,7 @@ def test_convert_and_finetune(tmp_path):
     assert after > max(before, 95)
 
 
+@pytest.mark.slow
 def test_train_on_human_maps(tmp_path):
     """Over three seeds the accuracies were 13 points apart and more, the distances a factor of three and more."""
     text = printed("train_on_human_maps", tmp_path)
@@ -68,6 +71,7 @@ def test_train_on_human_maps(tmp_path):
     assert with_distance < 0.5 * without_distance
 
 
+@pytest.mark.slow
 def test_attention_pictures(tmp_path):
     text = printed("attention_pictures", tmp_path)
     (accuracy,) = numbers(text, r"crops told apart: ([\d.]+)%")

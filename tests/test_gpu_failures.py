@@ -11,6 +11,8 @@ from benchmarks.gpu import __main__ as suite
 from benchmarks.gpu import attempts, entrants, networks, operators, records, worker
 from benchmarks.gpu.settings import DRY_RUN, Context
 
+pytestmark = pytest.mark.slow
+
 
 class NoPlaceError(Exception):
     """Like Triton's OutOfResources, no RuntimeError."""

@@ -175,6 +175,7 @@ print(seen)
 """
 
 
+@pytest.mark.slow
 def test_what_is_compiled_before_is_what_is_launched():
     """Calls of the operator as steps make them, stopped where Triton has specialised them for an H100."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -184,6 +185,7 @@ def test_what_is_compiled_before_is_what_is_launched():
     assert int(done.stdout) > 200
 
 
+@pytest.mark.slow
 def test_the_pool_compiles_into_tritons_cache(tmp_path):
     """In processes of its own, and never in the interpreter, though this process may have it."""
     program = """

@@ -18,6 +18,8 @@ from benchmarks.gpu.schedule import MEASURED
 from benchmarks.gpu.settings import DRY_RUN, GPU, Context
 from gala_cuda.backends import reference
 
+pytestmark = pytest.mark.slow
+
 NEED_CUDA = {"graphs", "second stream", *robustness.SANITIZERS}
 
 

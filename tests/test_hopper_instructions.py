@@ -9,7 +9,7 @@ import torch
 from layouts import places, table
 from shim import CPP, SHIM, Memory, build, loaded, why_no_compiler
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 DEVICE = (50 << 20, 227 << 10)  # bytes of L2 cache, of shared memory a block, as of an H100
 

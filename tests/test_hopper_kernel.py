@@ -30,7 +30,7 @@ from gala_cuda.backends.interface import (
 )
 from gala_cuda.testing import Case, Problem, draw, tolerance
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 BF16, F16 = torch.bfloat16, torch.float16
 SHARED_LIMIT = 227 << 10  # bytes a block, as on sm_90

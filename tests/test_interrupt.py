@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ["train", "--image-size", "8", "--width", "8", "--batch-size", "128", "--epochs", "500"]
 
 

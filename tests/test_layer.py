@@ -229,6 +229,7 @@ def test_compiled_by_inductor(cpu_backend):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "channels_last/slice_c"])
 def test_compiled_for_several_batch_sizes(backend, layout):
     """From the second size on torch.compile makes the sizes symbols."""
@@ -266,6 +267,7 @@ def test_export_with_any_batch(backend):
         torch.testing.assert_close(program.module()(*inputs), model(*inputs))
 
 
+@pytest.mark.slow
 def test_onnx(backend, tmp_path):
     """Whatever the backend, ONNX gets the reference's standard operators."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from test_packaging import OF_TORCH, needs_nm, undefined_symbols
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "cpp"
 QUICK = ["-DCMAKE_BUILD_TYPE=Debug", "-DGALA_CUDA=OFF"]

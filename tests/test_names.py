@@ -19,6 +19,8 @@ from gala_cuda.inspection.sheet import overlay
 from gala_cuda.networks.loading import read_weights
 from gala_cuda.text import printable
 
+pytestmark = pytest.mark.slow
+
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 CLASSES = sorted(("$0_$50", "$50_$", "[red]x", ":cat:", "<i>&amp;", "a\x1b[31mb", "日本", NOT_UTF8))
 

@@ -39,6 +39,7 @@ print("finished")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("isa", "names"), [pytest.param("AVX2", NETWORKS, id="avx2"), pytest.param("ALL", [], id="own")]
 )

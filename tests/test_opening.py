@@ -94,6 +94,7 @@ def test_a_training_is_tested_on_its_own_data(trained, picture_folder, capsys):
         assert evaluated(capsys, place)[0]["confusion"] == found["confusion"]
 
 
+@pytest.mark.slow
 def test_folders_in_another_order_are_matched_by_name(trained, picture_folder, tmp_path, capsys):
     """The file's classes are flower and china: the last layer's rows change places, the accuracy does not."""
     expected, _ = evaluated(capsys, trained)
@@ -152,6 +153,7 @@ def opened(path, **given):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "file", "size", "crop"),
     [
@@ -181,6 +183,7 @@ def test_an_image_size_that_weights_are_not_for_is_named(tmp_path):
         opened(tmp_path / "small.pth", model="timm/test_vit")
 
 
+@pytest.mark.slow
 def test_keep_output_of_weights_that_do_not_say_so(tmp_path, capsys):
     model = convert(torchvision.models.resnet18(num_classes=2), ("layer3",), keep_output=True)
     torch.save(model.state_dict(), tmp_path / "w.pth")
@@ -194,6 +197,7 @@ def test_keep_output_of_weights_that_do_not_say_so(tmp_path, capsys):
     assert main(["export", str(tmp_path / "w.pth"), *flags, *output, "--format", "pt2"]) == 0
 
 
+@pytest.mark.slow
 def test_inspect_and_eval_prepare_pictures_as_the_library_does(tmp_path, monkeypatch, picture_folder, capsys):
     """Size, mean, interpolation and crop: what reaches the network is what timm's own transform gives."""
     from PIL import Image
@@ -221,6 +225,7 @@ def test_inspect_and_eval_prepare_pictures_as_the_library_does(tmp_path, monkeyp
     assert "names are known on one side only" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_weights_record_how_their_pictures_were_prepared(tmp_path, picture_folder):
     command = ["train", "--data", str(picture_folder), "--model", "timm/test_vit", "--epochs", "1", "--workers", "0"]
     assert main([*command, "--batch-size", "100", "--output", str(tmp_path), "--quiet"]) == 0

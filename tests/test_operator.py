@@ -129,6 +129,7 @@ def test_the_backward_operator_refuses_to_be_differentiated():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "layout", "residual"),
     [

@@ -83,6 +83,7 @@ def test_wheel_holds_the_package_alone(source, pure_wheel):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["CXX", "PATH"])
 def test_missing_compiler(missing, sdist, pure_wheel, tmp_path):
     """One message, and from the sdist alone the same wheel as GALA_NATIVE=0 makes."""
@@ -125,6 +126,7 @@ print(gala_cuda.doctor())
 """
 
 
+@pytest.mark.slow
 def test_pure_wheel_works(pure_wheel, tmp_path):
     """It installs, trains on the reference with one warning, and the doctor says why."""
     pip = [

@@ -27,6 +27,7 @@ def test_state_dicts_are_torchvisions(name):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvision_weights_give_torchvision_outputs(name):
     models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
@@ -168,6 +169,7 @@ def test_maps_need_gala():
             model(images(1, 32, torch.float32), return_maps=True)
 
 
+@pytest.mark.slow
 def test_one_graph_under_compile():
     model = small_gala().eval()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -57,6 +57,7 @@ def new_class(data):
         (data / split / "tree/0.png").write_bytes((data / split / "sky/0.png").read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -82,6 +83,7 @@ def test_other_data_is_refused_by_name_before_anything_is_written(begun, capsys,
     assert files(begun / "run") == before
 
 
+@pytest.mark.slow
 def test_a_training_is_extended_and_not_cut_short(begun, capsys):
     capsys.readouterr()
     assert main([*TRAIN, "3", "--resume"]) == 0

@@ -148,6 +148,7 @@ def test_shards_over_http_are_those_on_disk(shard_folder, server, monkeypatch, w
     assert streamed.skipped == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "message", "workers"),
     [

@@ -10,7 +10,7 @@ import torch
 from layouts import places
 from shim import CPP, KERNELS, SHIM, Memory, build, counted, loaded, why_no_compiler
 
-pytestmark = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
 SEEDS = range(50)
 ROWS, DEPTH = 90, 200

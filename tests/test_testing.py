@@ -120,6 +120,7 @@ def test_tolerances_follow_epsilon():
         assert most / 30 < testing.norm_tolerance(dtype) <= most
 
 
+@pytest.mark.slow
 def test_pytest_is_not_needed():
     program = "import sys; sys.modules['pytest'] = None; import gala_cuda.testing"
     subprocess.run([sys.executable, "-c", program], check=True)

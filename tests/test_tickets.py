@@ -68,6 +68,7 @@ def valid_order(order: list[tickets.Ticket], generator: random.Random) -> list[i
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noqa: F811
     """One program a ticket, in random order, against one launch that takes them as they come."""

@@ -19,6 +19,8 @@ from triton.runtime.interpreter import InterpreterBuilder
 
 from gala_cuda.backends.triton import config, launch
 
+pytestmark = pytest.mark.slow
+
 SHAPE, REDUCED = (4, 256, 14, 14), 64
 
 

@@ -128,6 +128,7 @@ def test_weights_that_are_no_numbers_are_never_a_checkpoint(tmp_path):
         train(tmp_path, Recipe(epochs=1, lr=0.1, warm_up=0), model=model, checkpoint_every=1)
 
 
+@pytest.mark.slow
 def test_accumulated_parts_are_one_batch(tmp_path):
     """Without BatchNorm, which sees the parts, the losses and weights are those of whole batches."""
     results = []
@@ -163,6 +164,7 @@ def test_clipping_bounds_the_gradient(tmp_path):
     torch.testing.assert_close(torch.stack(norms), torch.full((21,), 1e-3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns(tmp_path, precision):
     dtypes, model = set(), tiny_network()
@@ -175,6 +177,7 @@ def test_mixed_precision_learns(tmp_path, precision):
     assert bool(state["scaler"]) == (precision == "float16")
 
 
+@pytest.mark.slow
 def test_adamw_with_smoothed_mixed_targets_learns(tmp_path):
     recipe = Recipe(epochs=6, optimizer="adamw", lr=1e-2, label_smoothing=0.1, mixup=0.2, cutmix=0.5)
     log, _ = train(tmp_path, recipe, model=tiny_network())

@@ -100,10 +100,14 @@ CASES = {
     "crop": Case((2, 24, 5, 5), 6, layout="channels_last/crop", **FULL),
     "height 1": Case((3, 16, 1, 9), 4, layout="channels_last"),
 }
+QUICK = ("one of everything, full", "C 7")
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, case in CASES.items()],
+)
 def test_forward_and_gradients_match_float64(case, form, table):
     """With small blocks: several tiles, several images in a tile, several chunks, odd ends everywhere."""
     image = case.shape[1] * case.shape[2] * case.shape[3] * case.dtype.itemsize
@@ -111,6 +115,7 @@ def test_forward_and_gradients_match_float64(case, form, table):
     check(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -231,6 +236,7 @@ def test_opcheck(table):
     torch.library.opcheck(torch.ops.gala_cuda.gala.default, (problem.x, *args))
 
 
+@pytest.mark.slow
 def test_autocast_and_compile(table):
     """Mixed precision inside one graph gives what eager mode gives, bit by bit."""
     from gala_cuda import GALA

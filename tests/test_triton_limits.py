@@ -133,6 +133,7 @@ def call(sizes: tuple[int, ...], layout: torch.memory_format, options: bool) -> 
     return BackwardCall(x, attn_map, x, w, x if options else None, stats, relu_mask, Squash.TANH, True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "nchw"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_offsets_do_not_overflow(sizes, layout, trace):

@@ -22,7 +22,10 @@ OF_ALL = {"prepare", "shrink", "expand", "sum_parts", "grad_hidden", "grad_pool"
 PRODUCTS = {"gather", "grad_x", "local_products", "forward_tickets"}
 GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+]
 
 
 def report(folder, *arguments):

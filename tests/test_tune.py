@@ -90,6 +90,7 @@ def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> TunedRow:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "wanted"),
     [
@@ -110,6 +111,7 @@ def test_the_fastest_tile_is_found(monkeypatch, tmp_path, unchecked, kernel, wan
     assert not found.dropped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "map"), (torch.bfloat16, "grad v_shrink")])
 def test_every_kernel_is_checked(dtype, name):
     """Right results pass; of a kernel's own plan, the launch with its name is looked at for spills."""
@@ -124,6 +126,7 @@ def test_every_kernel_is_checked(dtype, name):
         passes.check(example, want | {name: 1.1 * want[name]}, "gather", START)
 
 
+@pytest.mark.slow
 def test_what_is_faster_by_less_than_the_spread_is_not_taken(monkeypatch, tmp_path):
     wanted = tile("scale", 16, 32, warps=8)  # 1.5 times faster
     assert find(monkeypatch, tmp_path, "scale", prefer("scale", wanted, spread=0.6)).after == START
@@ -157,6 +160,7 @@ def fault(monkeypatch):
     return arrange
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -175,6 +179,7 @@ def test_a_tile_that_cannot_be_used_is_named_and_never_chosen(monkeypatch, tmp_p
     assert why.startswith(reason)
 
 
+@pytest.mark.slow
 def test_a_tile_in_use_that_does_not_run_gives_way(monkeypatch, tmp_path, fault):
     """To the first that does."""
     fault(START.scale, OutOfResources(300, 200, "shared memory"))
@@ -193,6 +198,7 @@ def test_a_row_none_of_whose_tiles_runs_is_refused(monkeypatch, tmp_path):
     assert not (tmp_path / "found.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["launches", "tickets", "backward"])
 def test_a_pass_is_a_call_to_time(kind):
     example = passes.Example(Shape(1, 16, 2, 2, 4), torch.float32, "nchw", DEVICE)
@@ -221,6 +227,7 @@ def test_tickets_from(faster, wanted):
     assert search.tickets_from(faster) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "form"),
     [
@@ -244,6 +251,7 @@ def test_the_faster_form_is_chosen(monkeypatch, tmp_path, unchecked, times, form
     assert found.speedup["forward"] == pytest.approx(min(times.values()) ** -0.5)
 
 
+@pytest.mark.slow
 def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     """Through GALA_TRITON_TABLE: the tuned row and its form; the other rows are as they were."""
     wanted = replace(START, scale=tile("scale", 16, 16), tickets_from=2 * IMAGE, chunk_bytes=IMAGE)

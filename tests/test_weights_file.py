@@ -100,6 +100,7 @@ def as_safetensors_by_another_name(path):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "entry"),
     [
@@ -147,6 +148,7 @@ def test_several_networks_none_of_which_is_averaged_are_refused(tmp_path):
         rebuild(NETWORK, weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "channels"),
     [
