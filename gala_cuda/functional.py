@@ -97,7 +97,8 @@ def _check(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> None:
     if squash not in SQUASHES:
         raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
     check_feature_map("x", x)
-    given: tuple = w if any(t is not None for t in w[-len(_BIASES) :]) else w[: -len(_BIASES)]
+    unbiased = w.b_w_shrink is w.b_w_expand is w.b_v_shrink is w.b_v_collapse is None
+    given: tuple = w[: -len(_BIASES)] if unbiased else w
     for name, t in zip(Weights._fields, given, strict=False):
         if not isinstance(t, Tensor):
             if t is None and name in _BIASES:

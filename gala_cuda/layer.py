@@ -83,10 +83,8 @@ class GALA(nn.Module):
     @property
     def weights(self) -> Weights:
         """The parameters, in the order of the paper's formulas; absent biases are None."""
-        return Weights(
-            self.w_shrink, self.w_expand, self.v_shrink, self.v_collapse, self.a, self.m,
-            self.b_w_shrink, self.b_w_expand, self.b_v_shrink, self.b_v_collapse,
-        )  # fmt: skip
+        own = self._parameters  # an attribute of a module takes as long as ten entries; pruned weights are attributes
+        return Weights._make([own[name] if name in own else getattr(self, name) for name in Weights._fields])
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, return_map: bool = False
