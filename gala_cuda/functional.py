@@ -31,9 +31,9 @@ def gala(
     return_map: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""Global-and-local attention (Linsley et al., ICLR 2019, section 3) in one fused pass.
+    """Global-and-local attention (Linsley et al., ICLR 2019, section 3) in one fused pass.
 
-    With :math:`p = \mathrm{mean}_{HW}\,x`::
+    With p = mean over H, W of x:
 
         g = w_expand . relu(w_shrink . p + b_w_shrink) + b_w_expand             [N, C]
         s = v_collapse . relu(v_shrink * x + b_v_shrink) + b_v_collapse         [N, H, W]
@@ -121,7 +121,7 @@ def _check(x: Tensor, w: Weights, residual: Tensor | None, squash: str) -> None:
 
 
 def check_feature_map(name: str, x: Tensor) -> None:
-    """Raises TypeError or ValueError, calling x by `name`, unless it is [N, C, H, W] as :func:`gala` takes it."""
+    """Raises TypeError or ValueError, calling x by `name`, unless it is [N, C, H, W] as `gala` takes it."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a tensor [N, C, H, W]")
     if x.layout != torch.strided or x.is_quantized:

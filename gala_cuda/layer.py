@@ -18,7 +18,7 @@ class GALA(nn.Module):
         reduction: r; the hidden layers of both paths have R = max(1, C // r) units. The paper has 4.
         squash: "tanh" (paper) or "sigmoid" (the authors' released code).
         bias: add biases to all four projections; the paper's formulas show none.
-        backend: "reference", "cpu", "triton", "cuda", or None to choose automatically (see :func:`gala_cuda.gala`).
+        backend: "reference", "cpu", "triton", "cuda", or None to choose automatically (see `gala_cuda.gala`).
         device, dtype: of the parameters. float32 parameters serve bfloat16 and float16 inputs too.
 
     Parameters are `w_shrink` [R, C], `w_expand` [C, R], `v_shrink` [R, C], `v_collapse` [R], `a` [C] and
@@ -92,7 +92,7 @@ class GALA(nn.Module):
         """x [N, C, H, W] to out of the same shape, dtype and memory format: x A, or relu(x A + residual).
 
         With `return_map` also map [N, H, W], the L2 norm of A over channels, differentiable. See
-        :func:`gala_cuda.gala` for dtypes, strides and errors.
+        `gala_cuda.gala` for dtypes, strides and errors.
         """
         if isinstance(x, Tensor) and not torch.jit.is_tracing():  # where sizes are tensors; gala checks them there
             self._check(x)
@@ -102,7 +102,7 @@ class GALA(nn.Module):
     def attention(self, x: Tensor) -> Tensor:
         """The attention A [N, C, H, W] that multiplies x, for inspection: float32, or float64 for float64 x.
 
-        Raises TypeError or ValueError as :meth:`forward` does.
+        Raises TypeError or ValueError as `forward` does.
         """
         if not stands_for_tensor(x):
             check_feature_map("x", x)
