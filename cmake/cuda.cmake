@@ -81,7 +81,7 @@ list(JOIN GALA_CUDA_ARCHITECTURES " " cuda_architectures)
 set(cuda_architectures "${cuda_architectures} ${cuda_oldest}+PTX")
 target_compile_definitions(gala_cuda PRIVATE "GALA_CUDA_ARCHITECTURES=\"${cuda_architectures}\"")
 target_compile_options(gala_cuda PRIVATE 
-  -Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${CMAKE_SOURCE_DIR}/= --threads=2)
+  -Xcompiler=-Wall,-Wextra,-Werror=switch,-ffile-prefix-map=${CMAKE_SOURCE_DIR}/= --threads=2)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)  # every driver of CUDA 13 can read it
   target_compile_options(gala_cuda PRIVATE --compress-mode=size)
 endif()

@@ -92,9 +92,9 @@ GALA_API const char* isa();
 // On NVIDIA GPUs of compute capability 8.0 and newer: pointers are device memory, dtypes f32, bf16 and f16. Work is
 // queued on a stream of the current device; nothing waits, nothing is allocated, so that a CUDA graph can capture it.
 // Two runs on one GPU give the same bits; GPUs of other models may give others. The first launch of a kernel loads it.
-// Errors: std::invalid_argument before anything is launched, for f64, a size outside of 1 to 2^30, 2^31 pixels or more
-// in all, a null or misaligned pointer, and strides that contradict channels_last; std::runtime_error with the kernel's
-// name and CUDA's message.
+// Errors: std::invalid_argument before anything is launched, for f64, an unknown squash, a size outside of 1 to 2^30,
+// 2^31 pixels or more in all, a null or misaligned pointer, and strides that contradict channels_last;
+// std::runtime_error with the kernel's name and CUDA's message.
 namespace cuda {
 
 struct Execution {

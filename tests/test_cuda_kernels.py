@@ -255,6 +255,7 @@ def test_float64_is_refused(run):
 
 REFUSED = {  # what of gala.h's arguments is set to what, and the first words of the error
     "dtype": (("problem.dtype", 1), "dtype is f64"),
+    "squash": (("problem.squash", 2), "squash is 2, expected 0 for tanh, 1 for sigmoid"),
     "no images": (("problem.shape.images", 0), "shape.images is 0"),
     "pixels": (("problem.shape.pixels", 2**31), "shape.pixels is 2147483648"),
     "weight": (("problem.weights.a", None), "weights.a is null"),

@@ -26,7 +26,8 @@ struct GradXParams {
   const float *s, *ds, *gates, *dp;  // s by images of stats_width; [rows]; [images, 2, C]; [images, C]
   int64_t stats_width, rows;
   int words, steps, channel_tiles, stages;
-  bool tf32x3, tanh;
+  bool tf32x3;
+  Squash squash;
 };
 
 // How the warps share a tile: with channels_last its rows are pixels and its columns channels, else the other way
@@ -120,7 +121,7 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
             share[k] = load_global(p.dp + of_image + c);
           }
         }
-        const float attention = squash<T>(std::fma(beta[channel], pixel_s[pixel], alpha[channel]), p.tanh);
+        const float attention = squash<T>(std::fma(beta[channel], pixel_s[pixel], alpha[channel]), p.squash);
         const float rest = std::fma(sums[i / 2][j][i % 2 * 2 + e], pixel_ds[pixel], share[channel]);
         value[e] = std::fma(value[e], attention, rest);
       }
@@ -208,7 +209,7 @@ void grad_x(const Problem& problem, const Backward& b, Images images, const void
   p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
   p.channel_tiles = static_cast<int>(ceil_div(s.channels, kGradTile));
   p.tf32x3 = !execution.tf32;
-  p.tanh = problem.squash == Squash::tanh;
+  p.squash = problem.squash;
   with_element_type(problem.dtype, [&]<class T>() { launch_grad_x<T>(problem, p, execution); });
 }
 

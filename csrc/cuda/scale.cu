@@ -18,7 +18,7 @@ struct ScaleParams {
   const float* stats;
   int64_t stats_width;
   float* map_parts;  // [tiles or shares, images, HW], or null
-  bool tanh;
+  Squash squash;
 };
 
 template <class T, int width>
@@ -77,7 +77,7 @@ scale_kernel(ScaleParams p) {
       for (int k = 0; k < rows; ++k) {
         float attention[width];
         gates.arguments(row_alpha[k], row_factor[k], attention);
-        squash_all<T>(attention, p.tanh);
+        squash_all<T>(attention, p.squash);
         store_global(out.at(first + k), scaled<T>(from[k], attention, added[k], add));
         if (map) square[k] = add_squares<width, channels>(attention, squares);
       }
@@ -120,7 +120,7 @@ void scale(const Problem& problem, const Forward& f, Images images, const float*
   p.stats_width = stats_width(s);
   p.stats = static_cast<const float*>(f.stats) + images.first * p.stats_width;
   p.map_parts = f.map ? static_cast<float*>(execution.workspace) : nullptr;
-  p.tanh = problem.squash == Squash::tanh;
+  p.squash = problem.squash;
   with_row_kernel(problem, width, [&]<class T, int width, bool channels>() {
     launch("scale_kernel", scale_kernel<T, width, channels>, {blocks(p.tiling)}, kRowThreads,
            f.map && !channels ? kGroupSumBytes<width> : 0, execution.stream, p);

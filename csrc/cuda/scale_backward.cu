@@ -21,7 +21,7 @@ struct ScaleBackwardParams {
   const float* map_factor;  // [images, HW], or null
   float* d_gates;  // [shares with channels_last, else tiles; images, 2, C]
   float* ds;  // [tiles with channels_last, else shares; images, HW]
-  bool tanh;
+  Squash squash;
 };
 
 // A thread's elements of one row of x, grad_out and out, and the row's parts of the gates and of the map's gradient.
@@ -49,12 +49,12 @@ struct RowSums {
 
 template <class T, int width, bool channels>
 GALA_DEVICE void add_row(const Gates<width, channels>& gates, const Row<T, width>& row, const float (&d)[width],
-                         const float (&lane_map)[width], bool tanh, RowSums<width>& over_rows, float& plain,
+                         const float (&lane_map)[width], Squash squash, RowSums<width>& over_rows, float& plain,
                          float& weighted) {
   float x[width], attention[width], slope[width];
   unpack<T>(row.x, x);
   gates.arguments(row.alpha, row.factor, attention);
-  squash_all<T>(attention, tanh, slope);
+  squash_all<T>(attention, squash, slope);
   GALA_UNROLL
   for (int i = 0; i < width; ++i) {
     const float from_map = (channels ? row.map_factor : lane_map[i]) * attention[i];
@@ -123,7 +123,7 @@ scale_backward_kernel(ScaleBackwardParams p) {
         float d[width];
         unpack<T>(from[k].grad, d);
         if (add) through_relu<T>(from[k].out, d, grad_residual.at(first + k));
-        add_row(gates, from[k], d, lane_map, p.tanh, over_rows, row_sums[k], row_sums[rows + k]);
+        add_row(gates, from[k], d, lane_map, p.squash, over_rows, row_sums[k], row_sums[rows + k]);
       }
     }
     store_row_sums<rows, channels>(row_sums, p.tiling, here, row, channels ? ds : d_alpha);
@@ -173,7 +173,7 @@ void scale_backward(const Problem& problem, const Backward& b, Images images, co
   p.stats_width = stats_width(s);
   p.stats = static_cast<const float*>(b.stats) + images.first * p.stats_width;
   p.map_factor = b.map_factor ? static_cast<const float*>(b.map_factor) + images.first * s.pixels : nullptr;
-  p.tanh = problem.squash == Squash::tanh;
+  p.squash = problem.squash;
   const Parts parts(problem, p.tiling);
   float* scratch = static_cast<float*>(execution.workspace);
   d_gates += images.first * 2 * s.channels;

@@ -5,6 +5,8 @@
 #include <primitives.cuh>
 #include <type_traits>
 
+#include "../gala.h"
+
 namespace gala::cuda {
 
 // tanh within a relative error of 1e-6: (1 - t) / (1 + t) with t = exp(-2 |x|), near 0 a series.
@@ -17,41 +19,60 @@ GALA_DEVICE float tanh_fast(float x) {
 }
 
 // bf16 takes the hardware's tanh, which is within 2^-11 of the true value.
+template <class T, Squash kind>
+GALA_DEVICE float squash(float total) {
+  if constexpr (kind == Squash::tanh) {
+    if constexpr (std::is_same_v<T, float>) return std::tanh(total);
+    else return std::is_same_v<T, bf16> ? tanh_approx(total) : tanh_fast(total);
+  } else {
+    static_assert(kind == Squash::sigmoid, "a squash without its function");
+    if constexpr (std::is_same_v<T, float>) return 1.0f / (1.0f + std::exp(-total));
+    else return reciprocal_approx(1.0f + exp2_approx(total * -1.442695041f));
+  }
+}
+
+// The derivative, from the value of the squash.
+template <Squash kind>
+GALA_DEVICE float derivative(float attention) {
+  if constexpr (kind == Squash::tanh) {
+    return 1.0f - attention * attention;
+  } else {
+    static_assert(kind == Squash::sigmoid, "a squash without its derivative");
+    return attention * (1.0f - attention);
+  }
+}
+
+// Calls body<kind>(): one branch for all that the body computes.
+template <class Body>
+GALA_DEVICE void with_squash(Squash kind, const Body& body) {
+  switch (kind) {
+    case Squash::tanh: return body.template operator()<Squash::tanh>();
+    case Squash::sigmoid: return body.template operator()<Squash::sigmoid>();
+  }
+  __builtin_unreachable();
+}
+
 template <class T>
-GALA_DEVICE float squash(float total, bool tanh) {
-  if constexpr (std::is_same_v<T, float>) {
-    return tanh ? std::tanh(total) : 1.0f / (1.0f + std::exp(-total));
-  } else {
-    if (!tanh) return reciprocal_approx(1.0f + exp2_approx(total * -1.442695041f));
-    return std::is_same_v<T, bf16> ? tanh_approx(total) : tanh_fast(total);
-  }
+GALA_DEVICE float squash(float total, Squash kind) {
+  float attention;
+  with_squash(kind, [&]<Squash known>() { attention = squash<T, known>(total); });
+  return attention;
 }
 
-// Of the squash, from its value.
-GALA_DEVICE float derivative(float attention, bool tanh) {
-  return tanh ? 1.0f - attention * attention : attention * (1.0f - attention);
-}
-
-// Of n totals in place, with one branch for all; and its derivative there.
+// Squashes n totals in place; the second form computes the derivatives there too.
 template <class T, int n>
-GALA_DEVICE void squash_all(float (&totals)[n], bool tanh) {
-  if (tanh) {
+GALA_DEVICE void squash_all(float (&totals)[n], Squash kind) {
+  with_squash(kind, [&]<Squash known>() {
     GALA_UNROLL
-    for (int i = 0; i < n; ++i) totals[i] = squash<T>(totals[i], true);
-  } else {
-    GALA_UNROLL
-    for (int i = 0; i < n; ++i) totals[i] = squash<T>(totals[i], false);
-  }
+    for (int i = 0; i < n; ++i) totals[i] = squash<T, known>(totals[i]);
+  });
 }
 template <class T, int n>
-GALA_DEVICE void squash_all(float (&totals)[n], bool tanh, float (&slopes)[n]) {
-  if (tanh) {
+GALA_DEVICE void squash_all(float (&totals)[n], Squash kind, float (&slopes)[n]) {
+  with_squash(kind, [&]<Squash known>() {
     GALA_UNROLL
-    for (int i = 0; i < n; ++i) slopes[i] = derivative(totals[i] = squash<T>(totals[i], true), true);
-  } else {
-    GALA_UNROLL
-    for (int i = 0; i < n; ++i) slopes[i] = derivative(totals[i] = squash<T>(totals[i], false), false);
-  }
+    for (int i = 0; i < n; ++i) slopes[i] = derivative<known>(totals[i] = squash<T, known>(totals[i]));
+  });
 }
 
 }  // namespace gala::cuda

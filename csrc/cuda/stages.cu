@@ -55,6 +55,9 @@ void check_problem(const Problem& problem) {
   check_product("channels * reduced", s.channels * s.reduced, 35);
   check_product("images * channels * pixels", s.images * s.pixels * s.channels, 40);
   if (problem.dtype == DType::f64) refuse("dtype is f64, expected f32, bf16 or f16");
+  if (!is_known(problem.squash))
+    refuse("squash is " + std::to_string(static_cast<int64_t>(problem.squash)) +
+           ", expected 0 for tanh, 1 for sigmoid");
   const Weights& w = problem.weights;
   check_pointer("weights.w_shrink", w.w_shrink);
   check_pointer("weights.w_expand", w.w_expand);

@@ -44,7 +44,7 @@ GALA_DEVICE void scale_rows(const ImageParams& p, const Block& block, const floa
         if (inside) unpack<T>(load_shared(block.row<Vector>(p, row, channel)), value);
         unpack<T>(residual[k], added);
         GALA_UNROLL for (int i = 0; i < 8; ++i) {
-          const float attention = squash<T>(std::fma(beta[i], load_shared(s + row), alpha[i]), p.tanh);
+          const float attention = squash<T>(std::fma(beta[i], load_shared(s + row), alpha[i]), p.squash);
           value[i] *= attention;
           if (p.residual.data) value[i] = relu(value[i] + added[i]);
           square += inside ? attention * attention : 0.0f;
@@ -201,6 +201,7 @@ const char* why_not_in_cluster(const Problem& problem, const Forward& f) {
                                                                w.m, f.x.data, f.out.data, f.stats})
     if (!needed) return "x, the output, the statistics or a weight is null";
   if (problem.dtype != DType::bf16 && problem.dtype != DType::f16) return "x is neither bfloat16 nor float16";
+  if (!is_known(problem.squash)) return "the squash is neither tanh nor sigmoid";
   if (!problem.channels_last) return "x is not channels_last";
   if (s.channels < 1 || s.channels % kTileChannels != 0) return "the number of channels is not a multiple of 64";
   if (s.reduced < 1 || s.reduced > 256) return "the reduced width is not between 1 and 256";
@@ -239,7 +240,7 @@ void forward_in_cluster(const Problem& problem, const Forward& f, const Executio
   p.cluster = plan.cluster;
   p.stages = plan.stages;
   p.passes = plan.passes;
-  p.tanh = problem.squash == Squash::tanh;
+  p.squash = problem.squash;
   p.at = plan.at;
   problem.dtype == DType::bf16 ? run<bf16>(problem, p, execution) : run<f16>(problem, p, execution);
 }

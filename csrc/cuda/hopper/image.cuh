@@ -36,7 +36,7 @@ struct ImageParams {
   uint32_t* relu_mask;  // or null
   int channels, pixels, reduced, cluster;
   int stages, passes;  // stages of the ring of weights; how often the weights pass over the block's pixels
-  bool tanh;
+  Squash squash;
   Layout at;
 };
 
