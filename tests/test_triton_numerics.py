@@ -8,6 +8,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl  # noqa: E402
 
+from gala_cuda.backends.interface import SQUASHES  # noqa: E402
 from gala_cuda.backends.triton.numerics import narrow, squash  # noqa: E402
 
 BLOCK = 4096
@@ -15,9 +16,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
 
 
 @triton.jit
-def squash_all(x, out, TANH: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
+def squash_all(x, out, SQUASH: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + at, squash(tl.load(x + at), TANH, DTYPE))
+    tl.store(out + at, squash(tl.load(x + at), SQUASH, DTYPE))
 
 
 @triton.jit
@@ -35,7 +36,7 @@ def numbers() -> torch.Tensor:
 
 def squashed(x: torch.Tensor, name: str, dtype: tl.dtype) -> torch.Tensor:
     out = torch.empty_like(x)
-    squash_all[(x.numel() // BLOCK,)](x, out, name == "tanh", dtype, BLOCK)
+    squash_all[(x.numel() // BLOCK,)](x, out, int(SQUASHES[name]), dtype, BLOCK)
     return out
 
 

@@ -42,7 +42,7 @@ def grad_x(
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     SEGMENTS: tl.constexpr,
-    TANH: tl.constexpr,
+    SQUASH: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -66,7 +66,7 @@ def grad_x(
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
     a = of_images(alpha, image, first, images, c, channels, ROWS, SEGMENTS)
     b = of_images(beta, image, first, images, c, channels, ROWS, SEGMENTS)
-    attention = squash(a + b * s[:, None], TANH, grad_sum.dtype.element_ty)
+    attention = squash(a + b * s[:, None], SQUASH, grad_sum.dtype.element_ty)
     mask = inside[:, None] & (c < channels)[None, :]
     at = row_offsets(image, first, pixel, c, sum_image_stride, sum_stride, CHANNELS_LAST, FLAT)
     direct = tl.load(grad_sum + at, mask=mask, other=0.0).to(tl.float32)

@@ -7,7 +7,10 @@ In Triton's interpreter, products and arithmetic of bfloat16 are wrong and float
 import triton
 import triton.language as tl
 
+from ..interface import Squash
+
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+TANH, SIGMOID = tl.constexpr(int(Squash.TANH)), tl.constexpr(int(Squash.SIGMOID))
 
 
 @triton.jit
@@ -86,18 +89,25 @@ def _tanh_approx(x):
 
 
 @triton.jit
-def squash(total, TANH: tl.constexpr, dtype: tl.constexpr):
-    """tanh or sigmoid of float32, as accurate as a result of ``dtype`` can tell."""
-    if dtype == tl.float32:
-        return _tanh_float32(total) if TANH else _sigmoid_float32(total)
-    if not TANH:
-        return 1 / (1 + tl.exp(-total))
-    if dtype == tl.bfloat16 and not INTERPRETED:
-        return _tanh_approx(total)
-    return _tanh_fast(total)
+def squash(total, SQUASH: tl.constexpr, dtype: tl.constexpr):
+    """The squash of float32, as accurately as a result of `dtype` can show."""
+    if SQUASH == TANH:
+        if dtype == tl.float32:
+            return _tanh_float32(total)
+        elif dtype == tl.bfloat16 and not INTERPRETED:
+            return _tanh_approx(total)
+        else:
+            return _tanh_fast(total)
+    else:
+        tl.static_assert(SQUASH == SIGMOID, f"the Triton kernels have no squash {SQUASH}")
+        return _sigmoid_float32(total) if dtype == tl.float32 else 1 / (1 + tl.exp(-total))
 
 
 @triton.jit
-def derivative(attention, TANH: tl.constexpr):
-    """Of the squash, from its value."""
-    return 1 - attention * attention if TANH else attention * (1 - attention)
+def derivative(attention, SQUASH: tl.constexpr):
+    """The derivative of the squash, from its value."""
+    if SQUASH == TANH:
+        return 1 - attention * attention
+    else:
+        tl.static_assert(SQUASH == SIGMOID, f"the Triton kernels have no derivative of squash {SQUASH}")
+        return attention * (1 - attention)

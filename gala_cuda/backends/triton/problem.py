@@ -31,7 +31,7 @@ class Problem:
     x: Layout
     out: Layout
     bias: bool
-    tanh: bool
+    squash: Squash
     precision: str
     config: Config
     num_sms: int
@@ -54,7 +54,7 @@ class Problem:
             Layout.of(x, channels_last),
             Layout.of(like, channels_last),
             w.b_w_shrink is not None,
-            squash == Squash.TANH,
+            squash,
             precision,
             lookup(x, channels_last, reduced),
             num_sms(x.device),
@@ -71,7 +71,7 @@ class Problem:
         return {
             "CHANNELS_LAST": self.channels_last,
             "BIAS": self.bias,
-            "TANH": self.tanh,
+            "SQUASH": int(self.squash),
             "PRECISION": self.precision,
             "GATE_PRECISION": GATE_PRECISION,
         }

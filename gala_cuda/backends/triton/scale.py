@@ -36,7 +36,7 @@ def scale(
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
-    TANH: tl.constexpr,
+    SQUASH: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -50,7 +50,7 @@ def scale(
     for start in range(begin, tl.minimum(begin + span, pixels), PIXELS):
         pixel = start + tl.arange(0, PIXELS)
         s = tl.load(stats + image * width + pixel, mask=pixel < pixels, other=0.0)[:, None]
-        attention = squash(a + b * s, TANH, x.dtype.element_ty)
+        attention = squash(a + b * s, SQUASH, x.dtype.element_ty)
         mask = (pixel < pixels)[:, None] & (c < channels)[None, :]
         rows = tl.load(x + offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST), mask=mask, other=0.0)
         value = rows.to(tl.float32) * attention
@@ -110,7 +110,7 @@ def scale_backward(
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
-    TANH: tl.constexpr,
+    SQUASH: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -125,7 +125,7 @@ def scale_backward(
         inside = pixel < pixels
         mask = inside[:, None] & (c < channels)[None, :]
         s = tl.load(stats + image * width + pixel, mask=inside, other=0.0)[:, None]
-        attention = squash(a + b * s, TANH, x.dtype.element_ty)
+        attention = squash(a + b * s, SQUASH, x.dtype.element_ty)
         at = offsets(image * grad_image_stride, pixel, c, grad_stride, CHANNELS_LAST)
         d = tl.load(grad_out + at, mask=mask, other=0.0).to(tl.float32)
         if RESIDUAL:
@@ -137,7 +137,7 @@ def scale_backward(
         e = d * rows.to(tl.float32)
         if MAP:
             e += tl.load(map_factor + image * pixels + pixel, mask=inside, other=0.0)[:, None] * attention
-        e = tl.where(mask, e * derivative(attention, TANH), 0.0)
+        e = tl.where(mask, e * derivative(attention, SQUASH), 0.0)
         alpha_acc += e
         beta_acc += e * s
         to = ds_parts + (block.to(tl.int64) * images + image) * pixels + pixel

@@ -132,7 +132,7 @@ def forward_tickets(
     SAVE: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
-    TANH: tl.constexpr,
+    SQUASH: tl.constexpr,
     PRECISION: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -186,7 +186,7 @@ def forward_tickets(
                 tile, x + first * x_image_stride, residual_here, out + first * out_image_stride, stats_here, alpha_here,
                 beta_here, map_here, map_rows, pixels, channels, width, scale_span, x_image_stride, x_stride,
                 residual_image_stride, residual_stride, out_image_stride, out_stride, CHANNELS_LAST, RESIDUAL, MAP,
-                TANH, SCALE_PIXELS, SCALE_CHANNELS,
+                SQUASH, SCALE_PIXELS, SCALE_CHANNELS,
             )  # fmt: skip
         tl.debug_barrier()  # all threads' stores lie before the signal
         tl.atomic_add(counters + signal, 1, sem="release", scope="gpu")
