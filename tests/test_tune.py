@@ -147,12 +147,12 @@ def fault(monkeypatch):
             return made
 
         def forward(self, plan):
-            out, *rest = run(self, plan)
+            outputs = run(self, plan)
             if any(plan is each for each in bad_plans):
                 if error is not None:
                     raise error
-                out[-1, -1] += 1
-            return out, *rest
+                outputs.out[-1, -1] += 1
+            return outputs
 
         monkeypatch.setattr(passes.Example, "plan", plan)
         monkeypatch.setattr(passes.Example, "forward", forward)

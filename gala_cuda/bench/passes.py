@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..backends.interface import SQUASHES, BackwardCall, Weights
+from ..backends.interface import SQUASHES, BackwardCall, ForwardCall, Outputs, Weights
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config
 from ..backends.triton.forward_plan import Forward, TicketForward
@@ -66,21 +66,20 @@ class Example:
         form = TicketForward if kind == "tickets" else Forward
         return form(problem, self.w, residual, self.full, True)
 
-    def forward(self, plan: Forward) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """(out, map with `full` only, stats, ReLU mask)."""
-        n, _, height, width, _ = self.shape
-        out = torch.empty_like(self.x)
-        attn_map = self.x.new_empty((n, height, width), dtype=torch.float32) if self.full else None
-        return out, attn_map, *plan.run(self.x, self.w, self.residual, out, attn_map)
+    def forward(self, plan: Forward) -> Outputs:
+        """With the map where `full`, and with what backward reads."""
+        return plan.run(ForwardCall(self.x, self.w, self.residual, self.squash, self.full, True))
 
-    def backward(
-        self, plan: Backward, out: Tensor | None, attn_map: Tensor | None, stats: Tensor, relu_mask: Tensor
-    ) -> dict[str, Tensor]:
-        """The gradients by name, from what `forward` returned; `out` with `full` only."""
+    def backward(self, plan: Backward, outputs: Outputs) -> dict[str, Tensor]:
+        """The gradients by name, from what `forward` returned."""
+        out, attn_map, stats, relu_mask = outputs
+        assert stats is not None
+        assert relu_mask is not None
         factor = None
         if attn_map is not None and self.grad_map is not None:
             factor = torch.where(attn_map == 0, 0.0, self.grad_map / attn_map)
-        call = BackwardCall(self.grad, factor, self.x, self.w, out, stats, relu_mask, self.squash, True, True)
+        saved = out if self.full else None, stats, relu_mask
+        call = BackwardCall(self.grad, factor, self.x, self.w, *saved, self.squash, True, True)
         return _named(*plan.run(call))
 
 
@@ -112,8 +111,8 @@ class Pass:
             return lambda: example.forward(plan)
         before = example.plan("launches", self.config)
         assert isinstance(before, Forward)
-        saved = example.forward(before)[1:]
-        return lambda: example.backward(plan, None, *saved)
+        outputs = example.forward(before)
+        return lambda: example.backward(plan, outputs)
 
 
 def _captured(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
@@ -135,9 +134,9 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
     forward, backward = example.plan(form, config), example.plan("backward", config)
     assert isinstance(forward, Forward)
     assert isinstance(backward, Backward)
-    out, attn_map, *saved = example.forward(forward)
-    assert attn_map is not None
-    got = {"out": out, "map": attn_map, **example.backward(backward, out, attn_map, *saved)}
+    outputs = example.forward(forward)
+    assert outputs.attn_map is not None
+    got = {"out": outputs.out, "map": outputs.attn_map, **example.backward(backward, outputs)}
     limit = norm_tolerance(example.x.dtype)
     for name, want in exact.items():
         error = norm_error(got[name], want)

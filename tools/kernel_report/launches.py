@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 
-from gala_cuda.backends.interface import BackwardCall, Squash, Weights, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash, Weights, weight_shapes
 from gala_cuda.backends.triton import backward_plan, forward_plan
 from gala_cuda.backends.triton.config import Config
 from gala_cuda.backends.triton.launch import Layout
@@ -105,15 +105,15 @@ def _run_plans(problem: Problem, call: Call, w: Weights, forms: list[type[forwar
     """The incoming gradient is laid out as x."""
     x, layout = call.x, Layout.of(call.x, problem.channels_last)
     residual = torch.empty_like(x) if call.residual else None
-    attn_map = torch.empty(x.shape[0], *x.shape[2:], device=x.device) if call.map else None
     for form in forms:
         plan = form(problem, w, layout if call.residual else None, call.map, call.save)
-        stats, relu_mask = plan.run(x, w, residual, torch.empty_like(x), attn_map)
+        out, attn_map, stats, relu_mask = plan.run(ForwardCall(x, w, residual, call.squash, call.map, call.save))
     if call.save:
         backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, call.residual), call.map)
-        out = torch.empty_like(x) if call.residual else None
-        grad = torch.empty_like(x)
-        backward.run(BackwardCall(grad, attn_map, x, w, out, stats, relu_mask, call.squash, True, True))
+        assert stats is not None
+        assert relu_mask is not None
+        saved = out if call.residual else None, stats, relu_mask
+        backward.run(BackwardCall(torch.empty_like(x), attn_map, x, w, *saved, call.squash, True, True))
 
 
 def build(launch: Launch) -> CompiledKernel:

@@ -1,10 +1,9 @@
-"""The fused Triton stages. The kernels are compiled on first use; `table.json` says with which tiles."""
+"""The backend whose stages are fused Triton kernels, compiled on first use with the tiles that `table.json` says."""
 
 import contextlib
-import functools
 import importlib.util
 import os
-from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,10 +11,12 @@ from torch import Tensor
 from .. import reference
 from ..interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
 from . import assembler
-from .config import MOST
+from .config import MOST, forced_form
+from .launch import alignment, kept_plan
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
+Call = TypeVar("Call", ForwardCall, BackwardCall)
 
 
 def why_not(x: Tensor) -> str | None:
@@ -52,34 +53,56 @@ def forward(call: ForwardCall) -> Outputs:
     """As `reference.forward`."""
     if not call.x.numel():
         return reference.forward(call)
-    with _on_device_of(call.x):
-        return _plans()[0].run(call._replace(w=_contiguous(call.w)), _precision(call.x))
+    call = _with_contiguous_weights(call)
+    x, w, residual, squash, return_map, save = call
+    precision = _precision(x)
+    key = (
+        x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
+        None if residual is None else residual.stride(), squash, return_map, save, precision,
+        alignment(x, residual, *w), forced_form(),
+    )  # fmt: skip
+
+    def make() -> Any:
+        from . import forward_plan  # which imports Triton
+
+        return forward_plan.make(call, precision)
+
+    with _on_device_of(x):
+        return kept_plan(key, make).run(call)
 
 
 def backward(call: BackwardCall) -> Gradients:
     """As `reference.backward`."""
     if not call.x.numel():
         return reference.backward(call)
-    with _on_device_of(call.x):
-        return _plans()[1].run(call._replace(w=_contiguous(call.w)), _precision(call.x))
+    call = _with_contiguous_weights(call)
+    if call.map_factor is not None:
+        call = call._replace(map_factor=call.map_factor.contiguous())
+    grad_out, map_factor, x, w, out, stats, relu_mask, squash, _, _ = call
+    precision = _precision(x)
+    key = (
+        x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
+        grad_out.stride(), None if out is None else out.stride(), map_factor is not None, squash, precision,
+        alignment(grad_out, map_factor, x, out, stats, relu_mask, *w),
+    )  # fmt: skip
+
+    def make() -> Any:
+        from . import backward_plan  # which imports Triton
+
+        return backward_plan.make(call, precision)
+
+    with _on_device_of(x):
+        return kept_plan(key, make).run(call)
 
 
-@functools.cache
-def _plans() -> tuple[ModuleType, ModuleType]:
-    """The modules with the kernels, which import Triton."""
-    from . import backward_plan, forward_plan
-
-    return forward_plan, backward_plan
-
-
-def _contiguous(w: Weights) -> Weights:
-    if all(t is None or t.is_contiguous() for t in w):
-        return w
-    return Weights._make(None if t is None else t.contiguous() for t in w)
+def _with_contiguous_weights(call: Call) -> Call:
+    if all(t is None or t.is_contiguous() for t in call.w):
+        return call
+    return call._replace(w=Weights._make(None if t is None else t.contiguous() for t in call.w))
 
 
 def _precision(x: Tensor) -> str:
-    """Of products of float32: TF32 only where torch's own products use it."""
+    """How products of float32 are computed: as one product of TF32 numbers only where torch's own products are."""
     if x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32":
         return "tf32x3"
     return "tf32"

@@ -6,7 +6,7 @@ import torch
 
 from ..interface import BackwardCall, Gradients, Weights
 from . import gate, gate_backward, gather, gather_backward, scale
-from .launch import KernelLaunch, Layout, Workspace, alignment, cdiv, clamp_block, plan
+from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
 from .problem import (
     GATE,
     GATE_BLOCK,
@@ -139,22 +139,9 @@ class Backward:
         return Gradients(grad_x, grad_w, grad_residual)
 
 
-def run(call: BackwardCall, precision: str) -> Gradients:
-    """As `reference.backward`."""
-    if call.map_factor is not None:
-        call = call._replace(map_factor=call.map_factor.contiguous())
-    grad_out, map_factor, x, w, out, stats, relu_mask, squash, _, _ = call
-    key = (
-        x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
-        grad_out.stride(), None if out is None else out.stride(), map_factor is not None, squash, precision,
-        alignment(grad_out, map_factor, x, out, stats, relu_mask, *w),
-    )  # fmt: skip
-
-    def make() -> Backward:
-        problem = Problem.of(x, w, squash, precision)
-        layout = Layout.of(grad_out, problem.channels_last)
-        out_layout = layout if out is None else Layout.of(out, problem.channels_last)
-        return Backward(problem, Strides(layout, out_layout, out is not None), map_factor is not None)
-
-    made = plan(key, make)
-    return made.run(call)
+def make(call: BackwardCall, precision: str) -> Backward:
+    """A plan for this call and those like it."""
+    problem = Problem.of(call.x, call.w, call.squash, precision)
+    layout = Layout.of(call.grad_out, problem.channels_last)
+    out = layout if call.out is None else Layout.of(call.out, problem.channels_last)
+    return Backward(problem, Strides(layout, out, call.out is not None), call.map_factor is not None)

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..interface import ForwardCall, Outputs, Weights, mask_words
 from . import gate, gather, scale, tickets
 from .config import Config, Tile, forced_form
-from .launch import KernelLaunch, Layout, Workspace, alignment, cdiv, clamp_block, plan
+from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
 from .problem import (
     GATE,
     GATE_BLOCK,
@@ -81,10 +81,12 @@ class Forward:
         self.scale = KernelLaunch(scale.scale, scale_tiles, numbers, constants | s.scale, config.scale)
         return s.c_blocks
 
-    def run(
-        self, x: Tensor, w: Weights, residual: Tensor | None, out: Tensor, attn_map: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Fills out and attn_map; returns (stats, relu_mask)."""
+    def run(self, call: ForwardCall) -> Outputs:
+        """As `reference.forward`."""
+        x, w, residual, _, return_map, save = call
+        out = torch.empty_like(x)
+        map_shape = x.shape[0], *x.shape[2:]
+        attn_map = torch.empty(map_shape, dtype=torch.float32, device=x.device) if return_map else None
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
         relu_mask = torch.empty(self.relu_mask, dtype=torch.int32, device=x.device)
         pool, z_parts, alpha, beta, map_parts = self.workspace.allocate(x.device)
@@ -95,7 +97,7 @@ class Forward:
         self._stages(x, w, residual, out, stats, relu_mask, pool, z_parts, alpha, beta, map_parts)
         if self.finish_map is not None:
             self.finish_map(map_parts, attn_map)
-        return stats, relu_mask
+        return Outputs(out, attn_map, stats, relu_mask) if save else Outputs(out, attn_map, None, None)
 
     def _stages(self, x, w, residual, out, stats, relu_mask, pool, z_parts, alpha, beta, map_parts) -> None:
         self.gather(None, x, w.v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, relu_mask, pool)
@@ -148,27 +150,12 @@ class TicketForward(Forward):
         )  # fmt: skip
 
 
-def run(call: ForwardCall, precision: str) -> Outputs:
-    """As `reference.forward`."""
-    x, w, residual, squash, return_map, save = call
-    key = (
-        x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
-        None if residual is None else residual.stride(), squash, return_map, save, precision,
-        alignment(x, residual, *w), forced_form(),
-    )  # fmt: skip
-
-    def make() -> Forward:
-        problem = Problem.of(x, w, squash, precision)
-        layout = None if residual is None else Layout.of(residual, problem.channels_last)
-        form = TicketForward if _takes_tickets(problem.config, x) else Forward
-        return form(problem, w, layout, return_map, save)
-
-    made = plan(key, make)
-    out = torch.empty_like(x)
-    map_shape = x.shape[0], *x.shape[2:]
-    attn_map = torch.empty(map_shape, dtype=torch.float32, device=x.device) if return_map else None
-    stats, relu_mask = made.run(x, w, residual, out, attn_map)
-    return Outputs(out, attn_map, stats, relu_mask) if save else Outputs(out, attn_map, None, None)
+def make(call: ForwardCall, precision: str) -> Forward:
+    """A plan for this call and those like it, in the form that the table says."""
+    problem = Problem.of(call.x, call.w, call.squash, precision)
+    residual = None if call.residual is None else Layout.of(call.residual, problem.channels_last)
+    form = TicketForward if _takes_tickets(problem.config, call.x) else Forward
+    return form(problem, call.w, residual, call.return_map, call.save)
 
 
 def _takes_tickets(config: Config, x: Tensor) -> bool:

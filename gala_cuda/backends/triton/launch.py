@@ -66,8 +66,8 @@ class Workspace:
         return torch.empty(sum(self.sizes), dtype=torch.float32, device=device).split_with_sizes(self.sizes)
 
 
-def plan(key: Hashable, make: Callable[[], Any]) -> Any:
-    """The plan kept under ``key``, made where there is none."""
+def kept_plan(key: Hashable, make: Callable[[], Any]) -> Any:
+    """The plan kept under `key`; where there is none, `make` makes it."""
     found = _plans.get(key)
     if found is None:
         if len(_plans) >= _MOST_PLANS:
