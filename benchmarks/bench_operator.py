@@ -1,7 +1,7 @@
-"""The GALA block of every backend under pytest-benchmark: ``pytest benchmarks/bench_operator.py``.
+"""Times the GALA block of every backend under pytest-benchmark: `python -m pytest benchmarks/bench_operator.py`.
 
-For watching one backend over time: ``--benchmark-autosave``, ``--benchmark-compare``. ``gala-cuda bench`` compares the
-backends with torch.compile, alternates its contestants and pins the allocator.
+It is for watching one backend over time (`--benchmark-autosave`, `--benchmark-compare`). To compare the backends with
+torch.compile, take `gala-cuda bench`, which calls its contestants in turn and pins the allocator.
 """
 
 import pytest

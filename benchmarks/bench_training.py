@@ -1,9 +1,9 @@
-"""Training throughput of whole networks, by ``gala-cuda train`` on made-up images.
+"""Measures the training throughput of whole networks with `gala-cuda train` on made-up images.
 
-``python benchmarks/bench_training.py`` trains each network in a process of its own for a few epochs and prints image/s,
-the ratio to the plain ResNet, peak memory and the share of the time spent waiting for data, of the last epoch. The
-defaults are small on a CPU, and on a GPU the paper's network with batches of 256 in bfloat16, with and without
-torch.compile.
+`python -m benchmarks.bench_training` trains each network in a process of its own for a few epochs. For the last epoch
+it prints images per second, the ratio to the plain ResNet, peak memory and the share of the time spent waiting for
+data. The defaults are small on a CPU; on a GPU they are the paper's network with batches of 256 in bfloat16, with and
+without torch.compile.
 """
 
 import argparse
@@ -14,9 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
+
+from .arguments import GPU, training_parser
 
 NETWORKS = {  # title: model, GALA_BACKEND
     "resnet{depth}": ("resnet{depth}", ""),
@@ -27,7 +28,7 @@ NETWORKS = {  # title: model, GALA_BACKEND
 
 
 def train(model: str, backend: str, options: argparse.Namespace, compiled: bool) -> dict:
-    """The log's last epoch."""
+    """Trains a network and gives the last epoch of its log."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "gala_cuda", "train", "--quiet", "--output", folder, "--model", model,
@@ -46,19 +47,14 @@ def train(model: str, backend: str, options: argparse.Namespace, compiled: bool)
 
 
 def parse() -> argparse.Namespace:
-    gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = training_parser(__doc__, image_size=224 if GPU else 96, batch_size=16)
     add = parser.add_argument
-    add("--device", default="cuda" if gpu else "cpu")
     add("--depth", type=int, default=50, help="layers of the networks")
-    add("--width", type=int, default=64 if gpu else 16, help="channels of the first stage")
-    add("--image-size", type=int, default=224 if gpu else 96, help="pixels")
-    add("--batch-size", type=int, default=256 if gpu else 16)
-    add("--images", type=int, default=10240 if gpu else 320, help="of an epoch")
+    add("--width", type=int, default=64 if GPU else 16, help="channels of the first stage")
+    add("--images", type=int, default=10240 if GPU else 320, help="of an epoch")
     add("--epochs", type=int, default=2, help="the first is the warm-up")
-    add("--precision", default="bfloat16" if gpu else "float32")
-    add("--workers", type=int, default=8 if gpu else 0)
-    add("--compile", nargs="+", choices=("no", "yes"), default=["no", "yes"] if gpu else ["no"])
+    add("--workers", type=int, default=8 if GPU else 0)
+    add("--compile", nargs="+", choices=("no", "yes"), default=["no", "yes"] if GPU else ["no"])
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""What supervision by human maps costs: a training step of the paper's network with the map loss against one without.
+"""Measures what supervision by human maps costs: a training step of the paper's network with and without the map loss.
 
-``python benchmarks/clickme_cost.py`` times steps of the trainer in turn, forward, backward and optimizer, on the same
+`python -m benchmarks.clickme_cost` times steps of the trainer in turn, forward, backward and optimizer, on the same
 images with and without their maps, and prints the medians; then the bytes kept for the backward pass, and the most that
 a step has allocated at once. The map loss is first compared with its formula in float64.
 """
@@ -27,6 +27,8 @@ from gala_cuda.training.meters import Meter
 from gala_cuda.training.recipe import Recipe
 from gala_cuda.training.step import Stepper
 
+from .arguments import training_parser
+
 CLASSES = 1000
 WAYS = ("without", "with")
 
@@ -44,7 +46,7 @@ def problem(options: argparse.Namespace) -> tuple[Stepper, dict[str, Batch]]:
 
 
 def check(model: torch.nn.Module, sample: ClickMeSample, device: torch.device) -> None:
-    """The paper's loss of the maps, against its formula."""
+    """Compares the paper's loss of the maps with its formula."""
     with torch.no_grad():
         _, maps = model(sample.image.to(device), return_maps=True)
     maps = [attn_map.cpu() for attn_map in maps.values()]
@@ -89,7 +91,7 @@ def peak(step: Callable[[], object], device: torch.device) -> int:
 
 
 def timed(steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each way in each round, on a CPU those that this process computed: others do not count."""
+    """Seconds of each way in each round; on a CPU only the time that this process computed."""
     gpu = device.type == "cuda"
     clock, synchronize = (time.perf_counter, torch.cuda.synchronize) if gpu else (time.process_time, lambda: None)
     seconds: dict[str, list[float]] = {way: [] for way in steps}
@@ -103,15 +105,9 @@ def timed(steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.
 
 
 def parse() -> argparse.Namespace:
-    gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-    add("--device", default="cuda" if gpu else "cpu")
-    add("--image-size", type=int, default=224, help="pixels")
-    add("--batch-size", type=int, default=256 if gpu else 4)
-    add("--precision", default="bfloat16" if gpu else "float32")
-    add("--loss", default="paper", choices=("paper", "gala_tpu", "harmonization"))
-    add("--rounds", type=int, default=30, help="of timing; one more warms up")
+    parser = training_parser(__doc__, image_size=224, batch_size=4)
+    parser.add_argument("--loss", default="paper", choices=("paper", "gala_tpu", "harmonization"))
+    parser.add_argument("--rounds", type=int, default=30, help="of timing; one more warms up")
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""CPU time of a call on the triton backend: ``python benchmarks/launch_cost.py``.
+"""Measures the CPU time of one call on the triton backend: `python -m benchmarks.launch_cost`.
 
-On a GPU, of real calls. Without one launches are stood in for by empty functions, so that what is measured is the way
-to them: checks, autograd, the plan's key, allocations, arguments; not Triton's launcher and the driver. Give them some
-microseconds a launch.
+On a GPU the calls are real. Without one, empty functions stand in for the launches, so that what is measured is the way
+to them: checks, autograd, the plan's key, allocations and arguments. Triton's launcher and the driver take some
+microseconds more for each launch.
 """
 
 import os
@@ -27,7 +27,7 @@ CALLS, ROUNDS = 200, 15
 
 
 class Nothing:
-    """A compiled kernel that does nothing, and how often."""
+    """A compiled kernel that does nothing, and counts how often."""
 
     launches = 0
 
@@ -50,7 +50,7 @@ def compile_to_nothing() -> None:
 
 
 def microseconds(call: Callable[[], object]) -> float:
-    """CPU time of this thread for a call, the least of some rounds."""
+    """Microseconds of CPU time of this thread for one call, the least of some rounds."""
     fastest = float("inf")
     for _ in range(ROUNDS):
         if CUDA:
@@ -82,7 +82,7 @@ def main() -> None:
         "layer, forward": lambda: layer(leaf),
         "layer, forward and backward": lambda: layer(leaf).backward(grad),
     }
-    print(f"{'us of CPU time':28}     {'' if CUDA else 'launches, which are not included'}")
+    print(f"{'µs of CPU time':28}     {'' if CUDA else 'launches, which are not included'}")
     for name, call in calls.items():
         time_of_call = microseconds(call)
         Nothing.launches = 0

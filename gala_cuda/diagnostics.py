@@ -83,6 +83,11 @@ def describe(device: torch.device) -> str:
     return device.type
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype alone, such as "bfloat16" for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 def version(distribution: str) -> str | None:
     """The version of an installed distribution, or None."""
     try:

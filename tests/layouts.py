@@ -1,4 +1,4 @@
-"""The layouts of ``tests/cpp/layouts.json``, which ``tests/cpp/cute_layouts.cpp`` took from CuTe."""
+"""The layouts of `tests/cpp/layouts.json`, which `tests/cpp/cute_layouts.cpp` took from CuTe."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""The plain structs of ``csrc/gala.h`` for ctypes, field by field."""
+"""The plain structs of `csrc/gala.h` for ctypes, field by field."""
 
 from ctypes import Structure, c_bool, c_int, c_int64, c_void_p
 

@@ -29,7 +29,7 @@ def quick(monkeypatch):
 
 
 def tampered(call):
-    """A contestant "reference" that computes ``call(module, x)``."""
+    """A contestant "reference" that computes `call(module, x)`."""
 
     def build(name, *args):
         contestant = peers.contestant(name, *args)

@@ -33,7 +33,7 @@ def read(folder, part):
 
 
 def breaking(monkeypatch, name, error, after):
-    """The contestant ``name`` raises ``error`` from its call number ``after`` on."""
+    """The contestant `name` raises `error` from its call number `after` on."""
     make, calls = entrants._entrant, []
 
     def entrant(who, context, x):

@@ -1,4 +1,4 @@
-"""``gala-cuda tune`` in Triton's interpreter, with made-up clocks: what it tries, refuses, chooses and writes."""
+"""`gala-cuda tune` in Triton's interpreter, with made-up clocks: what it tries, refuses, chooses and writes."""
 
 import json
 from dataclasses import replace
@@ -57,7 +57,7 @@ def start(tmp_path, monkeypatch):
 
 
 def clock(seconds, spread: float = 0.0):
-    """A clock for which a pass takes ``seconds(pass)``."""
+    """A clock for which a pass takes `seconds(pass)`."""
 
     def time(calls, _seconds, _device):
         taken = {name: seconds(call) for name, call in calls.items()}
@@ -67,7 +67,7 @@ def clock(seconds, spread: float = 0.0):
 
 
 def prefer(kernel: str, wanted: Tile, spread: float = 0.0):
-    """A clock that runs the faster the nearer ``kernel``'s tile is to ``wanted``."""
+    """A clock that runs the faster the nearer `kernel`'s tile is to `wanted`."""
 
     def seconds(call) -> float:
         found, best = getattr(call.config, kernel).entry, wanted.entry
@@ -83,7 +83,7 @@ def unchecked(monkeypatch):
 
 
 def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> TunedRow:
-    """The only row of ``settings``, tuned for one kernel."""
+    """The only row of `settings`, tuned for one kernel."""
     monkeypatch.setattr(search, "KERNELS", (kernel,))
     monkeypatch.setattr(search, "CHUNKS", (1 / 4, 1))
     (found,) = tune.tune(settings, tmp_path / "found.json", time=time)
@@ -134,7 +134,7 @@ def test_what_is_faster_by_less_than_the_spread_is_not_taken(monkeypatch, tmp_pa
 
 @pytest.fixture
 def fault(monkeypatch):
-    """Makes passes with a tile of scale fail: ``fault(tile, error)`` raises ``error``, or without it spoils ``out``."""
+    """Makes passes with a tile of scale fail: `fault(tile, error)` raises `error`, or without it spoils `out`."""
 
     def arrange(bad: Tile, error: Exception | None = None) -> None:
         planned, run = passes.Example.plan, passes.Example.forward

@@ -11,6 +11,7 @@ from collections import defaultdict
 import torch
 
 from gala_cuda import backends
+from gala_cuda.diagnostics import dtype_name
 from gala_cuda.testing import draw, errors, operator, random_cases, results, tolerance
 
 
@@ -29,7 +30,7 @@ def main() -> int:
     for i, case in enumerate(random_cases(options.cases, options.seed)):
         problem = draw(case, options.seed + i)
         got = results(operator(options.backend), problem)
-        label = str(case.dtype).removeprefix("torch.") + ("" if case.parameters is None else ", float32 weights")
+        label = dtype_name(case.dtype) + ("" if case.parameters is None else ", float32 weights")
         for name, error in errors(got, problem, case).items():
             limit = tolerance(got[name].dtype, case.dtype, case.terms)
             largest, share = worst[name, label]

@@ -1,6 +1,6 @@
 """Builds, repairs and tests a release wheel for this Python by cibuildwheel's settings, without a container.
 
-The wheel and the source archive that it was built from land in ``dist/``. Build and test have environments of their
+The wheel and the source archive that it was built from land in `dist/`. Build and test have environments of their
 own, so packages are downloaded; pip's variables, such as PIP_CONSTRAINT, choose among them. The wheel runs on systems
 as new as this one, as its name says: one for older systems takes cibuildwheel itself. Needs Linux and Python 3.11.
 """
@@ -42,14 +42,14 @@ def main() -> None:
 
 
 def environment(folder: Path, *packages: str) -> Path:
-    """A new virtual environment with ``packages``: the folder of its programs."""
+    """A new virtual environment with `packages`: the folder of its programs."""
     venv.create(folder, with_pip=True)
     run(folder / "bin", f"python -m pip install --quiet {shlex.join(packages)}")
     return folder / "bin"
 
 
 def run(programs: Path, command: str, cwd: Path = ROOT, **variables: str) -> None:
-    """Runs a shell command with ``programs`` first on the path and without Python's variables of this process."""
+    """Runs a shell command with `programs` first on the path and without Python's variables of this process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     print("$", command, flush=True)

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.gpu``, from the checkout: runs what is missing, then prints, draws and packs what is there.
+"""Runs the measurements that are missing, then prints, draws and packs all results: `python -m benchmarks.gpu`.
 
-It needs what it measures with (torch, timm) and rich and matplotlib; no pip and no registry. Exits with 1 where a step
-failed, now or in the records continued, and with 2 where nothing can be run.
+It runs from a checkout and needs torch, timm, rich and matplotlib, but no pip and no network. It exits with 1 if a step
+failed, in this call or in the results that it continues, and with 2 if nothing can be run.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, folder: Path, parts: list[str]) -> bool:
-    """The preparation, then everything else, within the seconds of ``options``; a dry run prepares nothing and ends."""
+    """Runs the preparation, then everything else, within the seconds of `options`; a dry run prepares nothing."""
     end = time.monotonic() + (DRY_RUN_SECONDS if options.dry_run else options.seconds)
     arguments = ["--output", str(folder.resolve()), "--parts", *parts]
     arguments += ["--call", datetime.datetime.now().astimezone().isoformat()]
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace, folder: Path, parts: list[str]) -> bool:
 
 
 def supervise(command: list[str], folder: Path, parts: list[str], seconds: float) -> bool:
-    """Runs the worker, and another for what remains where one dies; False where one dies before its first step."""
+    """Runs the worker, and another one for what remains if it dies; False if one dies before its first step."""
     end, marker = time.monotonic() + seconds, folder / MARKER
     while True:
         before = records.progress(folder, parts)
@@ -86,9 +86,10 @@ def supervise(command: list[str], folder: Path, parts: list[str], seconds: float
 
 
 def _fate(command: list[str], code: int, ended: str) -> dict[str, str]:
-    """Of a step whose worker died: given up where its time was over (``faulthandler`` then exits with 1), else failed.
+    """What is recorded of a step whose worker died: given up if its time was over, else failed.
 
-    What was given up has the ``call`` in which it was, so that this one does not try it again.
+    The worker exits with 1 when a step's time is over (`faulthandler`). A step that was given up has the `call` in
+    which that was, so that the same call does not try it again.
     """
     if code != 1:
         return {"failed": f"the process ended with {ended}; its output says more"}

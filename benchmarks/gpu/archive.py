@@ -1,6 +1,6 @@
-"""All results in one file, results.tar.gz: records, pictures and a page that says where and when they were made.
+"""Packs all results into one file, results.tar.gz, with a page that says where and when they were made.
 
-The same results give the same bytes. Unpacked into a folder, they are continued by ``--output`` of that folder.
+The same results give the same bytes. Unpacked into a folder, they are continued by a run with that `--output`.
 """
 
 import gzip
@@ -16,7 +16,7 @@ PACKED = (".json", ".png", ".txt")
 
 
 def write(found: dict[str, dict[str, Any]], folder: Path) -> Path:
-    """Packs the results in ``folder``, whose records are ``found``; returns the archive's path."""
+    """Packs the results in `folder`, whose records are `found`; returns the archive's path."""
     (folder / ABOUT).write_text(json.dumps(about(found), indent=1) + "\n")
     path = folder / NAME
     unfinished = path.with_suffix(".tmp")

@@ -1,7 +1,7 @@
-"""A contestant that fails costs only itself: what each one raises is caught, and a hang or a crash is told from it.
+"""Catches what a contestant raises, so that one that fails, hangs or crashes is left out and all others go on.
 
-Who is being tried stands in a file, which the process that started the worker reads after a death. Where a failure has
-taken the CUDA context along, the worker ends and another one goes on without that contestant.
+The name of the contestant being tried stands in a file, which the process that started the worker reads if the worker
+dies. If a failure has destroyed the CUDA context, the worker ends and another one continues without that contestant.
 """
 
 import faulthandler
@@ -20,7 +20,7 @@ _BYTES = 256  # of the file; longer names are cut
 
 
 class ContextLostError(RuntimeError):
-    """Nothing can run on the GPU any more in this process, since ``contestant`` was tried."""
+    """Nothing can run on the GPU any more in this process, since `contestant` was tried."""
 
     def __init__(self, contestant: str, reason: str):
         super().__init__(f"{contestant}: {reason}")
@@ -28,7 +28,7 @@ class ContextLostError(RuntimeError):
 
 
 class Trials:
-    """The contestants of one step after another. ``excluded``: whom the step under way must do without, and why."""
+    """Keeps track of which contestant is being tried; `excluded` names those that the present step must do without."""
 
     def __init__(self, device: torch.device | None = None, marker: Path | None = None):
         self.device, self.current = device, ""
@@ -42,7 +42,7 @@ class Trials:
                 self._file = mmap.mmap(file.fileno(), _BYTES)
 
     def begin(self, excluded: dict[str, str], seconds: float) -> None:
-        """Of a step, which may take so many seconds."""
+        """Begins a step that may take `seconds`."""
         self.excluded, self._end = excluded, time.monotonic() + seconds
         self.mark("")
         self.arm()
@@ -53,7 +53,7 @@ class Trials:
         faulthandler.cancel_dump_traceback_later()
 
     def arm(self, seconds: float = FOREVER) -> None:
-        """The process ends, after a trace of where it stood, in ``seconds`` or when the step's time is over.
+        """The process ends, after a trace of where it stood, in `seconds` or when the step's time is over.
 
         Nothing ends it outside of a step.
         """
@@ -62,14 +62,14 @@ class Trials:
             faulthandler.dump_traceback_later(left, exit=True, file=sys.__stderr__ or sys.stderr)
 
     def mark(self, name: str) -> None:
-        """``name`` is tried from now on. Quick enough to be part of what is timed."""
+        """Notes that `name` is tried from now on; quick enough to be part of what is timed."""
         if name is not self.current:
             self.current = name
             if self._file is not None:
                 self._file[:] = name.encode()[:_BYTES].ljust(_BYTES, b"\0")
 
     def watched(self, name: str, call: Callable) -> Callable:
-        """``call`` that says whose it is."""
+        """`call`, which first notes that it is that of `name`."""
 
         def watched(*arguments):
             self.mark(name)
@@ -78,9 +78,9 @@ class Trials:
         return watched
 
     def attempt(self, name: str | None = None, seconds: float = FOREVER) -> "Attempt":
-        """``with trials.attempt(name, seconds) as attempt: ...``, then ``attempt.reason`` says why it failed, or None.
+        """`with trials.attempt(name, seconds) as attempt: ...`, then `attempt.reason` says why it failed, or None.
 
-        Without a name, of whoever was marked last.
+        Without a name it is an attempt of whoever was marked last.
         """
         return Attempt(self, name, seconds)
 
@@ -112,17 +112,17 @@ class Attempt:
 
 
 def patience(device: torch.device | None) -> float:
-    """By how much the seconds of limits are stretched: the CPU of a dry run may be slow, and nothing hangs there."""
+    """By how much time limits are stretched: in a dry run the CPU may be slow, and nothing hangs there."""
     return 1.0 if device is not None and device.type == "cuda" else 20.0
 
 
 def in_words(error: Exception) -> str:
-    """Its kind and the first line of what it says."""
+    """The kind of an error and the first line of its message."""
     return f"{type(error).__name__}: {next((line for line in str(error).splitlines() if line.strip()), '')}"
 
 
 def alive(device: torch.device | None) -> bool:
-    """Whether the device still computes; memory that nobody uses is given back."""
+    """Whether the device still computes; gives unused memory back."""
     if device is None or device.type != "cuda":
         return True
     try:

@@ -1,4 +1,4 @@
-"""The records as pictures: times by shape and batch, and image/s of whole networks."""
+"""Draws the results: times by shape and batch, and images per second of whole networks."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +20,7 @@ Results = list[dict[str, Any]]
 
 
 def draw(found: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
-    """Writes the pictures for which there are results into ``folder``; returns their paths."""
+    """Writes the pictures for which there are results into `folder`; returns their paths."""
     pictures = {}
     groups: dict[tuple[str, str], Results] = defaultdict(list)
     chosen = {part: record for part, record in found.items() if part in ("operators", "shapes")}
@@ -42,7 +42,7 @@ def _device(found: dict[str, dict[str, Any]]) -> str:
 
 
 def _times(results: Results, title: str) -> Figure:
-    """One row a pass, one column a stage, lines over N; the floor dotted."""
+    """One row for each pass, one column for each stage, lines over N; the floor dotted."""
     stages = list(dict.fromkeys(tuple(result["shape"][1:]) for result in results))
     mode = [mode for mode in MODES if all(mode in result["times"] for result in results)][-1]
     kinds = [kind for kind in PASSES if kind in results[0]["times"][mode]]

@@ -1,7 +1,8 @@
-"""Device time: CUDA events around calls that the GPU finds already queued, with warm or cold L2.
+"""Measures the time that a GPU takes for calls that are already queued, with a warm or a cold L2 cache.
 
-A call's launches take the host some time. So that it is not counted, the GPU first spins for as long as the host needs
-to submit the call; that it was still spinning then is checked for every sample. On the CPU a wall clock stands in.
+Launching a call takes the host some time. So that it is not counted, the GPU first spins for as long as the host needs
+to submit the call, and every sample is checked for whether it was still spinning then. Times are those of CUDA events;
+on the CPU a wall clock takes their place.
 """
 
 import itertools
@@ -52,7 +53,7 @@ class EventClock(WallClock):
         self._cycles_per_second = self._calibrate()
 
     def lead(self, seconds: float, cold: bool) -> None:
-        """Queues ``seconds`` of spinning; where ``cold``, also a flush of L2.
+        """Queues `seconds` of spinning; where `cold`, also a flush of L2.
 
         The buffer is written, then read back, so that the timed call finds no dirty lines that it would have to evict.
         """
@@ -89,7 +90,7 @@ def clock_of(device: torch.device) -> WallClock:
 
 
 def device_times(calls: Mapping[str, Stages], seconds: float, clock: WallClock, cold: bool) -> dict[str, list[Timing]]:
-    """For each call the time of each of its stages, then of all together; the calls in turn, within about ``seconds``.
+    """Times each stage of each call, and all its stages together; the calls take turns, within about `seconds`.
 
     Args:
         calls: by name, the stages that are submitted one after the other, such as (forward, backward).

@@ -1,6 +1,6 @@
-"""Part "correctness": every backend against float64 on the device, forward and all gradients, on fresh random data.
+"""Part "correctness": checks every backend against float64, forward and all gradients, on fresh random data.
 
-Problems, float64 results and tolerances are those of ``gala_cuda.testing``. Kernels for GPUs may round two operands of
+Problems, float64 results and tolerances are those of `gala_cuda.testing`. Kernels for GPUs may round two operands of
 a product to x's 16-bit dtype, the weights and the local map's gradient, and take an approximate tanh. Weights are drawn
 in x's dtype, some held as float32.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gala_cuda.backends import NAMES
+from gala_cuda.diagnostics import dtype_name
 from gala_cuda.testing import Case, draw, errors, operator, results, tolerance
 
 from .forms import DTYPES, FORMS, GPU_BACKENDS, Kind, running
@@ -67,9 +68,9 @@ def _kind(case: Case, layout: str) -> Kind:
 
 
 def _check(context: Context, number: int, backend: str, dtype: str, layout: str) -> dict[str, Any]:
-    """All problems of one step; ``worst`` has each result's largest error and its share of the tolerance.
+    """Checks all problems of one step; `worst` has each result's largest error and its share of the tolerance.
 
-    A form that is not there for a problem leaves it out: ``left_out`` has the reasons.
+    Problems that do not have the form are left out; `left_out` has the reasons.
     """
     reasons, there = {}, []
     for case in cases(context, DTYPES[dtype], layout):
@@ -102,5 +103,5 @@ def _check(context: Context, number: int, backend: str, dtype: str, layout: str)
 
 def _words(case: Case) -> str:
     flags = [name for name in ("bias", "residual", "map") if getattr(case, name)]
-    weights = "" if case.parameters is None else f", {str(case.parameters).removeprefix('torch.')} weights"
+    weights = "" if case.parameters is None else f", {dtype_name(case.parameters)} weights"
     return " ".join(["x".join(map(str, case.shape)), f"R={case.reduced}", case.squash, *flags]) + weights

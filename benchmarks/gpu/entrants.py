@@ -1,4 +1,4 @@
-"""Who takes part in a case of the operator: whoever runs and agrees with float64. A failure costs only whose it is."""
+"""Chooses who is timed on one problem: every contestant that runs and agrees with float64."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,8 +23,10 @@ Result = TypeVar("Result")
 
 @dataclass
 class Field:
-    """``present`` take part, with their ``errors``; ``left_out`` says why others do not, ``broken`` whose fault it is:
-    backends that should have."""
+    """Those `present` take part, with their `errors`; `left_out` says why others do not.
+
+    `broken` are the backends among those left out that should have taken part.
+    """
 
     context: Context
     present: list[Contestant] = field(default_factory=list)
@@ -40,7 +42,7 @@ class Field:
             self.broken.append(f"{name}: {reason}")
 
     def measure(self, measurement: Callable[[list[Contestant]], Result]) -> Result:
-        """``measurement`` of those present, anew without whoever fails in it."""
+        """`measurement` of those present; whoever fails in it is dropped and it is made again."""
         while self.present:
             with self.context.trials.attempt() as attempt:
                 return measurement(self.present)
@@ -51,7 +53,7 @@ class Field:
 
 
 def enter(context: Context, kind: Kind, x: Tensor, grad: Tensor, autotuned: bool) -> Field:
-    """Everyone who is there for ``kind``, checked. Overwrites ties in x."""
+    """Checks everyone who can take part in `kind`. Overwrites the ties of x (`gala_cuda.testing.clear_ties`)."""
     usable, left_out = context.usable(kind)
     found = Field(context, left_out=left_out)
     formula = contestant("eager", x.shape[1], REDUCTION, x.dtype, x.device).module
@@ -86,5 +88,5 @@ def _entrant(name: str, context: Context, x: Tensor) -> Contestant:
 
 
 def _kept(entrant: Contestant) -> Contestant:
-    """The same, its output in memory of its own: a CUDA graph of max-autotune writes the next one over it."""
+    """The same contestant with outputs in memory of their own: a CUDA graph of max-autotune overwrites its last one."""
     return replace(entrant, call=lambda x: entrant.call(x).clone())

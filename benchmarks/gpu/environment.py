@@ -1,4 +1,4 @@
-"""What the figures depend on: device, driver, versions, commit."""
+"""Describes what the figures depend on: device, driver, versions, commit."""
 
 import os
 import platform
@@ -43,7 +43,7 @@ def slug(device_name: str) -> str:
 
 
 def ask_driver(*fields: str) -> dict[str, str] | None:
-    """Fields of ``nvidia-smi --query-gpu`` for the first GPU that this process may see, or None without the tool."""
+    """Fields of `nvidia-smi --query-gpu` for the first GPU that this process may see, or None without the tool."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
     command = ["nvidia-smi", f"--id={visible}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     answer = _output(command)
@@ -70,7 +70,7 @@ def _commit() -> str | None:
 
 
 def _output(command: list[str]) -> str | None:
-    """What ``command`` prints, or None where it does not exist or fails."""
+    """What `command` prints, or None where it does not exist or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):

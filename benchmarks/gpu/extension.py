@@ -1,6 +1,6 @@
-"""The compiled extension, built into the checkout by setup.py: with setuptools, pybind11, CMake and ninja, without pip.
+"""Builds the compiled extension into the checkout, with setuptools, pybind11, CMake and ninja but without pip.
 
-``GALA_CUDA_ARCHITECTURES=90a python3 setup.py build_ext --inplace`` is the same by hand.
+`GALA_CUDA_ARCHITECTURES=90a python3 setup.py build_ext --inplace` does the same by hand.
 """
 
 import os
@@ -20,7 +20,7 @@ LINES = 20  # of a failed build's output, recorded
 
 
 class Build:
-    """A build under way, for ``with``, which ends it. ``failure`` is the last line of one that does not succeed."""
+    """A build in the background, which leaving `with` ends. `failure` is the last line of its output if it fails."""
 
     def __init__(self, architecture: str):
         self.failure = ""
@@ -45,7 +45,7 @@ class Build:
         self._log.close()
 
     def finish(self, seconds: float) -> str:
-        """Waits for it, so long at most; what became of it in words. Too slow a build is no failure."""
+        """Waits for at most `seconds` and says what became of the build. A build that is too slow is no failure."""
         try:
             code = self._process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
@@ -59,7 +59,7 @@ class Build:
 
 
 def worth_building() -> bool:
-    """Whether a build may bring the CUDA kernels, which are not there: with nvcc, or where there is no extension."""
+    """Whether a build may bring the missing CUDA kernels: if there is nvcc, or if there is no extension at all."""
     return native.module is None or shutil.which("nvcc", path=NVCC) is not None
 
 

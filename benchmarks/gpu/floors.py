@@ -1,4 +1,4 @@
-"""The least time a pass can take on a machine of measured rates.
+"""The least time that a pass can take on a machine whose rates were measured.
 
 Forward reads x and writes out, and multiplies once by V_shrink; backward reads x and the gradient of out, writes the
 gradient of x, and multiplies twice. Everything else is small beside that.
@@ -13,16 +13,16 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
 class Rates(NamedTuple):
-    """Of this machine, measured: bytes and floating-point operations per second."""
+    """The measured rates of a machine, in bytes and floating-point operations per second."""
 
     bytes: float
     flops: float
 
 
 def rates(context: Context, dtype: str) -> Rates | None:
-    """What part "machine" measured, or None where it is missing.
+    """What part "machine" measured, or None if that part is missing.
 
-    A float32 product may also be three TF32 products (errors stay those of float32): the faster way counts.
+    A float32 product may also be made of three TF32 products (its errors stay those of float32); the faster way counts.
     """
     copy = context.measured("machine", "copy")
     product, tf32 = context.measured("machine", f"matrix {dtype}"), context.measured("machine", "matrix tf32")
@@ -35,7 +35,7 @@ def rates(context: Context, dtype: str) -> Rates | None:
 
 
 def floors(shape: tuple[int, int, int, int], reduced: int, dtype: str, rates: Rates) -> dict[str, dict[str, Any]]:
-    """For each pass its floor in seconds, and whether memory or arithmetic sets it."""
+    """The least time of each pass in seconds, and whether memory or arithmetic sets it."""
     n, c, height, width = shape
     size = n * c * height * width * BYTES[dtype]
     product = 2 * n * height * width * c * reduced

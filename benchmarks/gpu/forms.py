@@ -1,4 +1,4 @@
-"""Who is measured: the backends, and forms of them that have to be asked for and are not there for every problem."""
+"""The backends that are measured, and further forms of them, which not every problem has."""
 
 import contextlib
 import os
@@ -12,17 +12,18 @@ from torch import Tensor
 from gala_cuda import backends
 from gala_cuda.backends.interface import is_channels_last
 from gala_cuda.backends.triton import config
+from gala_cuda.diagnostics import dtype_name
 
 TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
 CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster
-FORMS = {TICKETS: "triton", CLUSTER: "cuda"}  # other forms of a backend
+FORMS = {TICKETS: "triton", CLUSTER: "cuda"}  # by contestant: the backend whose form it is
 GPU_BACKENDS = ("triton", TICKETS, "cuda", CLUSTER)
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 _HOPPER = (9, 0)
 
 
 class Kind(NamedTuple):
-    """What decides whether a form is there. ``layout`` is "channels_last" or "nchw"."""
+    """What decides whether a problem has a form. `layout` is "channels_last" or "nchw"."""
 
     shape: tuple[int, int, int, int]  # N, C, H, W
     reduced: int
@@ -31,19 +32,19 @@ class Kind(NamedTuple):
 
     @property
     def x(self) -> Tensor:
-        """x of this kind without memory."""
+        """x of this kind, on the device "meta"."""
         n, c, height, width = self.shape
         if self.layout == "channels_last":
             return torch.empty(n, height, width, c, dtype=self.dtype, device="meta").permute(0, 3, 1, 2)
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
 
     def __str__(self) -> str:
-        return f"{'x'.join(map(str, self.shape))} {_name(self.dtype)} {self.layout}"
+        return f"{'x'.join(map(str, self.shape))} {dtype_name(self.dtype)} {self.layout}"
 
 
 @contextlib.contextmanager
 def running(contestant: str) -> Iterator[str]:
-    """The backend behind a contestant's name, inside in that contestant's form."""
+    """Gives the backend behind a contestant's name, which inside `with` takes that contestant's form."""
     if contestant == TICKETS:
         form: contextlib.AbstractContextManager = config.form("tickets")
     elif contestant == CLUSTER:
@@ -55,7 +56,7 @@ def running(contestant: str) -> Iterator[str]:
 
 
 def why_not(contestant: str, kind: Kind, device: torch.device) -> str | None:
-    """None where the contestant runs, in its own form, on x of ``kind`` on ``device``; else the reason."""
+    """None if the contestant runs, in its own form, on x of `kind` on `device`; else the reason why not."""
     probe = torch.zeros(1, 1, 1, 1, dtype=kind.dtype, device=device)
     if reason := backends.why_not(FORMS.get(contestant, contestant), probe):
         return reason
@@ -68,7 +69,7 @@ def _no_tickets(kind: Kind, device: torch.device) -> str | None:
     x, arch = kind.x, config.architecture(device)
     rows = config.read(config.in_use()).rows
     row = config.row_of(rows, arch, x.element_size(), is_channels_last(x), kind.reduced)[1]
-    where = f"{_name(kind.dtype)} {kind.layout}, R = {kind.reduced}, architecture {arch}"
+    where = f"{dtype_name(kind.dtype)} {kind.layout}, R = {kind.reduced}, architecture {arch}"
     return None if row.tickets else f"no ticket form in the table for {where}"
 
 
@@ -83,7 +84,3 @@ def _no_cluster(kind: Kind, device: torch.device) -> str | None:
             "least 4 pixels"
         )
     return None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

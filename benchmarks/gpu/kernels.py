@@ -1,7 +1,7 @@
-"""Part "kernels": each kernel of a forward and backward pass by itself, the paper's shape in bfloat16, channels_last.
+"""Part "kernels": times each kernel of a forward and backward pass by itself, for the paper's shape in bfloat16.
 
-Of the Triton backend every launch of one call is repeated alone, by CUDA events. The kernels of the CUDA backend are
-launched in C++: their times are those of torch's profiler, in whole calls.
+Every launch of one call of the Triton backend is repeated alone and timed by CUDA events. The kernels of the CUDA
+backend are launched in C++; torch's profiler gives their times within whole calls.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ CALLS = 20  # that the profiler sees
 
 
 def steps(context: Context) -> list[Step]:
-    """Triton's first, in which a model of the kernels is to be confirmed or refuted; last those of clusters."""
+    """The steps of Triton come first, which are to confirm or refute a model of the kernels, those of clusters last."""
     sizes, first = context.sizes, context.repeated
     kinds = [first._replace(shape=(n, *sizes.stages[0])) for n in sizes.first_batches]
     found = [Step(f"triton {kind}", partial(_alone, context, "triton", kind), 5, uses(kind)) for kind in kinds]
@@ -67,13 +67,15 @@ def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:
 
 
 def _profiled(context: Context, name: str, kind: Kind) -> dict[str, Any]:
-    """Seconds of each kernel in one call, its launches together, L2 as the kernels before left it; none where the
-    profiler sees nothing."""
+    """Seconds of each kernel in one call, its launches together, with the L2 cache as the kernels before left it.
+
+    There are none if the profiler sees nothing.
+    """
     return {"seconds": {"in calls": kernel_times(_call(context, name, kind), CALLS)}}
 
 
 def _call(context: Context, name: str, kind: Kind) -> Callable[[], object]:
-    """Forward and backward of a layer."""
+    """A call that runs a layer forward and backward."""
     reason = context.why_not(name, kind)
     if reason:
         raise UnavailableError(reason)

@@ -1,4 +1,4 @@
-"""Part "machine": what the device is, and the rates of memory and arithmetic that it reaches."""
+"""Part "machine": describes the device and measures the rates of memory and arithmetic that it reaches."""
 
 from collections.abc import Callable
 from functools import partial

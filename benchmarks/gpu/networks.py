@@ -1,7 +1,7 @@
-"""Part "networks": training steps of whole networks, in image/s, and their peak memory.
+"""Part "networks": times training steps of whole networks, in images per second, and measures their peak memory.
 
-One step is forward and backward under bfloat16 autocast and an SGD update, on images and labels that are on the device
-already, channels_last. All networks take the same batch, the largest of the settings that fits, and are timed in turn.
+One step is forward and backward under bfloat16 autocast and an SGD update, on images and labels that are already on the
+device. All networks take the same batch, the largest of the settings that fits, and are timed in turn.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Calls = dict[str, Callable[[], None]]
 
 
 def steps(context: Context) -> list[Step]:
-    """First the plain network against GALA on the backends themselves, then everyone."""
+    """First the plain network against GALA on the backends themselves, then all networks."""
     uses = (Use("triton", _kind(context, context.sizes.network_batches[0]), torch.float32, residual=True),)
     return [
         Step("training, plain and GALA", partial(_measure, context, True), 45, uses),
@@ -39,7 +39,7 @@ def steps(context: Context) -> list[Step]:
 
 
 def _kind(context: Context, batch: int) -> Kind:
-    """Of the feature maps in layer3, where GALA stands."""
+    """The kind of problem that GALA has in layer3, where it stands."""
     sizes = context.sizes
     channels = sizes.width * (16 if sizes.depth >= 50 else 4)
     side = max(1, sizes.image // 16)
@@ -47,7 +47,7 @@ def _kind(context: Context, batch: int) -> Kind:
 
 
 def _measure(context: Context, essential: bool) -> dict[str, Any]:
-    """At the largest batch that all fit into memory with, or at the smallest without those that do not."""
+    """Measures at the largest batch that all networks have memory for, or at the smallest without those that do not."""
     *larger, smallest = context.sizes.network_batches
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         for batch in larger:
@@ -60,7 +60,7 @@ def _measure(context: Context, essential: bool) -> dict[str, Any]:
 
 
 def _train(context: Context, batch: int, essential: bool, complete: bool) -> dict[str, Any] | None:
-    """The result for one batch size; None where all are to fit (``complete``) and one does not."""
+    """The result for one batch size; None if all networks are to fit (`complete`) and one does not."""
     context.start_afresh()
     torch.manual_seed(context.seed)
     size, trials = context.sizes.image, context.trials
@@ -86,7 +86,7 @@ def _train(context: Context, batch: int, essential: bool, complete: bool) -> dic
 
 
 def _timings(context: Context, calls: Calls, left_out: dict[str, str]) -> dict[str, Timing]:
-    """All in turn, anew without whoever fails in it."""
+    """Times all networks in turn; one that fails is dropped and the others are timed again."""
     while calls:
         with context.trials.attempt() as attempt:
             return alternate(calls, SECONDS * context.sizes.seconds * len(calls) / HANDFUL, context.device)
@@ -122,7 +122,7 @@ def _found(
 
 
 def _networks(context: Context, batch: int, essential: bool) -> tuple[Networks, dict[str, str]]:
-    """(by name, what builds them; who is left out, and why). GALA stands in layer3, as in the paper."""
+    """(what builds each network, why others are left out), by name. GALA stands in layer3, as in the paper."""
     sizes = context.sizes
 
     def build(kind: str, **options) -> nn.Module:
@@ -157,7 +157,7 @@ def _networks(context: Context, batch: int, essential: bool) -> tuple[Networks, 
 
 
 def _in_form(network: nn.Module, contestant: str) -> nn.Module:
-    """The same with every attention block in the contestant's form."""
+    """The same network with every attention block in the contestant's form."""
     for module in network.modules():
         if isinstance(module, GALA) and contestant in FORMS:
             module.forward = _under(contestant, module.forward)  # type: ignore[method-assign]
@@ -173,7 +173,7 @@ def _under(contestant: str, call: Callable) -> Callable:
 
 
 def _compiled(network: nn.Module, compiler: str) -> nn.Module:
-    """The same with every attention block compiled; the rest runs as in the other networks."""
+    """The same network with every attention block compiled; the rest runs as in the other networks."""
     for module in network.modules():
         if isinstance(module, GALA):
             module.compile(dynamic=False, backend=compiler)

@@ -1,7 +1,8 @@
-"""Parts "operators" (the paper's shape) and "shapes" (all others): times, memory and share of the floor.
+"""Parts "operators" (the paper's shape) and "shapes" (all others): times and memory of the attention block.
 
-Each case is one problem size, dtype and layout with all contestants, in one process and in turn. Three ways of timing:
-"loop" calls back to back by the wall clock, the host's time included; "warm" and "cold" are device times (``clock``).
+Each case is one problem size, dtype and layout, in which all contestants take turns in one process. There are three
+ways of timing: "loop" calls back to back by the wall clock, which includes the host's time; "warm" and "cold" are
+device times with a warm and a cold L2 cache (`clock`).
 """
 
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def steps(context: Context) -> list[Step]:
 
 
 def other_steps(context: Context) -> list[Step]:
-    """Everything else: max-autotune where it does not take too long, the other stages, then float32, then NCHW."""
+    """All other cases: max-autotune if it does not take too long, the other stages, then float32, then NCHW."""
     sizes = context.sizes
     first = [Case(n, sizes.stages[0], *GROUPS[0], False) for n in sizes.first_batches]
     cases = [case._replace(autotuned=True) for case in first if sizes.compiler == "inductor"]
@@ -79,7 +80,7 @@ def _step(context: Context, case: Case) -> Step:
 
 
 def uses(kind: Kind) -> tuple[Use, ...]:
-    """Of the contestants that are Triton's, with and without gradients, with float32 weights."""
+    """The calls of Triton's contestants, with and without gradients, with float32 weights."""
     names = [name for name in ("triton", *FORMS) if FORMS.get(name, name) == "triton"]
     return tuple(Use(name, kind, torch.float32, save=save) for name in names for save in (True, False))
 
@@ -148,7 +149,7 @@ class Training:
 
 
 def _times(context: Context, entrants: list[Contestant], x: Tensor, grad: Tensor) -> dict[str, Times]:
-    """By mode, pass and contestant. A loop has no backward of its own."""
+    """Times by mode, pass and contestant. A loop does not time backward by itself."""
     training = {c.name: Training(c, x, grad) for c in entrants}
     inference = {c.name: _without_grad(c, x) for c in entrants}
     seconds, clock = context.sizes.seconds, clock_of(context.device)
@@ -175,7 +176,7 @@ def _without_grad(entrant: Contestant, x: Tensor) -> Callable[[], object]:
 
 
 def _peak(entrant: Contestant, x: Tensor, grad: Tensor, context: Context) -> int | None:
-    """Bytes allocated at the most during forward and backward, beyond what was there before.
+    """The most bytes that forward and backward have allocated at once, beyond what was there before.
 
     None on the CPU, and for max-autotune, whose CUDA graphs have taken their memory for good.
     """
@@ -191,7 +192,7 @@ def _peak(entrant: Contestant, x: Tensor, grad: Tensor, context: Context) -> int
 
 
 def _speedups(times: Times) -> dict[str, dict[str, dict[str, float]]]:
-    """By pass and contestant: how many times faster than eager, and than the fastest that torch.compile made."""
+    """How many times faster than eager, and than the fastest that torch.compile made, by pass and contestant."""
     found = {}
     for kind, by_name in times.items():
         medians = {name: timing.median for name, timing in by_name.items()}

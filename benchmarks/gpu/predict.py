@@ -1,7 +1,7 @@
-"""What a dry run can say about a first call on a GPU: how long its kernels take to compile, and how far it gets.
+"""Predicts how far a first call on a GPU gets, and how long its kernels take to compile before.
 
-Compile times are measured here, by the CPU time of the processes, and divided by the cores of the other machine. The
-seconds that steps take on a GPU are expected and not measured: a plan, never a result.
+Compile times are measured here, as CPU time of the processes, and divided by the number of cores of the other machine.
+The seconds that steps take on a GPU are expected and not measured: a plan, never a result.
 """
 
 import json
@@ -38,7 +38,7 @@ def show(folder: Path, parts: list[str], seconds: float, compiled: int | None, c
     """Prints the table and writes it as JSON, from a process of its own in which Triton compiles.
 
     Args:
-        compiled: kernels to compile; None: all that a first call of so many ``seconds`` needs.
+        compiled: How many kernels to compile; None: all that a first call of `seconds` needs.
     """
     path = (folder / PREDICTED).resolve()
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -81,7 +81,7 @@ def predict(parts: list[str], seconds: float, compiled: int | None) -> dict[str,
 def _kernels(uses: dict[str, list[Use]], compiled: int | None) -> dict[str, Any]:
     """The kernels that each part needs beyond those before it, and the CPU time to compile them all.
 
-    Where some are compiled, each kernel's own mean stands for those of its name, else the mean of all.
+    If only some are compiled, their mean stands for the others: that of the same kernel, or else of all.
     """
     from .compiler import EVERY_CORE, Compiler  # they need Triton
 
@@ -116,7 +116,7 @@ def _kernels(uses: dict[str, list[Use]], compiled: int | None) -> dict[str, Any]
 
 
 def _chosen(launches: list, number: int | None) -> list:
-    """All where ``number`` is None, else so many: one of each kernel first, then another of each, and so on."""
+    """`number` launches, all if it is None: one of each kernel first, then another of each, and so on."""
     if number is None:
         return launches
     seen: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""Part "prepare", in a process of its own before all others: builds the extension and compiles Triton's kernels.
+"""Part "prepare": builds the extension and compiles Triton's kernels, before all other parts.
 
-The suite starts it as `python -m benchmarks.gpu.prepare`. Both are done at the same time, by all cores; what is not
-ready in time is compiled when it is first called.
+The suite starts it in a process of its own, `python -m benchmarks.gpu.prepare`. Both are done at the same time, by all
+cores; kernels that are not ready in time are compiled when they are first called.
 """
 
 import time

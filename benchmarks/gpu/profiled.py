@@ -1,6 +1,6 @@
-"""Which kernels a call launches on the GPU and how long each takes, by torch's profiler.
+"""Finds which kernels a call launches on the GPU and how long each takes, with torch's profiler.
 
-A process that has profiled may launch more slowly ever after: nothing else is timed in it, see ``worker.run``.
+A process that has profiled may launch more slowly ever after, so nothing else is timed in it (`worker.run`).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ profiles = 0  # that this process has made
 
 
 def kernel_times(call: Callable[[], object], calls: int = 1) -> dict[str, float]:
-    """By name, in order of first launch: seconds of each kernel in one call, its launches together.
+    """Seconds of each kernel in one call, its launches together, by name in order of first launch.
 
     Empty where the profiler sees nothing, such as on the CPU or where the driver keeps its counters to itself.
     """

@@ -1,4 +1,4 @@
-"""The JSON file of a part: its steps' results, failures and omissions, written anew after every step."""
+"""The JSON file of a part, with the results, failures and omissions of its steps; written anew after every step."""
 
 import datetime
 import json
@@ -17,7 +17,7 @@ class UnavailableError(RuntimeError):
 
 
 class MeasurementError(RuntimeError):
-    """A step was done and found something wrong. ``result`` holds what was measured all the same."""
+    """A step found something wrong; `result` holds what was measured all the same."""
 
     def __init__(self, message: str, result: dict[str, Any]):
         super().__init__(message)
@@ -25,7 +25,7 @@ class MeasurementError(RuntimeError):
 
 
 class Step(NamedTuple):
-    """One measurement. ``run`` returns plain data; it may raise ``UnavailableError`` or ``MeasurementError``."""
+    """One measurement. `run` returns plain data; it may raise `UnavailableError` or `MeasurementError`."""
 
     name: str
     run: Callable[[], dict[str, Any]]
@@ -34,12 +34,12 @@ class Step(NamedTuple):
 
 
 class Record:
-    """The file ``<folder>/<part>.json``, continued where it exists.
+    """The file `<folder>/<part>.json`, continued where it exists.
 
-    ``environments`` lists every state of machine and software that contributed; a step's ``environment`` is an index.
-    A step has ``result``, ``failed`` (with or without ``result``) or ``left_out``; ``running`` names one under way.
-    A step that was given up also has the ``call`` of the suite in which that was: a later call may do it. ``excluded``
-    has, by step, the contestants that ended an earlier try of it, and how.
+    `environments` lists every state of machine and software that contributed; a step's `environment` is an index.
+    A step has `result`, `failed` (with or without `result`) or `left_out`; `running` names the one that is being done.
+    A step that was given up also has the `call` of the suite in which that was: a later call may do it. `excluded`
+    has, for each step, the contestants that ended an earlier try of it, and how.
     """
 
     def __init__(self, folder: Path, part: str, environment: dict[str, Any], settings: dict[str, Any], call: str = ""):
@@ -52,11 +52,11 @@ class Record:
         self._environment = self._data["environments"].index(environment)
 
     def settled(self, name: str) -> bool:
-        """Whether the step needs not be tried again: it has a result or has failed."""
+        """Whether the step has a result or has failed, and so need not be tried again."""
         return not {"result", "failed"}.isdisjoint(self._data["steps"].get(name, {}))
 
     def to_do(self, steps: list[Step]) -> list[Step]:
-        """Those that this call is to try; the ones that earlier calls gave up come last."""
+        """The steps that this call is to try; those that earlier calls gave up come last."""
         kept = self._data["steps"]
         open_ = [step for step in steps if not self.settled(step.name)]
         open_ = [
@@ -73,15 +73,15 @@ class Record:
         return self._data["excluded"].get(name, {})
 
     def exclude(self, name: str, contestant: str, reason: str) -> None:
-        """The step is to be tried again without that contestant."""
+        """Notes that the step is to be tried again without that contestant."""
         self._data["running"] = None
         self._data["excluded"].setdefault(name, {})[contestant] = reason
         self._write()
 
     def step(self, name: str) -> "_Running":
-        """``with record.step(name) as entry: entry["result"] = ...``; absorbs every error but ``ContextLostError``.
+        """`with record.step(name) as entry: entry["result"] = ...`; absorbs every error but `ContextLostError`.
 
-        ``UnavailableError`` is recorded as left out, every other error as failed. Where the CUDA context is lost, the
+        `UnavailableError` is recorded as left out, every other error as failed. Where the CUDA context is lost, the
         contestant that was tried is excluded from the step, which is to be tried again.
         """
         return _Running(self, name)
@@ -128,15 +128,15 @@ class _Running:
 
 
 def load(folder: Path, parts: list[str]) -> dict[str, dict[str, Any]]:
-    """The records of ``parts`` that exist."""
+    """The records of `parts` that exist."""
     paths = {part: folder / f"{part}.json" for part in parts}
     return {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
 
 
 def settle_running(folder: Path, parts: list[str], entry: dict[str, Any], contestant: str = "") -> None:
-    """Records what became of the step under way, if any, whose process is dead.
+    """Records what became of the step that was being done, if any, when its process died.
 
-    Where it died over one contestant, that one is excluded for the reason in ``entry``, and the step still to do.
+    If it died while it tried a contestant, that one is excluded for the reason in `entry`, and the step is still to do.
     """
     for part, record in load(folder, parts).items():
         name = record["running"]
@@ -161,7 +161,7 @@ def progress(folder: Path, parts: list[str]) -> int:
 
 
 def entries(records: dict[str, dict[str, Any]], key: str) -> Iterator[tuple[str, str, Any]]:
-    """(part, step, value) of every step that has ``key``: "result", "failed" or "left_out"."""
+    """(part, step, value) of every step that has `key`: "result", "failed" or "left_out"."""
     for part, record in records.items():
         for name, entry in record["steps"].items():
             if key in entry:

@@ -55,13 +55,13 @@ class Block:
             return [self.layer(self.x)]
 
     def both(self, call: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
-        """out and the gradients of x and of each parameter, by the layer or by ``call``."""
+        """out and the gradients of x and of each parameter, by the layer or by `call`."""
         out = self.layer(self.x) if call is None else call(self.x)
         return [out.detach(), *torch.autograd.grad(out, [self.x, *self.layer.parameters()], self.grad)]
 
 
 def steps(context: Context) -> list[Step]:
-    """The fused backends, those for GPUs first."""
+    """The checks of each fused backend, those for GPUs first."""
     names = [*GPU_BACKENDS, *(name for name in NAMES if name not in (*GPU_BACKENDS, "reference"))]
     checks = (
         ("repeats", _repeats, 15),
@@ -94,7 +94,7 @@ def _in_form(check: Callable[[Context, str], dict[str, Any]], context: Context, 
 
 
 def _repeats(context: Context, backend: str) -> dict[str, Any]:
-    """Forward and backward again and again, on a GPU while another stream keeps it busy: equal bit for bit."""
+    """Checks that repeated calls are equal bit for bit, on a GPU while another stream keeps it busy."""
     block = Block(context, backend)
     first = block.both()
     unequal = torch.zeros(len(first), dtype=torch.int64, device=context.device)
@@ -110,7 +110,7 @@ def _repeats(context: Context, backend: str) -> dict[str, Any]:
 
 
 def _graphs(context: Context, backend: str) -> dict[str, Any]:
-    """A captured forward, and forward with backward, replayed on new data: the bits of a launch outside a graph."""
+    """Checks that replays of a CUDA graph on new data give the bits of a call outside of it, forward and backward."""
     block = _on_gpu(context, backend)
     unequal: dict[str, int] = {}
     for title, call in (("forward", block.forward), ("forward+backward", block.both)):
@@ -128,7 +128,7 @@ def _graphs(context: Context, backend: str) -> dict[str, Any]:
 
 
 def _stream(context: Context, backend: str) -> dict[str, Any]:
-    """The same call on a stream of its own: equal bits."""
+    """Checks that a call on another stream gives equal bits."""
     block = _on_gpu(context, backend)
     want = block.both()
     stream = torch.cuda.Stream()
@@ -141,7 +141,7 @@ def _stream(context: Context, backend: str) -> dict[str, Any]:
 
 
 def _compile(context: Context, backend: str) -> dict[str, Any]:
-    """torch.compile(fullgraph=True) of a layer, forward and backward: within the dtype's epsilon of eager."""
+    """Checks that torch.compile(fullgraph=True) of a layer is within the dtype's epsilon of eager, gradients too."""
     block = Block(context, backend)
     context.start_afresh()
     compiled = torch.compile(block.layer, fullgraph=True, dynamic=False, backend=context.sizes.compiler)
@@ -158,7 +158,7 @@ def _compile(context: Context, backend: str) -> dict[str, Any]:
 
 
 def _sanitize(context: Context, tool: str, backend: str) -> dict[str, Any]:
-    """compute-sanitizer over a process of its own that runs small problems."""
+    """Runs compute-sanitizer over small problems in a process of their own."""
     _on_gpu(context, backend)
     if not any(context.why_not(backend, kind) is None for kind in sanitized.KINDS):
         raise UnavailableError(context.why_not(backend, sanitized.KINDS[0]) or "")
@@ -177,7 +177,7 @@ def _sanitize(context: Context, tool: str, backend: str) -> dict[str, Any]:
 
 
 def _output(command: list[str], environment: dict[str, str], seconds: float) -> tuple[int, list[str]]:
-    """(exit code, lines of output) of a command that, with all that it started, may take so many seconds."""
+    """(exit code, lines of output) of a command, which is ended with all that it started after `seconds`."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -197,7 +197,7 @@ def _output(command: list[str], environment: dict[str, str], seconds: float) -> 
 
 
 class _Load:
-    """Matrix products on another stream."""
+    """Matrix products that keep another stream busy."""
 
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device)
@@ -211,12 +211,12 @@ class _Load:
                 torch.mm(self._a, self._a, out=self._out)
 
     def wait(self) -> None:
-        """The current stream goes on after the load, whose memory is then free."""
+        """Lets the current stream wait for the load, whose memory is then free."""
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
 def _capture(call: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
-    """The graph of ``call``, after a warm-up on a side stream, and the tensors that its replays write."""
+    """The graph of `call`, after a warm-up on a side stream, and the tensors that its replays write."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,6 +1,6 @@
-"""Small problems for compute-sanitizer: ``python -m benchmarks.gpu.sanitized CONTESTANT [DEVICE]``.
+"""Runs small problems for compute-sanitizer to watch: `python -m benchmarks.gpu.sanitized CONTESTANT [DEVICE]`.
 
-Forward and backward with all options and odd sizes, in both layouts and two dtypes, where the form is there.
+They run forward and backward with all options and odd sizes, in both layouts and two dtypes, if they have the form.
 """
 
 import sys
@@ -28,7 +28,7 @@ def uses(contestant: str) -> tuple[Use, ...]:
 
 
 def main(contestant: str, device: str = "cuda") -> int:
-    """Runs them; returns how many."""
+    """Runs the problems and returns how many there were."""
     done = 0
     with running(contestant) as backend:
         for kind in KINDS:

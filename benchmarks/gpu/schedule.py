@@ -1,4 +1,4 @@
-"""Who gets how much of a call's time, in order of worth."""
+"""Divides the time of a call of the suite among its parts, the most important first."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ MEASURED = tuple(PARTS)[1:]
 
 
 def portion(part: str, parts: list[str]) -> float:
-    """The share of ``part`` among ``parts``, those that are still to do."""
+    """The share of `part` among `parts`, those that are still to do."""
     return PARTS[part] / sum(PARTS[name] for name in parts)
 
 
@@ -28,7 +28,7 @@ def started(
 ) -> Iterator[tuple[str, Step, float]]:
     """(part, step, the seconds that are left for its part) of every step, when its turn has come.
 
-    A step is to be done where what is left is more than what it is expected to take.
+    A step is to be done if more time is left than it is expected to take.
     """
     end, parts = clock() + seconds, [part for part in todo if todo[part]]
     for i, part in enumerate(parts):
@@ -39,7 +39,7 @@ def started(
 
 
 def expected(todo: dict[str, list[Step]], seconds: float) -> dict[str, list[Step]]:
-    """The steps that are done within ``seconds`` where each takes what is expected of it."""
+    """The steps that are done within `seconds` if each takes as long as expected."""
     found: dict[str, list[Step]] = {part: [] for part in todo}
 
     def now() -> float:

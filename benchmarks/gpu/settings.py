@@ -1,4 +1,4 @@
-"""What is measured, how large and how long: on a GPU, or as a dry run on the CPU."""
+"""How large and how long the measurements are, on a GPU or in a dry run on the CPU, and what every step knows."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ REDUCTION = 4  # the layer's default
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shapes are N, C, H, W; stages C, H, W. ``seconds`` is the time for one timing of all contestants."""
+    """Shapes are N, C, H, W; stages C, H, W. `seconds` is the time for one timing of all contestants."""
 
     copies: tuple[int, ...]  # bytes
     matrix: int  # rows and columns of the square matrices
@@ -91,7 +91,7 @@ def cluster_step(stage: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class Context:
-    """What every step knows: where it runs, its sizes, the seed of random data, the results so far, who is tried."""
+    """What every step knows: its device, its sizes, the seed of random data, the results so far, who is being tried."""
 
     device: torch.device
     sizes: Sizes
@@ -114,15 +114,15 @@ class Context:
         return [name for name in (*backends.NAMES, *FORMS) if name != "reference"]
 
     def usable(self, kind: Kind) -> tuple[list[str], dict[str, str]]:
-        """(the fused backends and forms that run on x of ``kind``, why the others do not)."""
+        """(the fused backends and forms that run on x of `kind`, why the others do not)."""
         reasons = {name: self.why_not(name, kind) for name in self.candidates()}
         left_out = {name: reason for name, reason in reasons.items() if reason is not None}
         return [name for name in reasons if name not in left_out], left_out
 
     def why_not(self, contestant: str, kind: Kind) -> str | None:
-        """The reason why the contestant does not run, in its own form, on x of ``kind``.
+        """The reason why the contestant does not run, in its own form, on x of `kind`, or None.
 
-        Whether an image fits into a cluster, part "kernels" has seen for every stage, by what was launched.
+        Part "kernels" has seen for every stage whether an image fits into a cluster, by what was launched.
         """
         reason = forms.why_not(contestant, kind, self.device)
         if reason is None and contestant == CLUSTER:
@@ -133,14 +133,14 @@ class Context:
         return reason
 
     def start_afresh(self) -> None:
-        """Forgets what torch.compile made, and gives memory back that nobody uses."""
+        """Drops what torch.compile has made, and gives unused memory back."""
         torch.compiler.reset()
         gc.collect()
         if self.is_cuda:
             torch.cuda.empty_cache()
 
     def measured(self, part: str, step: str) -> dict[str, Any] | None:
-        """The result of an earlier step, or None where there is none."""
+        """The result of an earlier step, or None if there is none."""
         path = self.folder / f"{part}.json"
         if not path.exists():
             return None

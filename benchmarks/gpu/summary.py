@@ -1,4 +1,4 @@
-"""The records as tables."""
+"""Prints the results of the GPU suite as tables."""
 
 from collections import defaultdict
 from typing import Any
@@ -107,7 +107,7 @@ def _operators(found: Records) -> Table | None:
     if not results:
         return None
     names = list(dict.fromkeys(name for _, result in results for name in result["errors"]))
-    table = _table("Microseconds a call", "case", "L2", "pass", *names, "vs compile", "vs eager", "over floor")
+    table = _table("Microseconds for one call", "case", "L2", "pass", *names, "vs compile", "vs eager", "over floor")
     for step, result in results:
         mode = [mode for mode in MODES if mode in result["times"]][-1]
         for kind in PASSES:
@@ -120,7 +120,7 @@ def _operators(found: Records) -> Table | None:
 
 
 def _ratios(result: dict[str, Any], mode: str, kind: str) -> list[str]:
-    """Of the fastest fused backend: against the fastest compiled formula, eager, and the floor."""
+    """Ratios of the fastest fused backend to the fastest compiled formula, to eager and to the floor."""
     times = result["times"][mode][kind]
     fused = [name for name in times if name not in ("eager", "compile", "max-autotune", "se", "cbam")]
     if not fused:

@@ -1,7 +1,7 @@
-"""Does the steps that are not yet recorded, one after the other: ``python -m benchmarks.gpu.worker``, by the suite.
+"""Does the steps that are not yet recorded, one after the other; the suite starts it in a process of its own.
 
-A process of its own, because a broken kernel can hang or poison it. A step that takes far too long ends the process,
-after a trace of where it stood; the suite then starts another one.
+A broken kernel can hang a process or make it unusable. A step that takes far too long ends the process, after a trace
+of where it stood, and the suite starts another one.
 """
 
 import argparse
@@ -34,9 +34,9 @@ MARKER = "trying"  # the file that names the contestant being tried
 
 
 def run(context: Context, parts: list[str], seconds: float, call: str = "") -> None:
-    """Every step of ``parts`` that is not settled, in order, as far as ``seconds`` last.
+    """Does every step of `parts` that is not settled, in order, as far as `seconds` allow.
 
-    Raises SystemExit(RESTART) where nothing can run on the GPU, or be timed rightly, any more in this process.
+    Raises SystemExit(RESTART) if nothing can run on the GPU, or be timed rightly, any more in this process.
     """
     end, state = time.monotonic() + seconds, environment(context.device)
     records = {part: Record(context.folder, part, state, context.as_dict(), call) for part in parts}
@@ -54,7 +54,7 @@ def run(context: Context, parts: list[str], seconds: float, call: str = "") -> N
 
 
 def do(step: Step, record: Record, context: Context, limit: float) -> None:
-    """One step within ``limit`` seconds, recorded."""
+    """Does and records one step, which may take `limit` seconds."""
     context.trials.begin(record.excluded(step.name), limit)
     try:
         with record.step(step.name) as entry:
@@ -70,7 +70,7 @@ def do(step: Step, record: Record, context: Context, limit: float) -> None:
 
 
 def options_of(description: str | None) -> tuple[argparse.Namespace, Context]:
-    """The command line of the worker, and what its steps are to know."""
+    """The options of the worker's command line, and the context of its steps."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--parts", nargs="+", required=True)
     parser.add_argument("--seconds", type=float, required=True)

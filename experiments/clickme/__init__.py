@@ -1,1 +1,1 @@
-"""The paper's experiment in small: ``python -m experiments.clickme``."""
+"""The paper's experiment in small: `python -m experiments.clickme`."""

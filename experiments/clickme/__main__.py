@@ -1,10 +1,10 @@
-"""The paper's experiment in small: does it help to teach the attention where to look, where the background misleads?
+"""Runs the paper's experiment in small: does it help to teach the attention where to look if the background misleads?
 
-``python -m experiments.clickme`` draws scenes in which a small pattern is the class, while the background's
-hue agrees with it in most training scenes and in no more than chance would have it in the others. It trains ResNet,
-SE-ResNet and GALA-ResNet, the last without and with human maps, which here are the pattern's place, blurred, at several
-λ; prints the paper's table with mean and spread over seeds; and writes results.json, results.png and examples.png.
-Trainings that are done are kept in ``--runs``, and one that was interrupted goes on from its last epoch.
+`python -m experiments.clickme` draws scenes in which a small pattern is the class. The background's hue agrees with it
+in most training scenes, and in the test scenes only by chance. It trains ResNet, SE-ResNet and GALA-ResNet, the last
+without and with human maps (here the blurred place of the pattern) at several λ. It prints the paper's table with mean
+and spread over seeds, and writes results.json, results.png and examples.png. Finished trainings are kept in `--runs`;
+one that was interrupted continues from its last epoch.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(settings: Settings, folder: Path, device: str, jobs: int, console: Console) -> list[dict[str, Any]]:
-    """The results of all cells, ``jobs`` at a time, each in a process with one thread."""
+    """The results of all cells, `jobs` at a time, each in a process with one thread."""
     todo = list(settings.cells())
     began, found = time.perf_counter(), {}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
@@ -78,7 +78,7 @@ def train(settings: Settings, folder: Path, device: str, jobs: int, console: Con
 
 
 def _continues(folder: Path, settings: Settings) -> bool:
-    """Whether the folder is new, or of the same settings; what is there is never overwritten."""
+    """Whether the folder is new or holds trainings of the same settings, which are never overwritten."""
     path, text = folder / "settings.json", json.dumps(asdict(settings), indent=1) + "\n"
     if path.is_file():
         return path.read_text() == text

@@ -1,4 +1,4 @@
-"""One cell: a network is trained, then measured on scenes whose background means nothing."""
+"""Trains one network and measures it on scenes whose background says nothing about the class."""
 
 import json
 import math
@@ -31,9 +31,9 @@ WATCHED = 100  # images that the log is about, after each epoch
 
 
 def run(cell: Cell, settings: Settings, folder: Path, device: str) -> dict[str, Any]:
-    """The cell's result: from ``folder`` where it is there, else by training, which goes on from where it stopped.
+    """The cell's result: read from `folder` if it is there, else from training, which continues where it stopped.
 
-    One thread, so that a CPU always gives the same and several cells share it.
+    It takes one thread, so that a CPU always gives the same result and several cells can share it.
     """
     path = folder / cell.name / "result.json"
     if path.is_file():
@@ -81,7 +81,7 @@ def held_out(count: int, pixels: int, seed: int) -> SceneImages:
 
 @torch.no_grad()
 def measure(model: nn.Module, images: SceneImages, maps: bool) -> dict[str, Any]:
-    """The error, the share of answers that are wrong and the background's, and with ``maps`` their scores by kind.
+    """The error, the share of answers that are wrong and the background's, and with `maps` their scores by kind.
 
     The maps of the scenes are exact: the ceiling of the scores is 1.
     """

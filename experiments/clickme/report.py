@@ -1,4 +1,4 @@
-"""The cells' results as the paper's table, and as pictures."""
+"""Shows the results as the paper's table and as pictures."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def rows(results: Results) -> dict[str, Results]:
 def summary(results: Results) -> list[dict[str, Any]]:
     """One entry for each kind of network and λ: mean and standard deviation over seeds, all in percent but p.
 
-    ``difference`` is the mean over seeds of the test error minus that of GALA without human maps and the same seed,
+    `difference` is the mean over seeds of the test error minus that of GALA without human maps and the same seed,
     with its 95 % interval (paired t).
     """
     plain = _of(results, "gala_resnet", 0.0)
@@ -66,7 +66,7 @@ def summary(results: Results) -> list[dict[str, Any]]:
 
 
 def show(results: Results, console: Console) -> None:
-    """The table, λ by λ; the row of the chosen λ is marked."""
+    """Prints the table, one row for each λ; that of the chosen λ is marked."""
     chosen = best_level(results)
     seeds = len({result["seed"] for result in results})
     legend = (

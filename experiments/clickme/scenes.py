@@ -1,4 +1,4 @@
-"""Images whose small deciding part is known, while their background misleads."""
+"""Draws scenes with a known, small part that decides the class, and a background that misleads."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PART = 64  # scenes that are drawn at a time
 
 @dataclass(frozen=True)
 class Scenes:
-    """``n`` scenes: a thing whose pattern is the class, among plain ones on a background whose hue is the cue.
+    """`n` scenes: a thing whose pattern is the class, among plain ones on a background whose hue is the cue.
 
     Attributes:
         images: [n, 3, size, size] uint8.
@@ -58,10 +58,10 @@ class SceneImages:
 
 
 def draw(count: int, size: int, agreement: float, seed: int) -> Scenes:
-    """``count`` scenes of ``size`` pixels, the classes equally frequent.
+    """`count` scenes of `size` pixels, the classes equally frequent.
 
-    A share ``agreement`` of the backgrounds has the hue of the scene's class, the others any hue by chance. Everything
-    depends on ``seed`` alone.
+    A share `agreement` of the backgrounds has the hue of the scene's class, the others any hue by chance. Everything
+    depends on `seed` alone.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % len(CLASSES)
@@ -112,7 +112,7 @@ def _paint(labels: Tensor, cues: Tensor, size: int, generator: torch.Generator) 
 def _local(drawn: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Coordinates u, v [n, FINE size, FINE size] in which a thing is about the unit disc.
 
-    ``drawn`` [n, 4] from 0 to 1 decides radius, place and rotation.
+    `drawn` [n, 4] from 0 to 1 decides radius, place and rotation.
     """
     radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * drawn[:, 0]
     centre = (2 * drawn[:, 1:3] - 1) * (1 - radius[:, None])
@@ -124,7 +124,7 @@ def _local(drawn: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _pattern(u: Tensor, v: Tensor, labels: Tensor) -> Tensor:
-    """[n, H, W] bool: where the patterns of ``labels`` have the first of their two colours."""
+    """[n, H, W] bool: where the patterns of `labels` have the first of their two colours."""
     radius, angle = torch.hypot(u, v), torch.atan2(v, u)
     across, down = (torch.sin(WAVES * 2 * math.pi * x) for x in (u, v))
     patterns = (
@@ -139,7 +139,7 @@ def _pattern(u: Tensor, v: Tensor, labels: Tensor) -> Tensor:
 
 
 def _blob(u: Tensor, v: Tensor, drawn: Tensor) -> Tensor:
-    """[n, H, W] bool: discs of radius 0.35 to 0.65 about the middle; ``drawn`` [n, BLOBS, 3]."""
+    """[n, H, W] bool: discs of radius 0.35 to 0.65 about the middle; `drawn` [n, BLOBS, 3]."""
     found = torch.zeros_like(u, dtype=torch.bool)
     for x, y, radius in drawn.permute(1, 2, 0):
         x, y, radius = (value[:, None, None] for value in (x, y, radius))

@@ -1,4 +1,4 @@
-"""What the experiment is made of at each size, and its cells."""
+"""The settings of the experiment at each size, and the trainings that it consists of."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ TRAIN_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Settings:
-    """Chosen on trainings and validation scenes alone: sizes and ``agreement`` so that a plain ResNet is deceived often
-    and not always, ``lr`` so that GALA trains stably at the paper's λ too. At 0.1, the first choice, its attention
+    """Chosen on trainings and validation scenes alone: sizes and `agreement` so that a plain ResNet is deceived often
+    and not always, `lr` so that GALA trains stably at the paper's λ too. At 0.1, the first choice, its attention
     saturated; of that choice two test errors were seen (GALA, λ of 0 and 6).
 
     Args:
-        depth, width, layers: of the networks, GALA in ``layers``.
+        depth, width, layers: of the networks, GALA in `layers`.
         pixels: side of a scene.
         train, val, test: scenes.
         agreement: share of the training scenes whose background has the hue of their class; the others, and all of
-            ``val`` and ``test``, have any.
+            `val` and `test`, have any.
         levels: λ, 0 being GALA without human maps.
         seeds: of training scenes, initial weights and order.
     """
@@ -47,7 +47,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def cells(self) -> "Iterator[Cell]":
-        """Seed by seed, so that what an interruption leaves is whole seeds."""
+        """The trainings seed by seed, so that an interruption leaves whole seeds."""
         for seed in self.seeds:
             yield from (Cell(kind, 0.0, seed) for kind in BASELINES)
             yield from (Cell("gala_resnet", level, seed) for level in self.levels)
@@ -67,7 +67,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a kind of network, its λ, its seed."""
+    """One training: a kind of network, its λ and its seed."""
 
     kind: str
     level: float

@@ -14,6 +14,7 @@ from ..backends.triton.config import Config
 from ..backends.triton.forward_plan import Forward, TicketForward
 from ..backends.triton.launch import KernelLaunch, Layout
 from ..backends.triton.problem import Problem
+from ..diagnostics import dtype_name
 from ..testing import Case, draw, norm_error, norm_tolerance
 from .candidates import Shape
 from .tuned_row import TileError
@@ -141,10 +142,10 @@ def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Confi
     for name, want in exact.items():
         error = norm_error(got[name], want)
         if not error <= limit:
-            dtype = str(example.x.dtype).removeprefix("torch.")
+            shape, dtype = tuple(example.x.shape), dtype_name(example.x.dtype)
             raise TileError(
-                f"wrong: {name} at {tuple(example.x.shape)}, {dtype}, is off float64 by {error:.1e} relative; expected "
-                f"at most {limit:.1e}"
+                f"wrong: {name} at {shape}, {dtype}, is off float64 by {error:.1e} relative; expected at most "
+                f"{limit:.1e}"
             )
     return backward if PARTS[kernel].kind == "backward" else forward
 

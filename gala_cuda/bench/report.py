@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import backends
+from ..diagnostics import dtype_name
 from .peers import BASELINES
 from .suite import PASSES, Case, Result
 
@@ -20,9 +21,9 @@ COLOURS = ("#d1495b", "#edae49", "#00798c", "#66a182", "#8d5a97")
 
 
 def print_tables(result: Result, console: Console) -> None:
-    """Times with ratios, then memory kept for backward and errors."""
+    """Prints times with ratios, then memory kept for backward and errors."""
     settings = result.settings
-    dtype = str(settings.dtype).removeprefix("torch.")
+    dtype = dtype_name(settings.dtype)
     console.print(f"{result.device}; {dtype}, {settings.layout}, reduction {settings.reduction}")
     console.print(_times(result))
     console.print(_memory(result))
@@ -65,7 +66,7 @@ def chart(result: Result) -> Figure:
         axes.margins(x=0.01, y=0.12)
     panels[-1].set_xticks(range(len(result.cases)), [_stacked(case) for case in result.cases])
     panels[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(result.names), frameon=False)
-    dtype = str(result.settings.dtype).removeprefix("torch.")
+    dtype = dtype_name(result.settings.dtype)
     figure.suptitle(
         f"GALA block, {dtype}, {result.settings.layout}; {result.device}; {result.started[:10]}", fontsize=11
     )
@@ -111,7 +112,7 @@ def _memory(result: Result) -> Table:
 
 
 def _table(title: str) -> Table:
-    """With few lines, so that the usual contestants fit 80 columns."""
+    """A table with few lines, so that the usual contestants fit 80 columns."""
     return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
 
 

@@ -33,7 +33,7 @@ def tickets_from(faster: dict[int, bool]) -> int | None:
 
 
 class Search:
-    """The search for one row, on `problems` that fall in it; `run` fills `tuned`."""
+    """The search for one row with the `problems` that fall in it; `run` fills `tuned`."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Search:
             self.tuned.speedup[name] = self._overall(name)
 
     def _climb(self, kernel: str) -> None:
-        """From the tile in use, step by step, to one that no single step makes faster."""
+        """Goes from the tile in use, step by step, to one that no single step makes faster."""
         present = getattr(self.tuned.after, kernel)
         best, gain = self._usable(kernel, self.tuned.after, str(present), present=True), 1.0
         tried, improved = {present}, True
@@ -127,7 +127,7 @@ class Search:
         return timings["before"].median / timings["after"].median, max(t.spread for t in timings.values())
 
     def _choose_form(self) -> None:
-        """Launches or tickets, from which size of x, and the chunks that tickets do best with."""
+        """Chooses launches or tickets, from which size of x, and the chunks that tickets are fastest with."""
         row = replace(self.tuned.after, tickets_from=None)
         launches = [Pass(example, row, "launches") for example in self.examples]
         sizes = [example.x.nbytes for example in self.examples]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._inductor.exc import InductorError
 
 from .. import backends
-from ..diagnostics import describe, doctor
+from ..diagnostics import describe, doctor, dtype_name
 from ..errors import GalaError
 from ..layer import GALA
 from ..testing import clear_ties
@@ -81,7 +81,7 @@ class Result:
     def as_dict(self) -> dict:
         """Plain data for JSON: times in seconds, shapes [N, C, H, W], `speedup` against each baseline."""
         plain = asdict(self)
-        plain["settings"]["dtype"] = str(self.settings.dtype).removeprefix("torch.")
+        plain["settings"]["dtype"] = dtype_name(self.settings.dtype)
         for case, entry in zip(self.cases, plain["cases"], strict=True):
             baselines = [name for name in BASELINES if name in case.errors]
             entry["speedup"] = {

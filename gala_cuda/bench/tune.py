@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 
 from .. import backends
 from ..backends.triton import config as table
-from ..diagnostics import describe, version
+from ..diagnostics import describe, dtype_name, version
 from ..version import __version__
 from .candidates import Shape
 from .suite import SHAPES, BenchmarkError
@@ -39,15 +39,16 @@ class Settings:
 
 
 def default_output() -> Path:
-    """The user's own table."""
+    """Where the user's own table is written by default."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gala_cuda", "triton-table.json")
 
 
 def tune(
     settings: Settings, output: Path, say: Say = lambda text, lasting: None, time: Clock | None = None
 ) -> list[TunedRow]:
-    """Tunes each row that `settings` fall in, starting from the table in use, which it writes to `output` with the
-    rows found, after each of them.
+    """Tunes each row of the table in use that `settings` fall in.
+
+    After each row it writes the whole table, with the rows found so far, to `output`.
 
     `time` stands in for `timing.alternate` in tests, which may then be on the CPU in Triton's interpreter.
 
@@ -87,7 +88,7 @@ def tune(
 
 
 def print_results(found: Iterable[TunedRow], console: Console) -> None:
-    """What changed, and which tiles were left out and why."""
+    """Prints what changed, and which tiles were left out and why."""
     found = list(found)
     grid = Grid(title="Tiles: sizes in the table's order, warps, stages", title_justify="left")
     for heading in ("row", "kernel", "before", "after"):
@@ -155,7 +156,7 @@ def _record(tuned: TunedRow, problems: list[tuple[Shape, torch.dtype]], device: 
         "gala_cuda": __version__,
         "date": datetime.date.today().isoformat(),
         "shapes": list(dict.fromkeys("x".join(map(str, shape[:4])) for shape, _ in problems)),
-        "dtypes": list(dict.fromkeys(str(dtype).removeprefix("torch.") for _, dtype in problems)),
+        "dtypes": list(dict.fromkeys(dtype_name(dtype) for _, dtype in problems)),
         "speedup": speedup,
     }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ..backends.interface import DTYPES
+from ..diagnostics import dtype_name
 from .arguments import count, device, positive, shape
 from .extras import extra
 
@@ -14,7 +15,7 @@ HELP = "Time GALA's backends against eager PyTorch and torch.compile."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    dtypes = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+    dtypes = [dtype_name(dtype) for dtype in DTYPES]
     add("--batch", type=count, nargs="+", metavar="N", help="batch sizes (default: 1 8 32)")
     add("--shape", type=shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
     add("--dtype", choices=dtypes, help="dtype of x (default: float32)")

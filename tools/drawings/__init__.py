@@ -1,1 +1,1 @@
-"""The documentation's drawings, made by ``python -m tools.drawings``."""
+"""The documentation's drawings, made by `python -m tools.drawings`."""

@@ -1,4 +1,4 @@
-"""Writes the documentation's drawings to docs/assets: ``python -m tools.drawings``. Same input, same bytes."""
+"""Writes the documentation's drawings to docs/assets: `python -m tools.drawings`. Same input, same bytes."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ DRAWINGS = {
 
 
 def main(folder: Path = ASSETS) -> None:
-    """Writes every drawing into ``folder``."""
+    """Writes every drawing into `folder`."""
     for name, draw in DRAWINGS.items():
         (folder / f"{name}.svg").write_text(draw().svg())
     pictures.attention().save(folder / "attention.jpg", quality=88)

@@ -17,14 +17,14 @@ PLAIN = ("#eceae4", "#9b968a")
 
 
 class Canvas:
-    """Collects shapes; ``svg`` is the finished file. Coordinates are pixels from the upper left corner."""
+    """Collects shapes; `svg` is the finished file. Coordinates are pixels from the upper left corner."""
 
     def __init__(self, width: int, height: int, title: str):
         self.width, self.height, self.title = width, height, title
         self._shapes: list[str] = []
 
     def rectangle(self, x: float, y: float, width: float, height: float, kind: Kind, radius: int = 5) -> None:
-        """A rectangle with the fill and outline of ``kind``."""
+        """A rectangle with the fill and outline of `kind`."""
         fill, stroke = kind
         self._shapes.append(
             f'<rect x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" height="{_number(height)}" '
@@ -41,7 +41,7 @@ class Canvas:
         colour: str = INK,
         bold: bool = False,
     ) -> None:
-        """One line of text with its baseline at y; ``anchor`` is start, middle or end."""
+        """One line of text with its baseline at y; `anchor` is start, middle or end."""
         style = f'font-size="{size}" text-anchor="{anchor}" fill="{colour}"' + (' font-weight="bold"' if bold else "")
         self._shapes.append(f'<text x="{_number(x)}" y="{_number(y)}" {style}>{escape(text)}</text>')
 

@@ -1,1 +1,1 @@
-"""What compilers made of the GPU kernels: registers, spills, shared memory, tensor-core instructions. No GPU needed."""
+"""Reports what compilers made of the GPU kernels: registers, spills, shared memory, tensor cores. It needs no GPU."""

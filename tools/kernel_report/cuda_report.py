@@ -1,8 +1,8 @@
-"""Every CUDA kernel of the built extension, for each architecture: registers, memory that it spills to, shared memory.
+"""Reports the registers, spills and shared memory of every CUDA kernel of the extension, for each architecture.
 
-``python -m tools.kernel_report.cuda_report`` needs cuobjdump, of a CUDA toolkit or of the package Triton, and no GPU.
-To compile the PTX for other architectures, as their drivers do, it also needs the ptxas of the toolkit that made it.
-Exits with 1 where a kernel spills or is missing for an architecture.
+`python -m tools.kernel_report.cuda_report` needs cuobjdump, from a CUDA toolkit or the package Triton, but no GPU. To
+compile the PTX for other architectures, as their drivers do, it also needs the ptxas of the toolkit that made it. It
+exits with 1 if a kernel spills or is missing for an architecture.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def compiled(program: str, path: Path) -> list[Kernel]:
 
 
 def from_ptx(program: str, ptxas: str, path: Path, arch: str) -> list[Kernel]:
-    """The kernels in the PTX of a library or object file, as ptxas compiles them for ``arch``."""
+    """The kernels in the PTX of a library or object file, as ptxas compiles them for `arch`."""
     kernels = []
     with tempfile.TemporaryDirectory() as folder:
         run = functools.partial(subprocess.run, cwd=folder, stdout=subprocess.DEVNULL, check=True)
@@ -100,7 +100,7 @@ def from_ptx(program: str, ptxas: str, path: Path, arch: str) -> list[Kernel]:
 
 
 def parse(text: str) -> list[Kernel]:
-    """The kernels that ``cuobjdump --dump-resource-usage`` lists."""
+    """The kernels that `cuobjdump --dump-resource-usage` lists."""
     kernels, arch, symbol = [], "", ""
     for line in text.splitlines():
         if found := re.match(r"arch = sm_(\w+)", line):
@@ -115,7 +115,7 @@ def parse(text: str) -> list[Kernel]:
 
 
 def faults(kernels: list[Kernel]) -> list[str]:
-    """What a shipped kernel must not show. Of PTX only where a GPU runs it: where there is no machine code."""
+    """What a shipped kernel must not show. Kernels from PTX count only if there is no machine code for their GPU."""
     built = {kernel.arch for kernel in kernels}
     found = [
         f"sm_{k.arch} {k.name} spills {k.stack + k.local} bytes ({k.symbol})"

@@ -87,7 +87,7 @@ def launches_of(
 
 
 def launched(arch: int, run: Callable[[], object]) -> list[Launch]:
-    """What ``run`` launches on tensors without memory, as Triton specialises it for an architecture."""
+    """What `run` launches on tensors without memory, as Triton specialises it for an architecture."""
     kept = []
 
     def keep(*, fn, compile, **_) -> bool:
@@ -102,7 +102,7 @@ def launched(arch: int, run: Callable[[], object]) -> list[Launch]:
 
 
 def _run_plans(problem: Problem, call: Call, w: Weights, forms: list[type[forward_plan.Forward]]) -> None:
-    """The incoming gradient is laid out as x."""
+    """Runs the plans of a call, with an incoming gradient laid out as x."""
     x, layout = call.x, Layout.of(call.x, problem.channels_last)
     residual = torch.empty_like(x) if call.residual else None
     for form in forms:
@@ -117,6 +117,6 @@ def _run_plans(problem: Problem, call: Call, w: Weights, forms: list[type[forwar
 
 
 def build(launch: Launch) -> CompiledKernel:
-    """Compiled, or taken from Triton's cache, where it then is."""
+    """Compiles the kernel of a launch, or takes it from Triton's cache, where it then is."""
     triton.runtime.driver.set_active(Driver(launch.arch))
     return getattr(importlib.import_module(launch.module), launch.kernel).preload(launch.specialization)

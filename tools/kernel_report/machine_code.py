@@ -58,7 +58,7 @@ class Code(NamedTuple):
 
 
 def compiled(launch: Launch) -> Code | str:
-    """What its code needs and holds, or why it does not compile."""
+    """What the code of a launch needs and holds, or why it does not compile."""
     try:
         binary = build(launch)
     except (triton.TritonError, RuntimeError) as error:
@@ -67,7 +67,7 @@ def compiled(launch: Launch) -> Code | str:
 
 
 def examine(cubin: bytes, shared: int, tensor_columns: int) -> Code:
-    """From a binary of one kernel, and the two sizes that Triton adds at the launch."""
+    """What a binary of one kernel needs and holds, given the two sizes that Triton adds at the launch."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -97,7 +97,7 @@ def examine(cubin: bytes, shared: int, tensor_columns: int) -> Code:
 
 
 def faults(launch: Launch, element: int, code: Code | str) -> list[str]:
-    """What a shipped kernel must not show; ``element`` is the bytes of x's elements."""
+    """What a shipped kernel must not show; `element` is the bytes of x's elements."""
     if isinstance(code, str):
         return [f"does not compile: {code}"]
     gpu = GPUS[launch.arch]

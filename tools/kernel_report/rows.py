@@ -10,6 +10,7 @@ import torch
 
 from gala_cuda.backends.triton import forward_plan
 from gala_cuda.backends.triton.config import Config, newest, read
+from gala_cuda.diagnostics import dtype_name
 
 from .launches import Call, Launch, launches_of
 from .machine_code import GPUS
@@ -19,7 +20,7 @@ IMAGES = 64
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table, as ``arch`` takes it."""
+    """One row of the table, as the architecture `arch` takes it."""
 
     arch: int
     element: int  # bytes
@@ -34,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Variant:
-    """What a row's kernels are compiled for beside the row."""
+    """What a row's kernels are compiled for, beside the row itself."""
 
     dtype: torch.dtype
     precision: str  # of products of float32
@@ -42,7 +43,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        kind = self.precision if self.dtype == torch.float32 else str(self.dtype).removeprefix("torch.")
+        kind = self.precision if self.dtype == torch.float32 else dtype_name(self.dtype)
         return f"{kind}-{'full' if self.full else 'plain'}"
 
 
@@ -59,8 +60,9 @@ VARIANTS = tuple(
 
 
 def read_rows(path: Path, patterns: list[str], archs: list[int]) -> list[Row]:
-    """The rows of a table's file that ``archs`` take (where empty, those that have rows of their own), if their names
-    match one of ``patterns``, as file names do. An architecture without rows takes an older one's.
+    """The rows of a table's file that the architectures take, if their names match one of `patterns`, as file names do.
+
+    Without `archs`, these are the architectures that have rows. One without rows takes those of an older one.
     """
     table = read(path).rows
     rows = []

@@ -1,6 +1,6 @@
-"""Every kernel of the table of tiles compiled ahead of time: registers, memory, spills and tensor-core instructions.
+"""Compiles every Triton kernel of the table of tiles and reports its registers, memory, spills and tensor cores.
 
-``python -m tools.kernel_report.triton_report`` needs Triton and no GPU. Exits with 1 where a kernel spills, needs more
+`python -m tools.kernel_report.triton_report` needs Triton but no GPU. It exits with 1 if a kernel spills, needs more
 memory than its GPU has or lacks the tensor-core instructions that it must have. Compiled kernels stay in Triton's
 cache.
 """
@@ -80,7 +80,7 @@ def _record(launch: Launch, used: list[tuple[Row, Variant]], code: Code | str) -
 
 
 def _compile_all(launches: list[Launch], jobs: int) -> Iterator[Code | str]:
-    """Their code, in order, with progress on stderr."""
+    """Compiles the launches, in order, with progress on stderr."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         code = pool.map(compiled, launches)
         yield from track(code, f"{len(launches)} kernels", len(launches), console=Console(stderr=True))
