@@ -67,14 +67,8 @@ def _impl(x, *rest):
     if call.residual is not None:
         _expect("residual", call.residual, x.dtype)
         call = call._replace(residual=in_place_or_copy(call.residual, like=x))
-    out, attn_map, stats, relu_mask = backends.select(x, backend).forward(call)
-    sums = accumulation_dtype(x.dtype)
-    return (
-        out,
-        x.new_empty(0, dtype=sums) if attn_map is None else attn_map,
-        x.new_empty(0, dtype=sums) if stats is None else stats,
-        x.new_empty(0, dtype=torch.int32) if relu_mask is None else relu_mask,
-    )
+    outputs = backends.select(x, backend).forward(call)
+    return tuple(x.new_empty(0) if t is None else t for t in outputs)
 
 
 def _backward_impl(grad_out, map_factor, x, *rest):
@@ -111,9 +105,9 @@ def _fake(*args):
     sums = accumulation_dtype(x.dtype)
     return (
         torch.empty_like(x),
-        x.new_empty((n, height, width) if call.return_map else 0, dtype=sums),
-        x.new_empty((n, stats_width(pixels, c, reduced)) if call.save else 0, dtype=sums),
-        x.new_empty((n, pixels, mask_words(reduced)) if call.save else 0, dtype=torch.int32),
+        x.new_empty((n, height, width), dtype=sums) if call.return_map else x.new_empty(0),
+        x.new_empty((n, stats_width(pixels, c, reduced)), dtype=sums) if call.save else x.new_empty(0),
+        x.new_empty((n, pixels, mask_words(reduced)), dtype=torch.int32) if call.save else x.new_empty(0),
     )
 
 
@@ -208,8 +202,7 @@ def _has_tangent(tensors) -> bool:
 def _composite(*args):
     call, _ = _forward_call(*args)
     out, attn_map = reference.apply(call.x, call.w, call.residual, call.squash)
-    stats, relu_mask = attn_map.new_empty(0), out.new_empty(0, dtype=torch.int32)
-    return out, attn_map if call.return_map else attn_map.new_empty(0), stats, relu_mask
+    return out, attn_map if call.return_map else out.new_empty(0), out.new_empty(0), out.new_empty(0)
 
 
 def _autograd_backward(*args):

@@ -1,14 +1,16 @@
 """A third squash that is added in one place alone fails loudly everywhere else, and never computes a sigmoid."""
 
 import enum
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from shim import compiler, why_no_compiler
+from shim import DEFINED, compiler, why_no_compiler
 
 import gala_cuda
 from gala_cuda import functional, operator
@@ -106,7 +108,62 @@ def test_torchs_bindings_do_not_compile_with_an_enumerator_more(sources):
     assert errors(sources, "torch_bindings.cpp", *options) == switches
 
 
+@needs_compiler
+def test_the_cuda_kernels_do_not_compile_with_an_enumerator_more(sources):
+    """Their host code refuses it, then their one switch for all kernels, then what that calls."""
+    options = *DEFINED, "-xc++"
+    units = [path for path in sources.rglob("*.cu") if "squash.cuh" in path.read_text()]
+    squashing = [str(path.relative_to(sources)) for path in units]
+    assert len(squashing) == 4
+    known = lines(sources, "cuda/launchers.h", r"switch \(squash\)")
+    choice = lines(sources, "cuda/squash.cuh", r"switch \(kind\)")
+    functions = lines(sources, "cuda/squash.cuh", r'static_assert\(kind == Squash::sigmoid, "a squash without its')
+    assert len(known) == len(choice) == 1
+    assert len(functions) == len(lines(sources, "cuda/squash.cuh", "== Squash::tanh")) == 2
+    assert all(errors(sources, unit, *options) == known | choice for unit in squashing)
+    assert errors(sources, "cuda/stages.cu", *options) == known
+
+    header = sources / "cuda" / "squash.cuh"
+    case = re.compile(r"(    case Squash::)sigmoid(: return body.template operator\(\)<Squash::)sigmoid(>.*\n)")
+    header.write_text(case.sub(r"\g<0>\1softsign\2softsign\3", header.read_text()))
+    functions = lines(sources, "cuda/squash.cuh", r'static_assert\(kind == Squash::sigmoid, "a squash without its')
+    found = {unit: errors(sources, unit, *options) - known for unit in squashing}
+    assert found.pop("cuda/scale_backward.cu") == functions
+    assert all(one < functions and len(one) == 1 for one in found.values())
+
+
 def test_such_a_switch_is_an_error_in_every_build():
-    assert re.search(
-        r"target_compile_options\(gala_flags .*?-Werror=switch\b", (ROOT / "CMakeLists.txt").read_text(), re.S
-    )
+    builds = "\n".join((ROOT / name).read_text() for name in ("CMakeLists.txt", "cmake/cuda.cmake"))
+    for target in ("gala_flags", "gala_cuda"):
+        assert re.search(rf"target_compile_options\({target} [^)]*-Werror=switch\b", builds), target
+
+
+def test_triton_refuses_it(tmp_path):
+    """Where it runs kernels, in the interpreter or on a GPU, and where it compiles those that squash."""
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    drawn = draw(Case((1, 4, 3, 3), 2), device=device)
+    with pytest.raises(triton.TritonError, match="the Triton kernels have no squash 2"):
+        BACKENDS["triton"].forward(ForwardCall(drawn.x, drawn.w, None, Third.SOFTSIGN, False, False))
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-c", COMPILE_FOR_A_GPU]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["scale", "scale_backward", "grad_x"], done.stderr
+
+
+COMPILE_FOR_A_GPU = """
+import enum, traceback, torch, triton
+from gala_cuda.backends.triton import config, forward_plan
+from tools.kernel_report.launches import Call, build, launches_of
+x = torch.empty(2, 32, 4, 4, dtype=torch.bfloat16, device="meta").to(memory_format=torch.channels_last)
+third = enum.IntEnum("Third", "TANH SIGMOID SOFTSIGN", start=0).SOFTSIGN
+call = Call(x, 8, torch.float32, "tf32", squash=third)
+row = config.row_of(config.read(config.TABLE).rows, 90, 2, True, 8)[1]
+for launch in launches_of(call, row, 90, 132, [forward_plan.Forward]):
+    try:
+        build(launch)
+    except triton.TritonError as error:
+        if "no squash 2" in "".join(traceback.format_exception(error)):
+            print(launch.kernel)
+"""

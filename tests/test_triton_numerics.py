@@ -9,7 +9,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 import triton.language as tl  # noqa: E402
 
 from gala_cuda.backends.interface import SQUASHES  # noqa: E402
-from gala_cuda.backends.triton.numerics import narrow, squash  # noqa: E402
+from gala_cuda.backends.triton.numerics import derivative, narrow, squash  # noqa: E402
 
 BLOCK = 4096
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy's, of the interpreter
@@ -19,6 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
 def squash_all(x, out, SQUASH: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + at, squash(tl.load(x + at), SQUASH, DTYPE))
+
+
+@triton.jit
+def slopes(x, out, SQUASH: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + at, derivative(tl.load(x + at), SQUASH))
 
 
 @triton.jit
@@ -40,7 +46,7 @@ def squashed(x: torch.Tensor, name: str, dtype: tl.dtype) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("name", SQUASHES)
 def test_squash_of_float32_is_within_four_ulp(name):
     x = numbers()
     got, want = squashed(x, name, tl.float32), getattr(torch, name)(x.double())
@@ -51,7 +57,7 @@ def test_squash_of_float32_is_within_four_ulp(name):
 
 
 @pytest.mark.parametrize("dtype", [tl.float16, tl.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("name", SQUASHES)
 def test_squash_of_16_bits_is_far_more_accurate_than_they_are(name, dtype):
     """bfloat16 tanh is the hardware's on a GPU: within 2^-11 of its value, an eighth of bfloat16's epsilon."""
     x = numbers()
@@ -62,11 +68,27 @@ def test_squash_of_16_bits_is_far_more_accurate_than_they_are(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [tl.float32, tl.float16, tl.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("name", SQUASHES)
 def test_squash_of_zero_infinity_and_nan(name, dtype):
     special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1.0, -1.0, 100.0], device=DEVICE)
     x = special.repeat(BLOCK // 8)
     torch.testing.assert_close(squashed(x, name, dtype), getattr(torch, name)(x), equal_nan=True, atol=0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", SQUASHES)
+def test_derivative_of_a_squash_from_its_value(name):
+    x = torch.linspace(-8, 8, BLOCK, dtype=torch.float64, device=DEVICE).requires_grad_()
+    value = getattr(torch, name)(x)
+    (want,) = torch.autograd.grad(value.sum(), x)
+    got = torch.empty(BLOCK, device=DEVICE)
+    slopes[(1,)](value.detach().float(), got, int(SQUASHES[name]), BLOCK)
+    torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=2e-7)
+
+
+def test_a_third_squash_has_no_derivative():
+    x = torch.zeros(BLOCK, device=DEVICE)
+    with pytest.raises(triton.TritonError, match="no derivative of squash 2"):
+        slopes[(1,)](x, x, len(SQUASHES), BLOCK)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -13,17 +13,20 @@ if native.module is not None:
 
 def forward(call: ForwardCall) -> Outputs:
     """Runs on the device of x."""
-    x, w, *options = call
-    return Outputs._make(_forward(x, *_plain(w, x.dtype), *options, _tf32(x)))
+    x, w, residual, squash, return_map, save = call
+    return Outputs._make(_forward(x, *_plain(w, x.dtype), residual, int(squash), return_map, save, _tf32(x)))
 
 
 def backward(call: BackwardCall) -> Gradients:
     """Runs on the device of x."""
-    grad_out, map_factor, x, w, *options = call
+    grad_out, map_factor, x, w, out, stats, relu_mask, squash, need_input, need_weights = call
     if map_factor is not None:
         map_factor = map_factor.contiguous()
-    grad_x, *grads, grad_residual = _backward(grad_out, map_factor, x, *_plain(w, x.dtype), *options, _tf32(x))
-    return Gradients(grad_x, Weights._make(grads) if call.need_weights else None, grad_residual)
+    saved = out, stats, relu_mask, int(squash)
+    grad_x, *grads, grad_residual = _backward(
+        grad_out, map_factor, x, *_plain(w, x.dtype), *saved, need_input, need_weights, _tf32(x)
+    )
+    return Gradients(grad_x, Weights._make(grads) if need_weights else None, grad_residual)
 
 
 def _tf32(x: Tensor) -> bool:
