@@ -1,5 +1,9 @@
 # The CUDA kernels as the object library gala_cuda, or `cuda_missing`: why there are none. They share nothing with
 # torch's CUDA: their runtime is linked in statically, and only the driver must be new enough for it.
+set(GALA_CUDA AUTO CACHE STRING "The CUDA kernels: ON (or an error), OFF, or AUTO, where nvcc is found and works")
+set(GALA_CUDA_ARCHITECTURES 80 86 89 90a 100 120 CACHE STRING
+  "What the CUDA kernels are compiled for; the oldest one also as PTX, which other GPUs' drivers compile")
+
 set(cuda_sources
   stages pack
   gather grad_x local_grads

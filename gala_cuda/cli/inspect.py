@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     with extra("train"):
         from ..console import PlainConsole
         from ..inspection.images import open_images
-        from ..inspection.report import choose_columns, write_report
+        from ..inspection.page import choose_columns, write_report
         from ..training.trained_network import open_network
     console, device, given = PlainConsole(), device_of(args), given_flags(args)
     with blaming_arguments(args):

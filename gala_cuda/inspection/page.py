@@ -1,78 +1,135 @@
-"""An HTML page of images with maps over them, in one file that needs no others."""
+"""Writes what a network attends to in some images, as an HTML page and as PNG sheets."""
 
-import base64
-import io
-from collections.abc import Iterable, Mapping
-from html import escape
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-from matplotlib import colormaps
-from PIL import Image
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ..text import printable
-from .sheet import to_unit_range
+from ..data.datasets import ImageDataset
+from ..errors import GalaError
+from ..models.attention_maps import PAPER_LAYERS, attention_maps, choose_blocks, gala_blocks, input_gradient
+from ..networks.errors import NetworkError
+from ..networks.network import Network
+from . import html
+from .images import InspectedImage, choose_evenly, may_have_human_maps, read_images
+from .sheet import overlay
 
-_PALETTE = (colormaps["inferno"](np.arange(256))[:, :3] * 255).astype(np.uint8)
-_START = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{heading}</title>
-<style>
-  :root {{ color-scheme: light dark; --opacity: 0.65; font: 14px/1.4 system-ui, sans-serif; }}
-  body {{ margin: 2rem auto; width: max-content; max-width: 96vw; }}
-  h1 {{ font-size: 1.3rem; }}
-  main {{ overflow-x: auto; }}
-  th {{ font-weight: normal; }}
-  tbody th {{ max-width: 18rem; padding-right: 1rem; text-align: right; overflow-wrap: anywhere; }}
-  td {{ padding: 2px; }}
-  td div {{ width: 160px; height: 160px; background: var(--picture) center / 100% 100%; }}
-  td img {{ width: 100%; height: 100%; opacity: var(--opacity); display: block; }}
-</style>
-<h1>{heading}</h1>
-<p>Each map spans the colours, dark to bright, from its own least to its greatest value.</p>
-<label>maps over the images
-<input type="range" min="0" max="1" step="0.05" value="0.65"
-  oninput="document.documentElement.style.setProperty('--opacity', this.value)"></label>
-<main>
-<table>
-<thead><tr><th></th>{columns}</tr></thead>
-<tbody>
-"""
-END = "</tbody>\n</table>\n</main>\n</html>\n"
+HUMAN, GRADIENT = "human map", "input gradient"
+ROWS = 16  # images in one forward pass and on one sheet
+MAX_NAME = 32  # characters of an image's name beside its row
 
 
-def start(heading: str, columns: Iterable[str]) -> str:
-    """The page up to its first row; ``columns`` are the titles of the maps."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in ("image", *columns))
-    return _START.format(heading=escape(printable(heading)), columns=cells)
+class InspectionError(GalaError, RuntimeError):
+    """There is nothing to show, or it cannot be written; the message says why."""
 
 
-def row(image: Tensor, maps: Mapping[str, Tensor], title: str) -> str:
-    """The row of ``image`` [C, H, W], drawn as on the sheet, and of its ``maps``, each [H', W'], by their titles.
+class Rows(NamedTuple):
+    """Some images with their maps."""
 
-    The cell of a map that is all NaN stays empty. ``title`` may have several lines.
+    images: Tensor  # [n, C, size, size]
+    maps: dict[str, Tensor]  # title to [n, H', W'], of NaN where there is none
+    titles: list[str]
+
+
+def choose_columns(model: nn.Module, network: Network, wanted: Sequence[str]) -> dict[str, str]:
+    """What is drawn for each image, name to title: the blocks that ``wanted`` selects, or the usual, and the gradient.
+
+    Raises:
+        NetworkError: an entry of ``wanted`` selects no block with GALA.
     """
-    lines = [escape(line) for line in printable(title).splitlines()]
-    pixels = (to_unit_range(image[None])[0].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-    picture = _data_url(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
-    cells = [f'<td><div role="img" aria-label="{", ".join(lines)}"></div></td>']
-    for name, attn_map in maps.items():
-        inner = f'<div><img alt="{escape(name)}" src="{_data_url(_colour(attn_map))}"></div>'
-        cells.append(f"<td>{'' if attn_map.isnan().all() else inner}</td>")
-    heading = "<br>".join(lines)
-    return f'<tr style="--picture: url({picture})"><th scope="row">{heading}</th>{"".join(cells)}</tr>\n'
+    names = gala_blocks(model)
+    try:
+        layers = choose_blocks(names, wanted) if names or wanted else []
+    except ValueError as error:
+        raise NetworkError("layers", str(error)) from error
+    numbers = PAPER_LAYERS if network.model.endswith("resnet50") else {}
+    titles = {name: f"{name}\n(layer {numbers[name]})" if name in numbers else name for name in layers}
+    return {**titles, GRADIENT: GRADIENT}
 
 
-def _colour(attn_map: Tensor) -> Image.Image:
-    levels = (to_unit_range(attn_map[None])[0].nan_to_num().cpu().numpy() * 255).round().astype(np.uint8)
-    picture = Image.fromarray(levels)
-    picture.putpalette(_PALETTE.tobytes())
-    return picture
+def write_report(
+    model: nn.Module,
+    classes: Sequence[str],
+    datasets: Sequence[ImageDataset],
+    columns: Mapping[str, str],
+    limit: int,
+    heading: str,
+    output: Path,
+    skip: Callable[[str, str], None],
+) -> list[Path]:
+    """Writes inspection.html and sheets of ``ROWS`` images into the folder ``output``; the paths of all of them.
+
+    At most ``limit`` images are taken, evenly spaced over ``datasets``. ``columns`` are those of ``choose_columns``;
+    human maps come before them where there are some. ``skip`` is called with name and reason of each image that cannot
+    be read.
+
+    Raises:
+        InspectionError: none of the images can be read, or a file cannot be written.
+    """
+    if may_have_human_maps(datasets):
+        columns = {HUMAN: HUMAN, **columns}
+    images = read_images(choose_evenly(datasets, limit), skip)
+    parts = (_inspect(model, part, classes, columns) for part in iter(lambda: list(islice(images, ROWS)), []))
+    try:
+        return _write(parts, heading, list(columns.values()), output)
+    except OSError as error:
+        raise InspectionError(f"cannot write {error.filename or output}: {error.strerror}") from error
 
 
-def _data_url(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _inspect(
+    model: nn.Module, images: list[InspectedImage], classes: Sequence[str], columns: Mapping[str, str]
+) -> Rows:
+    """The maps of ``columns``: "human map", names of blocks and "input gradient" to their titles.
+
+    The gradient is that of the logit of the true class, or of the answer where the true class is not known.
+    """
+    device = next(model.parameters()).device
+    pixels = torch.stack([each.image for each in images]).to(device, memory_format=torch.channels_last)
+    logits, attention = attention_maps(model, pixels)
+    answers = logits.argmax(1)
+    known = [each.label if each.label is not None and each.label < len(classes) else None for each in images]
+    labels = [answer if label is None else label for answer, label in zip(answers.tolist(), known, strict=True)]
+    none = torch.full(pixels.shape[2:], torch.nan)
+    maps = attention | {
+        GRADIENT: input_gradient(model, pixels, torch.tensor(labels, device=device)),
+        HUMAN: torch.stack([none if each.heatmap is None else each.heatmap for each in images]),
+    }
+    probabilities = logits.softmax(1).gather(1, answers[:, None])[:, 0].tolist()
+    rows = zip(images, answers.tolist(), probabilities, known, strict=True)
+    titles = [_title(each.name, answer, probability, label, classes) for each, answer, probability, label in rows]
+    return Rows(pixels, {title: maps[name] for name, title in columns.items()}, titles)
+
+
+def _title(name: str, answer: int, probability: float, label: int | None, classes: Sequence[str]) -> str:
+    """The text beside an image: its name, the network's answer, and the true class where that is another one."""
+    short = name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
+    true = f"\n({classes[label]})" if label not in (None, answer) else ""
+    return f"{short}\n{classes[answer]}, {probability:.0%}{true}"
+
+
+def _write(parts: Iterable[Rows], heading: str, columns: Sequence[str], output: Path) -> list[Path]:
+    """Writes page and sheets, part by part, and no page if there are no images. Raises InspectionError, OSError."""
+    path, written = output / "inspection.html", list[Path]()
+    draft = path.with_name(f".{path.name}.draft")
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(html.start(heading, columns))
+            for number, (images, maps, titles) in enumerate(parts, 1):
+                for i, title in enumerate(titles):
+                    file.write(html.row(images[i], {name: batch[i] for name, batch in maps.items()}, title))
+                written.append(output / ("inspection.png" if number == 1 else f"inspection-{number}.png"))
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as boxes; the page has them
+                    overlay(images, maps, titles, heading).savefig(written[-1], dpi=150)
+            file.write(html.END)
+        if not written:
+            raise InspectionError("none of the images can be read")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return [path, *written]
