@@ -127,59 +127,11 @@ def test_correctness_leaves_out_the_problems_that_a_form_lacks(usable, tmp_path)
         step.run()
 
 
-COMPARE = """
-from pathlib import Path
-from unittest import mock
-import torch
-from tools.kernel_report.launches import launched
-from benchmarks.gpu import compiler, correctness, forms, operators, sanitized, uses
-from benchmarks.gpu.settings import DRY_RUN, Context
-from gala_cuda import GALA, testing
-from gala_cuda.backends import triton
-from gala_cuda.backends.triton import config, problem
-TARGET = uses.Target(90, 132)
-for module, name, value in ((triton, "why_not", None), (config, "architecture", 90), (problem, "num_sms", 132)):
-    mock.patch.object(module, name, lambda *_, value=value: value).start()
-context = Context(torch.device("cpu"), DRY_RUN, 0, Path())
-seen = 0
-
-def compare(uses, run):
-    global seen
-    want, got = set(compiler.collect(uses, TARGET)), set(launched(90, run))
-    assert want == got, (uses, [launch.kernel for launch in want ^ got])
-    seen += len(got)
-
-for name in ("triton", "triton-tickets"):
-    for dtype, layout in (("bfloat16", "channels_last"), ("float32", "nchw")):
-        for i, case in enumerate(correctness.cases(context, forms.DTYPES[dtype], layout)):
-            use = correctness.uses(context, name, dtype, layout)[i]
-            if forms.why_not(name, use.kind, context.device):  # as the step leaves it out
-                continue
-            drawn = testing.draw(case, i)
-            with forms.running(name) as backend:
-                compare([use], lambda: testing.results(testing.operator(backend), drawn))
-kind = context.repeated._replace(shape=(16, 1024, 14, 14), reduced=256)
-layer, x = GALA(1024, backend="triton"), torch.zeros(kind.shape, dtype=kind.dtype)
-x = x.to(memory_format=torch.channels_last).requires_grad_()
-
-def both():
-    with torch.no_grad():
-        layer(x)
-    torch.autograd.grad(layer(x), [x, *layer.parameters()], torch.empty_like(x))
-
-compare(operators.uses(kind)[:2], both)
-for kind in sanitized.KINDS:
-    uses = [use for use in sanitized.uses("triton") if use.kind == kind]
-    compare(uses, lambda: sanitized._both(kind, "triton", "cpu"))
-print(seen)
-"""
-
-
 @pytest.mark.slow
 def test_what_is_compiled_before_is_what_is_launched():
     """Calls of the operator as steps make them, stopped where Triton has specialised them for an H100."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", COMPARE]
+    command = [sys.executable, "-m", "tests.compared_launches"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 200
