@@ -67,6 +67,7 @@ def test_augmentation_draws_from_no_global_generator(picture_folder):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_each_augmentation_does_more(picture_folder):
     def epoch(augment, number=0):
         return torch.cat(

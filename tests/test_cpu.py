@@ -32,6 +32,7 @@ def threads_restored():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_random_problems():
     """The first 60 of the 1,000 of `tools/accuracy.py`."""
     for seed, case in enumerate(random_cases(60)):

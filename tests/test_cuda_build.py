@@ -136,6 +136,7 @@ __global__ void __launch_bounds__(1024, 2) spilling_kernel(float* p) {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 @needs_cuobjdump
 def test_the_report_finds_a_kernel_that_spills(tmp_path, capsys):

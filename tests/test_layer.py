@@ -195,6 +195,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "residual", "return_map"), COMPILED)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_compile_is_one_graph_forward_and_one_backward(backend, options, residual, return_map, layout):

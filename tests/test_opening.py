@@ -85,6 +85,7 @@ def evaluated(capsys, *arguments):
     return json.loads(out), err
 
 
+@pytest.mark.slow
 def test_a_training_is_tested_on_its_own_data(trained, picture_folder, capsys):
     found, said = evaluated(capsys, trained)
     assert said == f"tested on {picture_folder}, as {trained}/recipe.yaml says\n"

@@ -102,6 +102,7 @@ def test_a_training_is_extended_and_not_cut_short(begun, capsys):
     assert main([*TRAIN, "3", "--resume"]) == 0  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_another_recipe_is_refused_by_its_flag(begun, capsys):
     for extra, message in (
         (["--seed", "5"], "argument --seed: seed is not that of the training in run: seed 0 -> 5; expected the same"),

@@ -27,6 +27,7 @@ def shard(shard_folder, tmp_path):
         return file, {member.name: tar.extractfile(member).read() for member in tar}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indexed", [False, True], ids=["headers", "index"])
 def test_shards_are_the_folder(picture_folder, shard, indexed):
     source = shard[0].parent

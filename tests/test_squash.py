@@ -85,6 +85,7 @@ def sources(tmp_path) -> Path:
     return tmp_path.resolve()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_cpu_stages_do_not_compile_with_an_enumerator_more(sources):
     """At each place that tells one squash from another: first the switches, then what they call."""
@@ -100,6 +101,7 @@ def test_the_cpu_stages_do_not_compile_with_an_enumerator_more(sources):
     assert errors(sources, "cpu/stages.cpp") == functions
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_torchs_bindings_do_not_compile_with_an_enumerator_more(sources):
     options = f"-isystem{Path(torch.__file__).parent / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"
@@ -108,6 +110,7 @@ def test_torchs_bindings_do_not_compile_with_an_enumerator_more(sources):
     assert errors(sources, "torch_bindings.cpp", *options) == switches
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_cuda_kernels_do_not_compile_with_an_enumerator_more(sources):
     """Their host code refuses it, then their one switch for all kernels, then what that calls."""
@@ -138,6 +141,7 @@ def test_such_a_switch_is_an_error_in_every_build():
         assert re.search(rf"target_compile_options\({target} [^)]*-Werror=switch\b", builds), target
 
 
+@pytest.mark.slow
 def test_triton_refuses_it(tmp_path):
     """Where it runs kernels, in the interpreter or on a GPU, and where it compiles those that squash."""
     triton = pytest.importorskip("triton", reason="Triton is not installed")

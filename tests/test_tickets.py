@@ -101,6 +101,7 @@ def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noq
         assert all(torch.equal(a, b) for a, b in zip(results, want, strict=True))
 
 
+@pytest.mark.slow
 def test_a_captured_graphs_schedule_outlives_its_plan(table, monkeypatch):  # noqa: F811
     """The graph has its address only: neither clearing the plans nor other shapes' schedules may free it."""
     table(tickets_from=0)

@@ -52,6 +52,7 @@ def calls(traced, function=gala_cuda.gala):
     return [node for node in traced.graph.nodes if node.target is function]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_networks_are_traced_with_names_and_features(model, x):
     traced = fx.symbolic_trace(model)
@@ -72,6 +73,7 @@ def test_networks_are_traced_with_names_and_features(model, x):
     assert {name: torch.equal(found[name], features[name]) for name in NAMES} == dict.fromkeys(NAMES, True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_batchnorm_is_fused_into_the_convolutions(model, x):
     fused = fuse(model)

@@ -46,6 +46,7 @@ def squashed(x: torch.Tensor, name: str, dtype: tl.dtype) -> torch.Tensor:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SQUASHES)
 def test_squash_of_float32_is_within_four_ulp(name):
     x = numbers()
@@ -56,6 +57,7 @@ def test_squash_of_float32_is_within_four_ulp(name):
     assert ((got.double() - want).abs() / ulp)[normal].max() <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [tl.float16, tl.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SQUASHES)
 def test_squash_of_16_bits_is_far_more_accurate_than_they_are(name, dtype):
