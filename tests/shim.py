@@ -1,7 +1,7 @@
-"""The CUDA sources on the host: compiled by the host's compiler against ``tests/cpp/shim``, called through ctypes.
+"""Runs the CUDA sources on the host: the host's compiler compiles them against `tests/cpp/shim`, ctypes calls them.
 
-Every tensor that a kernel sees lies in memory of its own behind guard pages, at its own address modulo 16; what is only
-read cannot be written. A launch that does what is not allowed raises RuntimeError.
+Every tensor that a kernel sees is copied to memory of its own between guard pages, to the same address modulo 16.
+Inputs cannot be written. A launch that does something that is not allowed raises RuntimeError.
 """
 
 import ctypes
@@ -58,9 +58,9 @@ def why_no_compiler() -> str | None:
 
 
 def build(name: str, sources: Iterable[Path], *, races: bool = False, options: Iterable[str] = ()) -> Path:
-    """Compiles what has changed since the last time, under ``build/shim``, to a library; with ``races`` to a program in
-    which ThreadSanitizer watches the kernels. ``options`` of the compiler come before the shim's folder. RuntimeError
-    with the compiler's words."""
+    """Compiles what has changed since the last time, under `build/shim`, to a library; with `races` to a program in
+    which ThreadSanitizer watches the kernels. `options` of the compiler come before the shim's folder. Raises
+    RuntimeError with the compiler's words."""
     folder = ROOT / "build" / "shim" / name
     folder.mkdir(parents=True, exist_ok=True)
     headers = sorted(p for where in (CPP, ROOT / "csrc") for p in where.rglob("*") if p.suffix in (".h", ".cuh"))
@@ -90,7 +90,7 @@ def _made(folder: Path, name: str, command: list[str], content: bytes) -> Path:
 
 
 def loaded(path: Path) -> ctypes.CDLL:
-    """A library with the shim's controls in it."""
+    """A library that contains the shim's controls."""
     library = ctypes.CDLL(str(path))
     library.shim_allocate.restype, library.shim_allocate.argtypes = c_void_p, [c_int64] * 3
     for name in ("shim_make_read_only", "shim_intact", "shim_release"):
@@ -101,8 +101,8 @@ def loaded(path: Path) -> ctypes.CDLL:
 
 
 class Banks(NamedTuple):
-    """Accesses of a kernel's warps to shared memory in one line of the source, and the turns that banks took for them
-    beyond those that they take without conflict."""
+    """Accesses of a kernel's warps to shared memory in one line of the source, and how many turns more the banks took
+    for them than without conflicts."""
 
     kernel: str
     place: str
@@ -111,7 +111,7 @@ class Banks(NamedTuple):
 
 
 def counted(library: ctypes.CDLL, run: Callable[[], object]) -> list[Banks]:
-    """What ``run`` does with the banks of shared memory."""
+    """The accesses to shared memory that `run` makes."""
     library.shim_count_banks(1)
     run()
     lines = library.shim_counted_banks().decode().splitlines()
@@ -121,7 +121,7 @@ def counted(library: ctypes.CDLL, run: Callable[[], object]) -> list[Banks]:
 
 @cache
 def kernels(instead: Path | None = None) -> ctypes.CDLL:
-    """All of ``csrc/cuda``, of which the source ``instead`` replaces the one of its name."""
+    """The library of all kernels in `csrc/cuda`; the source `instead` replaces the one with its name."""
     sources = [source for source in KERNELS if instead is None or source.name != instead.name]
     first = [] if instead is None else [instead]  # so that the linker takes its inline functions
     library = loaded(build("kernels", [*first, *SHIM, CPP / "ctypes_stages.cpp", *sources]))
@@ -134,14 +134,14 @@ def kernels(instead: Path | None = None) -> ctypes.CDLL:
 
 
 class Memory:
-    """Tensors behind the guard pages of ``library``; writes beside them are found by ``check``."""
+    """Tensors between guard pages of `library`; `check` finds writes beside them."""
 
     def __init__(self, library: ctypes.CDLL):
         self.library = library
         self.tensors: list[Tensor] = []
 
     def of(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, modulus: int, residue: int):
-        """Uninitialised: NaN of a bit pattern that no computation yields."""
+        """An uninitialised tensor: NaN of a bit pattern that no computation yields."""
         elements = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         nbytes = elements * dtype.itemsize
         address = self.library.shim_allocate(nbytes, modulus, residue)
@@ -164,7 +164,7 @@ class Memory:
     def copy(self, t: Tensor | None) -> Tensor | None: ...
 
     def copy(self, t):
-        """t with its strides and its address modulo 16, to be read only."""
+        """A read-only copy of t with its strides and its address modulo 16."""
         if t is None:
             return None
         copy = self.of(t.shape, t.stride(), t.dtype, ALIGNMENT, t.data_ptr() % ALIGNMENT).copy_(t)
@@ -186,13 +186,13 @@ class Memory:
 
 @dataclass
 class Shim:
-    """A backend as ``gala_cuda.backends`` has them, on CPU tensors; and the device that it plays."""
+    """A backend like those of `gala_cuda.backends`, for tensors on the CPU; its fields describe the GPU it imitates."""
 
     seed: int = 0  # of the order of threads and blocks
     l2_bytes: int = 32 << 20
     shared_limit: int = 99 << 10
     tf32: bool = False
-    instead: Path | None = None  # for ``kernels``
+    instead: Path | None = None  # for `kernels`
     tamper: Callable[[Problem, Forward | Backward, Execution], None] | None = None  # with the arguments of gala.h
 
     def why_not(self, x: Tensor) -> str | None:

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reas
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("reduced", [40, 136])
 def test_no_access_has_a_conflict(reduced, dtype, layout, monkeypatch):
-    """Forward and backward, of whole tiles and of others, with few hidden units and with many."""
+    """In forward and backward, with whole and with partial tiles, with few and with many hidden units."""
     problem = draw(Case((2, 136, 8, 8), reduced, dtype, layout=layout, bias=True, residual=True, map=True))
     monkeypatch.setitem(backends.BACKENDS, "cuda", Shim(seed=1))
     found = counted(kernels(), lambda: results(operator("cuda"), problem))

@@ -1,4 +1,4 @@
-"""The CUDA kernels as they were compiled: each is there for every architecture and spills nothing."""
+"""The compiled CUDA kernels: each exists for every architecture and spills no registers."""
 
 import importlib.util
 import re
@@ -68,7 +68,7 @@ def test_every_kernel_is_compiled_for_every_architecture(kernels):
 @needs_cuda
 @needs_cuobjdump
 def test_other_gpus_find_ptx():
-    """Of the oldest architecture, so that every one from it on can compile it."""
+    """It is of the oldest architecture, so that drivers of all later ones can compile it."""
     (oldest,) = (arch.removesuffix("+PTX") for arch in BUILD["cuda_architectures"] if arch.endswith("+PTX"))
     assert int(oldest) == min(int(re.match(r"\d+", arch)[0]) for arch in BUILD["cuda_architectures"])
     command = [CUOBJDUMP, "--list-ptx", native.module.__file__]
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(1024, 2) spilling_kernel(float* p) {
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 @needs_cuobjdump
 def test_the_report_finds_a_kernel_that_spills(tmp_path, capsys):
-    """As it was compiled, and as ptxas compiles its PTX for another GPU."""
+    """Both in its machine code and in what ptxas makes of its PTX for another GPU."""
     source, compiled = tmp_path / "spilling.cu", tmp_path / "spilling.o"
     source.write_text(SPILLING)
     subprocess.run(["nvcc", "-arch=sm_80", "-c", source, "-o", compiled], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""The CUDA kernels on the host (``shim``), forward and backward, against float64, threads in any order."""
+"""The CUDA kernels, run on the host by `shim` with threads in random orders, against float64: forward and backward."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ TF32_ROUNDING = 2**-11
 
 @pytest.fixture
 def run(monkeypatch):
-    """results(problem) on a device of these properties."""
+    """results(problem) on a device with these properties."""
 
     def call(problem: Problem, **properties) -> dict[str, torch.Tensor]:
         monkeypatch.setitem(backends.BACKENDS, "cuda", Shim(**properties))
@@ -32,13 +32,13 @@ def run(monkeypatch):
 
 
 def representable(problem: Problem) -> Problem:
-    """v_shrink rounded to x's dtype: the products take it so, and the tolerance is not about that."""
+    """Rounds v_shrink to x's dtype, as the products do, so that this rounding is no error of the results."""
     v = problem.w.v_shrink
     return problem._replace(w=problem.w._replace(v_shrink=v.to(problem.x.dtype).to(v.dtype)))
 
 
 def assert_right(got: dict[str, torch.Tensor], problem: Problem, case: Case, rounding: float | None = None) -> None:
-    """As accurate as ``tolerance`` wants, those ROUNDED less so by one ``rounding``, by default that of x's dtype.
+    """Asserts what `tolerance` asks for; results in ROUNDED may be off by one `rounding` more, by default x's dtype's.
 
     Float32 results of bfloat16 x carry the error of its tanh besides: A's, and twice that in 1 - A^2.
     """
@@ -89,7 +89,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_forward_and_gradients_match_float64(name, run):
-    """A seed of its own for each case."""
+    """With a seed of its own for each case."""
     case = CASES[name]
     problem = representable(draw(case))
     assert_right(run(problem, seed=list(CASES).index(name)), problem, case)
@@ -104,7 +104,7 @@ def test_forward_and_gradients_match_float64(name, run):
     ],
 )
 def test_large_tiles(shape, reduced, dtype, layout, run):
-    """As many pixels as it takes for the tiles that large problems get."""
+    """With so many pixels that the kernels take the tiles of large problems."""
     case = Case(shape, reduced, dtype, layout=layout, bias=True, map=True)
     problem = representable(draw(case))
     assert_right(run(problem, seed=3), problem, case)
@@ -133,7 +133,7 @@ def test_the_device_does_not_matter(layout, run):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
 def test_chunks_of_images(dtype, layout, run):
-    """Two or three of seven images to a chunk."""
+    """With two or three of seven images in each chunk."""
     case = Case((7, 24, 5, 5), 6, dtype, layout=layout, **FULL)
     problem = representable(draw(case))
     assert_right(run(problem, l2_bytes=problem.x.nbytes // 2, seed=1), problem, case)
@@ -157,7 +157,7 @@ def to_tf32(t: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_tf32(layout, run):
-    """Exact where the operands are TF32 numbers; float32 operands are rounded, and not where tf32 is off."""
+    """Products are exact where the operands are TF32 numbers; others are rounded, but not where tf32 is off."""
     case = Case((2, 96, 6, 6), 24, layout=layout, **FULL)
     problem = draw(case)
     assert not torch.equal(run(problem, tf32=True)["out"], run(problem)["out"])
@@ -169,7 +169,7 @@ def test_tf32(layout, run):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, F16], ids=str)
 def test_nan_and_infinity_go_where_the_reference_sends_them(dtype, value, layout, run):
-    """To all of the image that holds them; the others keep every bit, though tiles hold pixels of several images."""
+    """They reach all of the image that holds them; other images keep every bit, though tiles span several images."""
     case = Case((3, 8, 3, 3), 2, dtype, layout=layout, **FULL)
     problem = draw(case)
     clean = run(problem)
@@ -234,7 +234,7 @@ def test_offsets_beyond_32_bits(dtype, dim, run):
 
 
 def test_only_what_is_asked_for(run):
-    """No saved tensors without gradients; of the gradients x's alone, or the weights' alone."""
+    """Nothing is saved where no gradient is wanted; gradients may be those of x alone or of some weights alone."""
     problem = draw(Case((2, 8, 3, 3), 4, bias=True, residual=True))
     whole = run(problem)
     x, w, residual, squash, grad_out, _ = problem
@@ -269,7 +269,7 @@ REFUSED = {  # what of gala.h's arguments is set to what, and the first words of
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_arguments_are_refused(name, run):
-    """With the argument's name, before anything is launched."""
+    """The error names the argument, and nothing is launched before."""
     (path, value), message = REFUSED[name]
 
     def tamper(problem, call, execution):

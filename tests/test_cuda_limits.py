@@ -1,7 +1,7 @@
-"""Problems so large that what is counted in 32 bits would overflow, on the host (``shim``).
+"""The CUDA kernels on problems so large that counts in 32 bits would overflow, run on the host by `shim`.
 
-Their memory is reserved and hardly touched, and of each launch a few blocks run, the last among them. Every access is
-checked against the tensors' bounds; values are not of interest.
+The problems' memory is reserved but hardly used: of each launch only a few blocks run, among them the last one. Every
+access is checked against the tensors' bounds; values are not looked at.
 """
 
 from ctypes import byref, c_int64
@@ -29,7 +29,7 @@ def library():
 
 
 class Call:
-    """Forward and backward of zeros, with biases, a residual and the map."""
+    """The arguments of forward and backward, all zeros, with biases, a residual and the map."""
 
     def __init__(self, library, shape: tuple[int, int, int], reduced: int, layout: str):
         self.library, self.memory = library, Memory(library)
@@ -91,13 +91,13 @@ def test_many_images(images, layout, library):
 
 
 def test_many_pixels(library):
-    """Nearly 2^31 of them."""
+    """With nearly 2^31 pixels."""
     call = Call(library, (2**20, 2, 2**11 - 1), 33, "channels_last")
     call.forward()
     call.backward(need_input=True, need_weights=False)
 
 
 def test_large_weights(library):
-    """C R is beyond 2^31."""
+    """C R is larger than 2^31."""
     call = Call(library, (3, 46400, 2), 46400, "channels_last")
     call.backward(need_input=False, need_weights=True)

@@ -1,4 +1,4 @@
-"""Faults planted in the CUDA kernels' own sources: the host shim, or the comparison with float64, finds each."""
+"""Faults planted in the sources of the CUDA kernels: the host shim or a comparison with PyTorch finds each of them."""
 
 import hashlib
 import shutil
@@ -64,7 +64,7 @@ CASE = Case((2, 72, 7, 5), 36, torch.bfloat16, layout="channels_last", bias=True
 
 
 def planted(mutant: Mutant) -> Path:
-    """The unit in a copy of ``csrc`` that has the fault."""
+    """The path of the unit in a copy of `csrc` that has the fault."""
     text = (CUDA / mutant.file).read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} has changed: {mutant.old!r} is not in it once"
     faulty = text.replace(mutant.old, mutant.new)

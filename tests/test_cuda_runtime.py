@@ -1,5 +1,5 @@
-"""What the CUDA backend asks of CUDA's runtime: the real ``csrc/cuda/runtime.cuh`` and the stages' host code against
-``tests/cpp/mock``, GPUs that check each launch and run nothing, so that problems may be of any size."""
+"""The CUDA backend's calls of CUDA's runtime: `csrc/cuda/runtime.cuh` and the stages' host code run against
+`tests/cpp/mock`, whose GPUs check each launch and execute nothing, so that problems may be of any size."""
 
 import ctypes
 import functools
@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL:
 
 
 class Mock:
-    """The library on a GPU of its own that nothing has run on; ``use`` makes it another one."""
+    """The library on a GPU on which nothing has run; `use` changes to another one."""
 
     fresh = itertools.count()
 
@@ -58,11 +58,11 @@ class Mock:
         return index
 
     def fail(self, call: str) -> None:
-        """The next call of this name does."""
+        """Makes the next call of this name fail."""
         self.library.mock_fail(call.encode())
 
     def counts(self) -> Counts:
-        """Since the last time."""
+        """The counts since this was last called."""
         return self.library.mock_take_counts().contents
 
 
@@ -105,7 +105,7 @@ class Call:
 
 
 def any_call(random: random.Random) -> Call:
-    """Of shapes from one of everything to the largest that a GPU could hold."""
+    """A random call: its shape may be 1 in every dimension, or as large as a GPU could hold."""
     while True:
         n, c, pixels, reduced = (int(2 ** random.uniform(0, most)) for most in (30, 20, 30, 14))
         dtype = random.choice((F32, BF16, F16))
@@ -132,7 +132,7 @@ def test_no_launch_is_refused(gpu, mock):
 
 
 def test_a_failure_is_told_once(mock):
-    """A call that fails leaves nothing behind which the next one would report."""
+    """A call that fails leaves no error behind that the next one would report."""
     call = Call((2, 64, 49, 16))
     for failing in ("cudaGetDevice", "cudaDeviceGetAttribute", "cudaLaunchKernelExC"):
         mock.fail(failing)
@@ -162,7 +162,7 @@ def test_shared_memory_is_allowed_once_for_each_kernel_and_gpu(mock):
 
 
 def test_two_threads(mock):
-    """That launch the same kernels with different amounts of shared memory."""
+    """They launch the same kernels with different amounts of shared memory."""
     calls = [Call((8, 512, 49, reduced), dtype) for reduced in (16, 128, 200, 512) for dtype in (F32, BF16)]
     structs = [(kind * len(calls))(*(getattr(call, name) for call in calls)) for kind, name in STRUCTS]
     for gpu in (RTX3090, H100):
@@ -174,7 +174,7 @@ def test_two_threads(mock):
 
 
 def test_a_first_call_in_a_capture_loads_the_kernels(mock):
-    """Which CUDA forbids to a thread that captures, unless it says that this is no part of the graph."""
+    """CUDA forbids that to a thread that captures a graph, unless the thread says that it is no part of the graph."""
     mock.library.mock_capture(1)
     for name in ("forward", "backward"):
         assert Call((2, 64, 49, 16)).run(mock, name) is None
@@ -195,7 +195,7 @@ FORWARD_LAUNCHES = 5  # of a chunk: gather and its finish, two of gate, scale
     ],
 )
 def test_images_go_in_chunks_that_stay_in_the_cache(l2_bytes, chunks, mock):
-    """Of 100 MiB of x two thirds of the cache at once, and all of it where the cache is small."""
+    """Of 100 MiB of x, as much as two thirds of the cache at once; all of it where the cache is small."""
     mock.use((l2_bytes, *H100[1:]))
     assert Call((100, 512, 1024, 64), BF16, full=False).run(mock, "forward") is None
     assert mock.counts().launches == 1 + FORWARD_LAUNCHES * chunks

@@ -1,4 +1,4 @@
-"""Hopper's instructions on the host (``shim``): a warpgroup's product, bulk copies and barriers between blocks."""
+"""Hopper's instructions as `shim` performs them on the host: a warpgroup's product, bulk copies, clusters' barriers."""
 
 import ctypes
 from ctypes import c_char_p, c_int, c_void_p
@@ -61,7 +61,7 @@ def test_copies_to_all_and_peers_writes():
 
 
 def test_descriptors_are_cutes():
-    """But for the address; no tile of shared memory lies at 0, and none where only larger alignment would put it."""
+    """They are, but for the address. No tile lies at address 0, nor where only a larger alignment would put it."""
     library, memory = instructions(), Memory(instructions())
     cutes_address, cutes = table()["wgmma descriptor"]
     start = 0x3FFF  # of the descriptor's bits, those of the address in units of 16 bytes
@@ -128,7 +128,7 @@ def test_a_fault_is_caught_in_every_order(name):
 
 @pytest.mark.parametrize("cluster", [3, 16])
 def test_clusters_that_not_every_gpu_has(cluster):
-    """Of 16 blocks, and of a number that does not divide the grid's 16."""
+    """One has 16 blocks, and the size of the other does not divide the grid's 16 blocks."""
     memory = Memory(instructions())
     error = instructions().run_describe(memory.new(2, dtype=torch.int64).data_ptr(), cluster)
     assert f"16 blocks along x are not whole clusters of {cluster}, at most 8" in error.decode()

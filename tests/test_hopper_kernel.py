@@ -1,5 +1,5 @@
-"""The forward of an image a cluster on the host (``shim``), against float64: in every order of threads, blocks and bulk
-copies that a seed gives."""
+"""The forward pass in clusters, run on the host by `shim` in random orders of threads, blocks and bulk copies, against
+float64."""
 
 import ctypes
 import hashlib
@@ -104,13 +104,13 @@ def exact(problem: Problem) -> dict[str, Tensor]:
 
 
 def representable(problem: Problem) -> Problem:
-    """v_shrink rounded to x's dtype: the product takes it so, and the tolerance is not about that."""
+    """Rounds v_shrink to x's dtype, as the product does, so that this rounding is no error of the results."""
     v = problem.w.v_shrink
     return problem._replace(w=problem.w._replace(v_shrink=v.to(problem.x.dtype).to(v.dtype)))
 
 
 def wrong(got: dict[str, Tensor], problem: Problem, case: Case) -> list[str]:
-    """The names of what is not as accurate as ``tolerance`` wants; relu_mask is right or wrong.
+    """The names of the results that are not as accurate as `tolerance` asks; relu_mask must be equal.
 
     The hardware's tanh, which serves bfloat16, errs by 2^-11 besides; a map of it is float32.
     """
@@ -144,7 +144,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_results_match_float64(name):
-    """A seed of its own for each case."""
+    """With a seed of its own for each case."""
     case = CASES[name]
     problem = representable(draw(case))
     call = Call(problem, kernel())
@@ -255,7 +255,7 @@ FEWER = (
 
 
 def planted(mutant: Mutant) -> Path:
-    """The kernel's source in a copy of ``csrc`` that has the fault."""
+    """The kernel's source in a copy of `csrc` that has the fault."""
     texts = {path.name: path.read_text() for path in (CUDA / "hopper").iterdir()}
     edits = [(mutant.file, mutant.old, mutant.new), *(("forward.cu", *edit) for edit in FEWER)]
     for file, old, new in edits:
@@ -272,7 +272,7 @@ def planted(mutant: Mutant) -> Path:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_fault_is_found(name):
-    """In some order; in others nothing may be wrong."""
+    """In at least one of some orders; in the others there may be no fault to see."""
     case = Case((1, 448, 5, 5), 19, BF16, layout="channels_last", **FULL)
     problem = representable(draw(case))
     library = kernel(planted(MUTANTS[name]))
@@ -289,7 +289,7 @@ def test_a_planted_fault_is_found(name):
 
 @pytest.mark.parametrize("reduced", [40, 200])
 def test_bank_conflicts(reduced):
-    """None but those of the pooled sums and of the gates, of which a lane holds eight neighbours."""
+    """There are none but where pooled sums and gates are accessed, of which each lane holds eight neighbours."""
     problem = draw(Case((1, 320, 8, 8), reduced, BF16, layout="channels_last", **FULL))
     found = counted(kernel(), lambda: Call(problem, kernel()).run(1))
     assert "image_kernel" in {one.kernel for one in found}
@@ -299,7 +299,7 @@ def test_bank_conflicts(reduced):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_there_is_no_race(seed):
-    """Two slices of channels, a hidden layer that is not whole words."""
+    """With two slices of channels, and hidden units that do not fill whole words of the ReLU mask."""
     sources = [*SHIM, CPP / "cluster_races.cpp", CUDA / "hopper" / "forward.cu"]
     program = build("cluster_races", sources, races=True)
     arguments = (1, 320, 9, 19, seed)

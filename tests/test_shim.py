@@ -1,4 +1,4 @@
-"""The host shim itself: its instructions against CuTe's layouts, and faults planted in small kernels."""
+"""The host shim itself: its instructions agree with CuTe's layouts, and it finds faults planted in small kernels."""
 
 import ctypes
 import subprocess
@@ -39,7 +39,7 @@ def library() -> ctypes.CDLL:
 
 
 def run(library: ctypes.CDLL, name: str, *arguments: np.ndarray | int) -> list[np.ndarray]:
-    """Calls it with the arrays in memory that the shim guards; the arrays as they are afterwards."""
+    """Calls the function `name` with the arrays in memory that the shim guards; returns the arrays afterwards."""
     memory = Memory(library)
     tensors = [memory.new(*a.shape, dtype=torch.from_numpy(a).dtype) for a in arguments if isinstance(a, np.ndarray)]
     for t, a in zip(tensors, arguments, strict=False):
@@ -53,7 +53,7 @@ def run(library: ctypes.CDLL, name: str, *arguments: np.ndarray | int) -> list[n
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_load_matrix(transposed, library):
-    """From rows that do not follow each other."""
+    """With rows that do not follow each other in shared memory."""
     halves = np.random.default_rng(0).integers(1, 2**15, (32, 8)).astype(np.int16)
     rows, pitch = halves.view(np.int32), 12
     _, registers = run(library, "run_load_matrix", rows, np.zeros((32, 4), np.int32), pitch, int(transposed))
@@ -62,7 +62,7 @@ def test_load_matrix(transposed, library):
 
 
 def held(name: str, matrix: torch.Tensor) -> np.ndarray:
-    """[32, words]: what the lanes hold of the matrix, whose places the layout counts down its columns."""
+    """The lanes' parts of the matrix, [32, words]; the layout counts its places down the columns."""
     values = matrix.T.contiguous().view(-1)[torch.from_numpy(places(name))]
     return (values.view(torch.int32) if values.itemsize == 2 else values).numpy()
 
@@ -84,7 +84,7 @@ def test_multiply(dtype, library):
 
 
 def test_copies_happen_at_their_wait(library):
-    """Before, the destination is poisoned; where nothing is to be copied there are zeros, and nothing is read."""
+    """Until then the destination is poisoned. Where nothing is to be copied there are zeros, and nothing is read."""
     values = np.arange(1, 129, dtype=np.int32).reshape(32, 4)
     _, seen = run(library, "run_copies", values, np.zeros((4, 32, 4), np.int32))
     values[16:] = 0
@@ -148,7 +148,7 @@ def test_bit_tricks(library):
 
 @pytest.mark.parametrize(("pitch", "conflicts"), [(4, 0), (12, 0), (8, 4), (16, 12), (32, 28)])
 def test_bank_conflicts_of_matrices(pitch, conflicts, library):
-    """Of each of the four matrices eight rows of 16 bytes; ``pitch`` words lie between two, so 2, 4 or 8 meet."""
+    """Each of four matrices has eight rows of 16 bytes, `pitch` words apart, so that 2, 4 or 8 rows meet in a bank."""
     rows = np.ones((32, 4), np.int32)
     found = counted(library, lambda: run(library, "run_load_matrix", rows, rows, pitch, 0))
     assert [(b.kernel, b.accesses, b.conflicts) for b in found] == [("load_matrix", 1, conflicts)]
@@ -164,7 +164,7 @@ def test_bank_conflicts_of_matrices(pitch, conflicts, library):
     ],
 )
 def test_bank_conflicts_of_loads_and_stores(size, stride, conflicts, library):
-    """Lanes' values of ``size`` bytes, ``stride`` bytes apart; all at the same place are no conflict."""
+    """Lanes' values of `size` bytes, `stride` bytes apart; all at the same place are no conflict."""
     found = counted(library, lambda: run(library, "run_strided", size, stride))
     assert [(b.accesses, b.conflicts) for b in found] == [(1, conflicts)] * 2
 
@@ -191,7 +191,7 @@ NO_BARRIER_BEFORE_REFILL = 2
 
 
 def outcome(library: ctypes.CDLL, seed: int, fault: int) -> str | None:
-    """The error of the sample's run, "wrong" where it ran but its result is, None where all is well."""
+    """What the sample ends with: its error, "wrong" where only its result is wrong, or None where all is well."""
     generator = torch.Generator().manual_seed(0)
     memory = Memory(library)
     x, w = (memory.copy(torch.randn(n, DEPTH, generator=generator).bfloat16()) for n in (ROWS, 8))
@@ -219,7 +219,7 @@ def test_a_fault_is_caught_in_every_order(name, library):
 
 
 def test_a_buffer_refilled_too_early_is_caught_in_most_orders(library):
-    """Where one warp gets ahead of the other; ThreadSanitizer finds it in any, below."""
+    """It is in orders in which one warp gets ahead of the other. ThreadSanitizer finds it in any order, see below."""
     caught = sum(outcome(library, seed, NO_BARRIER_BEFORE_REFILL) is not None for seed in SEEDS)
     assert caught > 0.7 * len(SEEDS)
 
@@ -234,7 +234,7 @@ def test_writes_beside_a_tensor_are_found(library):
 
 @pytest.fixture(scope="module")
 def races():
-    """Runs the program that ThreadSanitizer watches; its output where it found something, else None."""
+    """Runs the program that ThreadSanitizer watches; returns its output where it has found something, else None."""
     try:
         program = build("races", [*SHIM, CPP / "races.cpp", CPP / "samples.cu", *KERNELS], races=True)
     except RuntimeError as error:
@@ -253,7 +253,7 @@ def races():
 
 
 def test_races_of_the_samples_are_found(races):
-    """With file and line; a sum between blocks without atomics gives the right result in every order."""
+    """They are reported with file and line, even that of a sum without atomics, which is right in every order here."""
     assert races("product", 0) is None
     assert races("sum", 0) is None
     assert "data race" in races("product", NO_BARRIER_BEFORE_REFILL)
@@ -271,5 +271,5 @@ def test_races_of_the_samples_are_found(races):
     ],
 )
 def test_the_kernels_have_no_race(shape, dtype, channels_last, races):
-    """Images, channels, pixels and reduced width, so small because each CUDA thread costs a third of a millisecond."""
+    """Shapes are images, channels, pixels, reduced width; small, as each CUDA thread costs a third of a millisecond."""
     assert races("kernels", *shape, dtype, channels_last) is None

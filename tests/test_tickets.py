@@ -26,7 +26,7 @@ def random_tiles(generator: random.Random) -> list[tuple[int, int, int, int]]:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_tickets_wait_only_for_lower_ones(seed):
-    """So the lowest unfinished ticket never waits: no deadlock, however few programs are resident."""
+    """So the lowest unfinished ticket never waits, and there is no deadlock, however few programs are resident."""
     tiles = random_tiles(random.Random(seed))
     order = tickets.schedule(tiles)
     done = [0] * (1 + 4 * len(tiles))
@@ -71,7 +71,7 @@ def valid_order(order: list[tickets.Ticket], generator: random.Random) -> list[i
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noqa: F811
-    """One program a ticket, in random order, against one launch that takes them as they come."""
+    """One program for each ticket, in random order, against one launch that takes the tickets as they come."""
     table(tickets_from=0, chunk_bytes=2 * 20 * 25 * 4)
     problem = to_device(draw(Case((5, 20, 5, 5), 5, layout=layout, **FULL)))
     launched = []
@@ -103,7 +103,7 @@ def test_any_valid_order_gives_the_same_bits(layout, table, monkeypatch):  # noq
 
 @pytest.mark.slow
 def test_a_captured_graphs_schedule_outlives_its_plan(table, monkeypatch):  # noqa: F811
-    """The graph has its address only: neither clearing the plans nor other shapes' schedules may free it."""
+    """The graph has only its address, so neither clearing the plans nor the schedules of other shapes may free it."""
     table(tickets_from=0)
     problem = to_device(draw(Case((2, 8, 3, 3), 2, **FULL)))
     seen = []

@@ -1,4 +1,4 @@
-"""What the Triton kernels move: bytes loaded and stored of each tensor, counted in the interpreter."""
+"""How much memory the Triton kernels access: bytes loaded and stored of each tensor, counted in the interpreter."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ SHAPE, REDUCED = (4, 256, 14, 14), 64
 
 
 class Meter:
-    """The addresses of all elements loaded and stored, and of what size they were."""
+    """The addresses and sizes of all elements that are loaded and stored."""
 
     def __init__(self, monkeypatch):
         self.seen: dict[str, list[tuple[np.ndarray, int]]] = {"loaded": [], "stored": []}
@@ -106,7 +106,7 @@ def test_more_hidden_units_than_a_tile_holds_cost_a_reading_of_x_each(meter):
 
 
 def in_chunks(found: config.Config) -> config.Config:
-    """Of two images each."""
+    """The row with chunks of two images each."""
     return dataclasses.replace(found, chunk_bytes=2 * SHAPE[1] * SHAPE[2] * SHAPE[3] * 2)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels, in Triton's interpreter where there is no GPU, against float64; their plans and their choice."""
+"""The Triton kernels against float64, in Triton's interpreter where there is no GPU; their plans and their choice."""
 
 import json
 from types import SimpleNamespace
@@ -62,7 +62,7 @@ def table(tmp_path, monkeypatch):
 
 
 def representable(problem: Problem) -> Problem:
-    """v_shrink rounded to x's dtype: the products take it so, and the tolerance is not about that."""
+    """Rounds v_shrink to x's dtype, as the products do, so that this rounding is no error of the results."""
     v = problem.w.v_shrink
     return problem._replace(w=problem.w._replace(v_shrink=v.to(problem.x.dtype).to(v.dtype)))
 
@@ -109,7 +109,7 @@ QUICK = ("one of everything, full", "C 7")
     [pytest.param(case, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, case in CASES.items()],
 )
 def test_forward_and_gradients_match_float64(case, form, table):
-    """With small blocks: several tiles, several images in a tile, several chunks, odd ends everywhere."""
+    """With small blocks, so that there are several tiles, several images in a tile, several chunks, and odd ends."""
     image = case.shape[1] * case.shape[2] * case.shape[3] * case.dtype.itemsize
     table(*((None,) if form == "launches" else (0, 2 * image)))
     check(case)
@@ -138,7 +138,7 @@ def test_two_runs_are_bitwise_equal(form, table):
 
 
 def test_saved_for_backward_is_as_the_interface_says(table):
-    """s, p and z as the reference has them, relu_mask exactly, nothing of x's size."""
+    """s, p and z are those of the reference, relu_mask exactly; nothing of x's size is saved."""
     table()
     problem = draw(Case((3, 20, 5, 5), 40, layout="channels_last", bias=True))
     args = (*(None if t is None else t for t in problem.w), None, Squash.TANH, False, True)
@@ -163,7 +163,7 @@ def test_nothing_is_kept_without_save(table):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_nan_and_infinity_go_where_the_reference_sends_them(value, layout, table):
-    """To all of the image that holds them, and to no other, though tiles hold rows of several images."""
+    """They reach all of the image that holds them and no other, though tiles hold rows of several images."""
     table()
     problem = draw(Case((3, 8, 3, 3), 2, layout=layout))
     problem.x[1, 2, 1, 1] = value
@@ -289,7 +289,7 @@ def test_more_hidden_units_than_offsets_reach_are_refused():
     ],
 )
 def test_a_gpu_that_tritons_assembler_does_not_know_is_refused(capability, knows, reason, tmp_path, monkeypatch):
-    """By an assembler of CUDA 12.9 that knows these architectures only."""
+    """The assembler here is one of CUDA 12.9 that knows these architectures only."""
     ptxas = tmp_path / "ptxas"
     ptxas.write_text(
         f"#!/bin/sh\necho 'Cuda compilation tools, release 12.9, V12.9.86'\necho 'sm_80, {knows}, sm_90a'\n"
@@ -318,7 +318,7 @@ def test_reason_on_the_cpu_without_the_interpreter(monkeypatch):
 
 
 def test_plans_are_made_once_and_told_apart(table):
-    """By strides and alignment, on which the kernels are specialised."""
+    """They differ by strides and alignment, on which the kernels are specialised."""
     table()
     problem = to_device(draw(Case((2, 16, 4, 4), 4)))
     call = operator("triton")
@@ -332,7 +332,7 @@ def test_plans_are_made_once_and_told_apart(table):
 
 
 def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):
-    """As vmap hands them over, slice by slice."""
+    """vmap hands over such statistics, slice by slice."""
     table()
     problem = to_device(draw(Case((1, 6, 3, 3), 2)))
     _, _, stats, relu_mask = backend.forward(ForwardCall(problem.x, problem.w, None, Squash.TANH, False, True))

@@ -1,7 +1,7 @@
-"""Offsets at the largest sizes: the last program of every launch, in the interpreter, on arrays that take no memory.
+"""Offsets at the largest sizes: the last program of every launch runs in the interpreter, on arrays without memory.
 
-A program runs twice, with its numbers in the types that Triton gives them and with all of them in 64 bits. It must
-read and write the same addresses, inside its arrays. Of long loops only the first and the last turn run.
+Each program runs twice: with its numbers in the types that Triton gives them, and with all of them in 64 bits. Both
+times it must access the same addresses, inside its arrays. Of long loops only the first and the last turn run.
 """
 
 import builtins
@@ -102,7 +102,7 @@ class Trace:
 
 
 class Array:
-    """A tensor's address and dtype, of its own."""
+    """Stands for a tensor: its dtype, and an address range of its own."""
 
     def __init__(self, index: int, t: torch.Tensor):
         self.index, self.dtype, self.nbytes = index, t.dtype, t.numel() * t.element_size()
@@ -122,7 +122,7 @@ def trace(monkeypatch, table) -> Trace:  # noqa: F811
 
 
 def call(sizes: tuple[int, ...], layout: torch.memory_format, options: bool) -> BackwardCall:
-    """Of tensors without memory; with ``options`` a residual, biases and a map."""
+    """A call with tensors that have no memory; with `options` also a residual, biases and a map."""
     n, c, height, width, r = sizes
     x = torch.empty(n, c, height, width, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
     shapes = [*weight_shapes(c, r)._asdict().values()][: 10 if options else 6]

@@ -1,4 +1,4 @@
-"""The squashes and the rounding of the Triton kernels, number by number."""
+"""The squashes, their derivatives and the rounding of the Triton kernels, checked for single numbers."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def narrow_all(x, out, BLOCK: tl.constexpr):
 
 
 def numbers() -> torch.Tensor:
-    """Of all magnitudes and both signs, a whole number of blocks."""
+    """Numbers of all magnitudes and both signs, as many as fill whole blocks."""
     small = torch.logspace(-38, 2, 150000, dtype=torch.float64)
     x = torch.cat([torch.linspace(-100, 100, 200000), torch.linspace(-1, 1, 100000), small, -small]).float()
     return x[: x.numel() // BLOCK * BLOCK].to(DEVICE)

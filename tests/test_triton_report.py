@@ -1,8 +1,8 @@
-"""The compile report over the shipped table, and that it finds what is wrong in a bad one.
+"""The compile report: it finds nothing wrong with the shipped table, and what is wrong in a bad one.
 
-What a row of the table decides is compiled for all rows, in bfloat16 and in float32 with every operand, the tickets,
-which take longest, in bfloat16. All kernels are compiled for one row of each architecture, in float16 without the
-operands too. The command line takes everything.
+Kernels that depend on the table are compiled for all rows, in bfloat16 and in float32 with every optional operand; the
+tickets, which take longest, in bfloat16 only. All kernels are compiled for one row of each architecture, also in
+float16 without the optional operands. The command line compiles everything.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def report(folder, *arguments):
 
 
 def check(kernels):
-    """No spills, shared memory within the limit, tensor cores in the products; from the figures themselves."""
+    """Asserts no spills, shared memory within the limit, and tensor cores in the products, from the figures."""
     for kernel in kernels:
         shared, units = GPUS[kernel["arch"]]
         spilled = {name: kernel[name] for name in ("stack", "local", "spill_loads", "spill_stores") if kernel[name]}
@@ -86,7 +86,7 @@ def test_all_kernels_of_one_row(tmp_path):
 
 
 def test_an_architecture_without_rows_takes_an_older_ones(tmp_path):
-    """120, of 86, with as much shared memory."""
+    """120 takes those of 86, which has as much shared memory."""
     arguments = ("--arch", "120", "--rows", "*-16-*-64", "--variants", "bfloat16-plain", "--kernels", "scale", "gather")
     printed, code, kernels, _ = report(tmp_path, *arguments)
     assert code == 0, printed

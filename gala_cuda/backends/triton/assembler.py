@@ -1,10 +1,10 @@
-"""Whether Triton's assembler, ptxas, knows a GPU's architecture: each Triton brings its own, and GPUs may be newer."""
+"""Whether ptxas, the assembler that comes with Triton, knows a GPU's architecture, which may be newer than it."""
 
 import functools
 import re
 import subprocess
 
-KNOWN = {(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)}  # to each Triton that torch >= 2.10 comes with
+KNOWN = {(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)}  # by the ptxas of each Triton that comes with torch >= 2.10
 
 
 @functools.cache

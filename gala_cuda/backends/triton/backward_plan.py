@@ -1,4 +1,4 @@
-"""The backward pass, from the saved statistics and ReLU mask."""
+"""The backward pass as a plan: which kernels run with which grids and sizes, and the memory between them."""
 
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ from .problem import (
     spans,
 )
 
-GRADS_BLOCK = 32  # of the global weights' gradients
-PRODUCTS, MOST_SPLITS = 2, 32  # programs of local_products for each multiprocessor, and parts of its sum at most
+GRADS_BLOCK = 32  # hidden units and channels in a block of global_grads
+PRODUCTS, MOST_SPLITS = 2, 32  # programs of local_products for each multiprocessor; at most so many parts of its sum
 
 
 class Strides(NamedTuple):
-    """Of the feature maps that the backward pass reads beside x; out and grad_residual with a residual only."""
+    """The strides of the feature maps beside x. Without a residual, out is not read and `out` has no meaning."""
 
     grad_out: Layout
     out: Layout
@@ -95,7 +95,7 @@ class Backward:
         )
 
     def _local_products(self, p: Problem) -> tuple[KernelLaunch, int]:
-        """The launch, and between how many programs it splits the rows of one block of T."""
+        """The launch, and the number of programs between which the rows of one block of T are split."""
         tile = p.config.local_products
         rows = Rows.of(p, tile["ROWS"])
         sizes = {

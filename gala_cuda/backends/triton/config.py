@@ -1,7 +1,7 @@
 """The table that says with which tiles, warps and pipeline stages each kernel runs.
 
 A row is for an architecture, a size and layout of x's elements, and a reduced width R. There is no tuning at run time:
-``table.json`` is the shipped table; ``gala-cuda tune`` measures another one on a GPU, and the environment variable
+`table.json` is the shipped table; `gala-cuda tune` measures another one on a GPU, and the environment variable
 GALA_TRITON_TABLE names a file to use instead.
 """
 
@@ -108,7 +108,7 @@ def in_use() -> Path:
 
 @contextlib.contextmanager
 def form(name: str) -> Iterator[None]:
-    """Inside, every forward pass takes the form ``name``, one of FORMS, whatever the table says."""
+    """Inside, every forward pass takes the form `name`, one of FORMS, whatever the table says."""
     global _form
     before, _form = _form, name
     try:
@@ -118,7 +118,7 @@ def form(name: str) -> Iterator[None]:
 
 
 def forced_form() -> str | None:
-    """The form that ``form`` asks for, or None."""
+    """The form that `form` asks for, or None."""
     return _form
 
 
@@ -136,7 +136,7 @@ def num_sms(device: torch.device) -> int:
 
 
 def row_of(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Row:
-    """The row of the newest architecture not above ``arch`` with the least width that ``reduced`` fits in.
+    """The row of the newest architecture not above `arch` with the least width that `reduced` fits in.
 
     Where no width is large enough it is the row with the largest. Raises LookupError where there is no row.
     """
@@ -145,7 +145,7 @@ def row_of(rows: list[Row], arch: int, element: int, channels_last: bool, reduce
 
 
 def newest(rows: list[Row], arch: int, element: int, channels_last: bool) -> list[Row]:
-    """The rows of the newest architecture not above ``arch``, sorted by width.
+    """The rows of the newest architecture not above `arch`, sorted by width.
 
     Architectures from 120 on have no more shared memory than 86 and take none of the rows between, which need more.
 

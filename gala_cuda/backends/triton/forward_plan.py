@@ -1,4 +1,4 @@
-"""The forward pass in its two forms: a launch a stage (two for the gate), or all stages as tickets of one launch."""
+"""The forward pass as a plan, in two forms: launches for each stage, or one launch of tickets for all stages."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from .problem import (
 
 
 class Stages:
-    """How `images` images are cut into the tiles of each stage, by the blocks of gather and of scale."""
+    """How each stage's work on `images` images is cut into tiles, given the blocks of gather and of scale."""
 
     def __init__(self, p: Problem, images: int, tile: Tile, scale_tile: Tile):
         c, r = p.channels, p.reduced
@@ -66,7 +66,7 @@ class Forward:
         self.workspace.add(c_blocks if return_map else 0, n, hw)  # map parts
 
     def _plan(self, p: Problem) -> int:
-        """Makes the launches, adds the workspace of pool and z parts; returns the blocks of channels of scale."""
+        """Makes the launches, adds pool and z parts to the workspace, and returns the number of blocks of channels."""
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
         s, config, constants = Stages(p, n, p.config.gather, p.config.scale), p.config, self.constants
         constants = constants | s.rows.constants | {"IMAGES": GATE_IMAGES}
@@ -107,7 +107,7 @@ class Forward:
 
 
 class TicketForward(Forward):
-    """The same pass in one launch; `tickets` says how."""
+    """The same pass in one launch; the module `tickets` says how."""
 
     def _plan(self, p: Problem) -> int:
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
@@ -117,7 +117,7 @@ class TicketForward(Forward):
         tile = p.config.tickets
         assert tile is not None
         cut = [Stages(p, min(chunk, n - first), tile, tile) for first in firsts]
-        s = cut[0]  # the largest, all alike but for their images
+        s = cut[0]  # the largest; the chunks differ in their number of images alone
         self.schedule = tickets.on_device(tuple(stages.tiles for stages in cut), p.device)
         self.chunks = len(cut)
         pool_chunk, z_chunk = s.rows.tiles * s.rows.segments * c, s.splits * chunk * r

@@ -15,7 +15,7 @@ from .problem import GATE, GATE_BLOCK, GATE_DEPTH, GATE_IMAGES, Problem
 
 @triton.jit
 def add_parts(parts, at, mask, stride, PARTS: tl.constexpr):
-    """The sum over the parts, ``stride`` elements apart, at offsets ``at``."""
+    """The sum over the parts, `stride` elements apart, at offsets `at`."""
     total = tl.load(parts + at, mask=mask, other=0.0)
     for part in tl.static_range(1, PARTS):
         total += tl.load(parts + part * stride + at, mask=mask, other=0.0)
@@ -83,7 +83,7 @@ def shrink(
 
 @triton.jit
 def store_split(parts, value, split, n, images, r, reduced):
-    """parts [splits, images, R] at the split, the images ``n`` and the hidden units ``r`` = value."""
+    """parts [splits, images, R] at the split, the images `n` and the hidden units `r` = value."""
     row = tl.cast(split, tl.int64) * images + n
     to = parts + row[:, None] * reduced + r[None, :]
     tl.store(to, value, mask=(n < images)[:, None] & (r < reduced)[None, :])
@@ -150,7 +150,7 @@ def expand(
 
 
 def expand_launch(p: Problem, splits: int, saved: bool) -> KernelLaunch:
-    """Of z into alpha and beta, z in ``splits`` parts; or with ``saved``, z from stats, into g too."""
+    """The launch that computes alpha and beta from z in `splits` parts; with `saved`, from z in stats, and g too."""
     channels, depth = clamp_block(GATE_BLOCK, p.channels), clamp_block(GATE_DEPTH, p.reduced)
     sizes = {"SPLITS": splits, "IMAGES": GATE_IMAGES, "DEPTH": depth, "CHANNELS": channels}
     programs = cdiv(p.images, GATE_IMAGES) * cdiv(p.channels, channels)

@@ -27,7 +27,7 @@ def grad_hidden(
     DEPTH: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
-    """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as of ``shrink``."""
+    """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as of `shrink`."""
     splits = count_spans(channels, span)
     r_blocks = tl.cdiv(reduced, REDUCED)
     split = tl.program_id(0) % splits
@@ -69,7 +69,7 @@ def grad_pool(
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """dz where the hidden unit was on, and dp = dz . w_shrink over HW; programs as of ``expand``."""
+    """dz where the hidden unit was on, and dp = dz . w_shrink over HW; programs as of `expand`."""
     blocks = tl.cdiv(channels, CHANNELS)
     block = tl.program_id(0) % blocks
     n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)

@@ -97,7 +97,7 @@ def prepare(w, row_scale, out, rows, cols, SCALE: tl.constexpr, COLS: tl.constex
 
 
 def prepare_launch(p: Problem, scaled: bool) -> KernelLaunch:
-    """Of v_shrink into x's dtype, with ``scaled`` its rows times v_collapse."""
+    """The launch that converts v_shrink to x's dtype, with `scaled` its rows times v_collapse."""
     columns = 1024
     programs = p.reduced * cdiv(p.channels, columns)
     constants = {"SCALE": scaled, "COLS": columns}

@@ -12,7 +12,7 @@ from .numerics import dot, narrow, squash
 
 @triton.jit
 def unpack_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, REDUCED: tl.constexpr):
-    """[ROWS, REDUCED] of 0 and 1: which hidden units, from ``start`` on, were on in each row."""
+    """[ROWS, REDUCED] of 0 and 1: which hidden units, from `start` on, were on in each row."""
     word = start // WORD + tl.arange(0, REDUCED // WORD)
     at = relu_mask + (row * words)[:, None] + word[None, :]
     pattern = tl.load(at, mask=inside[:, None] & (word < words)[None, :], other=0)
@@ -112,7 +112,7 @@ def local_products(
     acc = tl.zeros([REDUCED, CHANNELS], tl.float32)
     count = tl.zeros([REDUCED], tl.float32)
     ds_sum = tl.zeros([ROWS], tl.float32)
-    share, longer = tiles // splits, tiles % splits  # the first ``longer`` shares have one tile more
+    share, longer = tiles // splits, tiles % splits  # the first `longer` shares have one tile more
     begin = split * share + tl.minimum(split, longer)
     for tile in range(begin, begin + share + tl.where(split < longer, 1, 0)):
         image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)

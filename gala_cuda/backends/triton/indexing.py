@@ -8,7 +8,7 @@ WORD = tl.constexpr(32)  # hidden units in one word of the ReLU mask
 
 @triton.jit
 def load_vector(vector, index, size):
-    """vector [size] at ``index`` as float32, 0 from ``size`` on."""
+    """vector [size] at `index` as float32, 0 from `size` on."""
     return tl.load(vector + index, mask=index < size, other=0.0).to(tl.float32)
 
 
@@ -27,7 +27,7 @@ def load_matrix(matrix, row, column, rows, columns, TRANSPOSED: tl.constexpr):
 
 @triton.jit
 def count_spans(extent, span):
-    """How many spans cover the extent (at least 1); ``tl.cdiv`` would add the two, which may overflow."""
+    """How many spans cover the extent (at least 1); `tl.cdiv` would add the two, which may overflow."""
     return (extent - 1) // span + 1
 
 
@@ -35,7 +35,7 @@ def count_spans(extent, span):
 def part_of_image(tile, pixels, channels, span, CHANNELS: tl.constexpr):
     """A tile's image, its share of the pixels, its block of channels, and those channels [CHANNELS].
 
-    An image has a tile for each block of channels and each share, ``span`` pixels long.
+    An image has a tile for each block of channels and each share, `span` pixels long.
     """
     blocks = tl.cdiv(channels, CHANNELS)
     shares = count_spans(pixels, span)
@@ -63,9 +63,9 @@ def tile_rows(tile, images, pixels, ROWS: tl.constexpr, FLAT: tl.constexpr):
 
 @triton.jit
 def offsets(start, pixel, channel, stride, CHANNELS_LAST: tl.constexpr):
-    """Element offsets [P, C] of pixels [P] and channels [C] from ``start`` (a number, or [P, 1]).
+    """Element offsets [P, C] of pixels [P] and channels [C] from `start` (a number, or [P, 1]).
 
-    ``stride`` lies between pixels with CHANNELS_LAST, else between channels; the other stride is 1.
+    `stride` lies between pixels with CHANNELS_LAST, else between channels; the other stride is 1.
     """
     if CHANNELS_LAST:
         return start + (pixel.to(tl.int64) * stride)[:, None] + channel[None, :]
@@ -74,7 +74,7 @@ def offsets(start, pixel, channel, stride, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def row_offsets(image, first, pixel, channel, image_stride, stride, CHANNELS_LAST: tl.constexpr, FLAT: tl.constexpr):
-    """Element offsets [ROWS, C] of a tile's rows, as ``tile_rows`` gives them, and of channels [C]."""
+    """Element offsets [ROWS, C] of a tile's rows, as `tile_rows` gives them, and of channels [C]."""
     if FLAT:
         return offsets((image.to(tl.int64) * image_stride)[:, None], pixel, channel, stride, CHANNELS_LAST)
     return offsets(first.to(tl.int64) * image_stride, pixel, channel, stride, CHANNELS_LAST)
@@ -82,7 +82,7 @@ def row_offsets(image, first, pixel, channel, image_stride, stride, CHANNELS_LAS
 
 @triton.jit
 def of_images(values, image, first, images, channel, channels, ROWS: tl.constexpr, SEGMENTS: tl.constexpr):
-    """values [images, C] for each row's image: [ROWS, C], where a tile spans at most SEGMENTS images from ``first``."""
+    """values [images, C] for each row's image: [ROWS, C], where a tile spans at most SEGMENTS images from `first`."""
     inside = channel < channels
     found = tl.zeros([ROWS, channel.shape[0]], tl.float32)
     for segment in tl.static_range(SEGMENTS):

@@ -1,6 +1,6 @@
-"""From tensors to launches: a plan for each kind of problem, made once and kept, holds grids, constants and sizes.
+"""Kernel launches, and the plans that hold them: one for each kind of problem, made once and kept.
 
-A launch through a plan skips Triton's inspection of the arguments: the plan's key fixes all that Triton specialises on,
+A launch through a plan skips Triton's inspection of the arguments. The plan's key fixes all that Triton specialises on:
 their types, strides and alignment.
 """
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from ..interface import pixel_stride
 from .config import Tile
 
-ALIGNMENT = 16  # bytes: what 128-bit accesses need, and what Triton specialises on
+ALIGNMENT = 16  # bytes, which 128-bit accesses need and which Triton specialises on
 _MOST_PLANS = 1024
 _plans: dict[Hashable, Any] = {}
 
 
 class KernelLaunch:
-    """One launch: a kernel, its grid of programs, its numbers and its constants, by name."""
+    """One launch of a kernel: its grid of programs, its numbers and its constants. Tensors are given at each call."""
 
     __slots__ = ("compiled", "constants", "grid", "kernel", "numbers", "options")
 
@@ -31,7 +31,7 @@ class KernelLaunch:
         self.compiled: Any = None
 
     def __call__(self, *tensors: Tensor | None) -> None:
-        if self.compiled is None:  # compiles and launches; the interpreter compiles nothing
+        if self.compiled is None:  # this compiles and launches; the interpreter compiles nothing
             self.compiled = self.kernel[self.grid](*tensors, *self.numbers, *self.constants, **self.options)
         else:
             self.compiled[self.grid](*tensors, *self.numbers, *self.constants)
@@ -49,13 +49,13 @@ class Layout(NamedTuple):
 
 
 class Workspace:
-    """Sizes of float32 arrays in one allocation, each aligned."""
+    """The sizes of float32 arrays that are allocated together, each aligned."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
     def add(self, *extents: int) -> int:
-        """Its index among the arrays."""
+        """Adds an array; returns its index."""
         size = 1
         for extent in extents:
             size *= extent
@@ -88,7 +88,7 @@ def alignment(*tensors: Tensor | None) -> int | tuple[int, ...]:
 
 
 def clamp_block(size: int, extent: int, least: int = 16) -> int:
-    """A block no larger than ``size`` and, as a power of two, than ``extent`` needs."""
+    """`size`, or a smaller power of two that is enough for `extent`, but at least `least`."""
     return min(size, max(least, 1 << (extent - 1).bit_length()))
 
 

@@ -1,7 +1,7 @@
 """The arithmetic of the kernels: products, rounding, the ReLU and the squashes.
 
 In Triton's interpreter, products and arithmetic of bfloat16 are wrong and float32 is cut, not rounded, to bfloat16:
-``dot`` widens its operands there and ``narrow`` rounds by hand.
+`dot` widens its operands there and `narrow` rounds by hand.
 """
 
 import triton
@@ -15,7 +15,7 @@ TANH, SIGMOID = tl.constexpr(int(Squash.TANH)), tl.constexpr(int(Squash.SIGMOID)
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a . b in float32; PRECISION is of float32 operands: "ieee", "tf32" or "tf32x3"."""
+    """acc + a . b in float32. PRECISION says how float32 operands are multiplied: "ieee", "tf32" or "tf32x3"."""
     if INTERPRETED:
         a = a.to(tl.float32)
         b = b.to(tl.float32)

@@ -1,4 +1,4 @@
-"""What a plan is made for, and the sizes that the passes share."""
+"""The problem that a plan is made for, and the sizes of blocks and splits that both passes use."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from ..interface import Squash, Weights, is_channels_last
 from .config import MOST, Config, Tile, lookup, num_sms
 from .launch import Layout, cdiv, clamp_block
 
-PROGRAMS = 4  # wanted for each multiprocessor
-SPLITS = 8  # at most, of a sum over channels or pixels between programs
+PROGRAMS = 4  # how many to aim at for each streaming multiprocessor
+SPLITS = 8  # between at most so many programs a sum over channels or pixels is split
 GATE_IMAGES, GATE_DEPTH, GATE_BLOCK = 16, 32, 64
-GATE_PRECISION = "tf32x3"  # three products of TF32 parts: float32 but for its last bits, on the tensor cores
+GATE_PRECISION = "tf32x3"  # three products of TF32 numbers, nearly as accurate as float32, on the tensor cores
 GATE, GATE_GRADS = Tile((), warps=4, stages=2), Tile((), warps=8, stages=2)
 NO_TUNING = Tile((), warps=4, stages=1)
 
@@ -62,12 +62,12 @@ class Problem:
 
     @property
     def width(self) -> int:
-        """Of a row of stats."""
+        """The length of a row of stats."""
         return self.pixels + self.channels + self.reduced
 
     @property
     def constants(self) -> dict[str, object]:
-        """What all kernels may be specialised on."""
+        """Constants that any kernel may take."""
         return {
             "CHANNELS_LAST": self.channels_last,
             "BIAS": self.bias,
@@ -79,10 +79,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rows:
-    """How a kernel's tiles cut the rows (pixels) of ``images`` images."""
+    """How a kernel's tiles cut the pixels of some images, which are its rows."""
 
     size: int
-    flat: bool  # across images, else each image by itself
+    flat: bool  # whether a tile may span several images
     segments: int  # the most images a tile spans
     tiles: int
 
@@ -101,13 +101,13 @@ class Rows:
 
 
 def spans(extent: int, block: int, parts: int) -> tuple[int, int]:
-    """(span, parts): ``extent`` cut into at most ``parts`` equal spans, a multiple of ``block`` each."""
+    """Cuts `extent` into at most `parts` equal spans, each a multiple of `block`: (span, how many there are)."""
     blocks = cdiv(extent, block)
     span = cdiv(blocks, max(1, min(parts, blocks))) * block
     return span, cdiv(extent, span)
 
 
 def shares(problem: Problem, pixels: int, blocks: int) -> tuple[int, int]:
-    """(span, shares) of an image's pixels, so that there are programs enough."""
+    """Cuts an image's pixels into shares, so that there are programs enough: (pixels of a share, number of shares)."""
     wanted = cdiv(PROGRAMS * problem.num_sms, max(1, problem.images * blocks))
     return spans(problem.pixels, pixels, min(wanted, SPLITS))

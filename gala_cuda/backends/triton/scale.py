@@ -76,7 +76,7 @@ def sum_parts(parts, out, rows, count, ROOT: tl.constexpr, ROWS: tl.constexpr):
 
 
 def sum_launch(rows: int, parts: int, root: bool) -> KernelLaunch:
-    """Of parts [parts, rows] into their sum, or into its square root."""
+    """The launch that adds parts [parts, rows], with `root` the square root of their sum."""
     block = 256
     return KernelLaunch(sum_parts, cdiv(rows, block), (rows, parts), {"ROOT": root, "ROWS": block}, NO_TUNING)
 
@@ -114,7 +114,7 @@ def scale_backward(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """e = (d x + map_factor A) squash'(A) and its sums, d being the gradient of x A; programs as of ``scale``."""
+    """e = (d x + map_factor A) squash'(A) and its sums, d being the gradient of x A; programs as of `scale`."""
     image, share, block, c = part_of_image(tl.program_id(0), pixels, channels, span, CHANNELS)
     a = tl.load(alpha + image * channels + c, mask=c < channels, other=0.0)[None, :]
     b = tl.load(beta + image * channels + c, mask=c < channels, other=0.0)[None, :]

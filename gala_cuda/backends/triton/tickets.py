@@ -1,7 +1,7 @@
 """The whole forward pass in one persistent launch.
 
-Its work is cut into tickets: tiles of gather, of the gate's two halves and of scale, chunk of images by chunk, so that
-scale finds x in the L2 cache. Programs take tickets in order from one counter. A ticket may have to wait until all
+Its work is cut into tickets: tiles of gather, of gate's two halves and of scale, one chunk of images after another, so
+that scale finds x in the L2 cache. Programs take tickets in order from one counter. A ticket may have to wait until all
 tickets of an earlier stage are done, and those always have lower numbers: they are already taken, by programs that
 wait for still lower ones, so the lowest unfinished ticket never waits and no program need be resident for another.
 """

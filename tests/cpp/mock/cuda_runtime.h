@@ -1,4 +1,4 @@
-// As much of CUDA's runtime as csrc/cuda/runtime.cuh calls, for the host: mock.cpp plays the GPUs.
+// The part of CUDA's runtime that csrc/cuda/runtime.cuh calls, for the host; mock.cpp imitates the GPUs.
 #pragma once
 
 #include <cstddef>

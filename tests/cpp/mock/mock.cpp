@@ -1,5 +1,5 @@
-// CUDA's runtime on GPUs that run nothing: launches are checked against the limits of the CUDA programming guide and
-// against what the calls before them allowed, and counted. Errors stay until they are asked for, as in CUDA.
+// Imitates CUDA's runtime with GPUs that execute nothing. Launches are counted, and checked against the limits of the
+// CUDA programming guide and against what earlier calls have allowed. Errors stay until they are asked for, as in CUDA.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -122,7 +122,7 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* other) {
 }
 
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void**) {
-  std::this_thread::yield();  // between what a thread allowed and what it launches others have their turn
+  std::this_thread::yield();  // gives other threads a turn between a thread's setting of limits and its launch
   const std::lock_guard lock(mutex);
   const cudaError_t error = fails("cudaLaunchKernelExC") ? cudaErrorMemoryAllocation : why_not(*config, kernel);
   error == cudaSuccess ? ++counts.launches : ++counts.refused;
@@ -146,8 +146,8 @@ const Counts* mock_take_counts() {
   return &mock_counts;
 }
 
-// Forward and backward of all problems, `rounds` times in each of two threads on the current GPU, that begin at
-// different ones; how often one of them threw.
+// Runs forward and backward of all problems `rounds` times in each of two threads, which begin at different problems,
+// on the current GPU; returns how often one of the calls threw.
 int mock_two_threads(const gala::Problem* p, const gala::Forward* f, const gala::Backward* b,
                      const gala::cuda::Execution* e, int problems, int rounds) {
   int thrown[2] = {};

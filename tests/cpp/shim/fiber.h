@@ -9,11 +9,11 @@
 
 namespace gala::shim {
 
-// Default-constructed it is the host: the thread of execution that is there already.
+// A default-constructed fiber stands for the thread of execution that is there already, the host.
 class Fiber {
  public:
   Fiber();
-  Fiber(char* stack, size_t bytes, void (*entry)());  // entry never returns: it leaves for another fiber
+  Fiber(char* stack, size_t bytes, void (*entry)());  // entry must not return, but leave for another fiber
   ~Fiber();
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;

@@ -1,4 +1,4 @@
-// csrc/cuda/primitives.cuh for the host: the same names, one CUDA thread a fiber, every access checked.
+// csrc/cuda/primitives.cuh for the host: the same names. Each CUDA thread is a fiber, and every access is checked.
 #pragma once
 
 #include <bit>

@@ -1,5 +1,5 @@
-// Runs a grid of CUDA threads as fibers: blocks, or clusters of them, one after the other in random order, their
-// threads in turns, of which one ends where a thread waits for others. Whatever is not allowed stops the launch with a
+// Runs a grid of CUDA threads as fibers. Blocks, or clusters of blocks, run one after the other in random order. Their
+// threads take turns: a thread's turn ends where it waits for others. Whatever is not allowed stops the launch with a
 // std::runtime_error that names kernel, block, thread and line.
 #pragma once
 
@@ -25,27 +25,27 @@ struct Position {
   int thread, threads;
   char* shared;
   size_t shared_bytes;
-  int rank, cluster;  // in its cluster, of how many blocks
+  int rank, cluster;  // the block's number in its cluster, and how many blocks that has
 };
 extern Position position;
 
 struct Device {  // what a test may choose
-  uint64_t seed = 0;  // of the order of threads and blocks; 0: the first first
+  uint64_t seed = 0;  // of the random order of threads and blocks; 0: in order
   int64_t l2_bytes = int64_t{32} << 20;
-  int shared_limit = 99 << 10;  // bytes a block, as on sm_86
+  int shared_limit = 99 << 10;  // bytes for each block, as on sm_86
 };
 extern Device device;
-extern int64_t most_blocks;  // or clusters of them that run of a launch, the first and the last among them; 0: all
+extern int64_t most_blocks;  // how many blocks, or clusters, of a launch run, with the first and the last; 0: all
 
 void launch(const char* name, Dim blocks, int threads, int shared_bytes, void (*body)(const void*), const void* context,
             int cluster = 1);
 
-[[noreturn]] void fail(const std::string& what);  // of the running thread, at the line where it was last seen
+[[noreturn]] void fail(const std::string& what);  // with the running thread and the line where it was last seen
 
-void stop(const std::string& what);  // of no thread
+void stop(const std::string& what);  // names no thread
 
 void check_global(const void* address, size_t bytes, size_t alignment, bool write, Site site);
-void check_aligned(const void* address, size_t alignment, Site site);  // of zeros that are copied from there
+void check_aligned(const void* address, size_t alignment, Site site);  // for zeros that are copied from there
 void check_shared(const void* address, size_t bytes, size_t alignment, Site site);
 
 // Waits until all threads of the block, or of the warp, are at the same place. The last to arrive calls
@@ -54,7 +54,7 @@ void meet_block(Site site);
 void meet_cluster(Site site);
 void meet_warp(const char* what, bool barrier, Site site, void* mine = nullptr, void (*together)(void**) = nullptr);
 
-// cp.async. The copy is performed by the wait that asks for it, in the words of the thread that issued it.
+// cp.async. The copy is performed when the thread that issued it waits for it.
 struct Copy {
   uint32_t* to;
   const uint32_t* from;
@@ -63,9 +63,10 @@ struct Copy {
 };
 void issue(const Copy&);
 void commit();
-bool next_due(int pending_groups, Copy& copy);  // takes the oldest copy that a wait for all but so many groups performs
+bool next_due(int pending_groups,
+              Copy& copy);  // takes the oldest copy that a wait for all but so many groups has to perform
 
-// Other blocks of the cluster: the same place in their shared memory, for an access of so many bytes or unchecked.
+// The same place in the shared memory of another block of the cluster; for an access of so many bytes, or unchecked.
 bool has_ended(int rank);
 char* in_peer(const void* shared, int rank, size_t bytes, Site site);
 char* in_block(const void* shared, int rank);
@@ -73,7 +74,7 @@ char* in_block(const void* shared, int rank);
 // The running thread waits until someone wakes all that wait for the same.
 void park(const void* on, Site site);
 void wake(const void* on);
-// A copy to land at some later time, on no thread.
+// A copy that lands at some later time, by itself.
 struct Flight {
   void (*land)(const Flight&);
   void* to;
@@ -83,9 +84,9 @@ struct Flight {
   int rank;
 };
 void later(const Flight&);
-// What instructions remember of the running thread.
+// What instructions remember for the running thread.
 std::any& kept();
-// What came before the release of an address comes before what follows an acquire, as ThreadSanitizer sees it.
+// Tells ThreadSanitizer that what came before the release of an address comes before what follows an acquire of it.
 void release_to(void* address);
 void acquire_from(void* address);
 

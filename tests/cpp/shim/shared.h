@@ -1,5 +1,5 @@
-// A block's shared memory as the hardware sees it: where it begins, who wrote what of it last, and which banks a warp
-// needs at once.
+// A block's shared memory as the hardware sees it: where it begins, which thread wrote which byte, and which banks a
+// warp uses at once.
 #pragma once
 
 #include <cstddef>
@@ -10,34 +10,34 @@
 
 namespace gala::shim {
 
-// Where dynamic shared memory that is declared so aligned begins. Its address is the same in all blocks of a launch,
-// and an odd multiple of the alignment: it is aligned to no more than it asks for.
+// The beginning of dynamic shared memory that is declared with this alignment. Its address is the same in all blocks of
+// a launch, and an odd multiple of the alignment, so that it is aligned to no more than was asked for.
 char* shared_memory(uint32_t alignment);
 uint32_t shared_address(const void* shared);
-char* at_address(uint64_t address);  // what of the own block's lies there
+char* at_address(uint64_t address);  // in the running thread's block
 
-// An ordinary load or store: checked, counted, and of a store remembered who did it.
+// An ordinary load or store: it is checked and counted, and the writer is remembered.
 void read_shared(const void* address, size_t bytes, Site site);
 void write_shared(void* address, size_t bytes, Site site);
-void write_peer(void* address, size_t bytes);  // of any block's, not counted
+void write_peer(void* address, size_t bytes);  // to any block of the cluster; not counted
 
-// Bulk copies and products of a warpgroup access shared memory through the async proxy. What a thread has written by
-// ordinary stores is there for them after its fence.proxy.async, which this is.
+// fence.proxy.async. Bulk copies and products of a warpgroup access shared memory through the async proxy: they see
+// what a thread has written by ordinary stores only after its fence.
 void fence_async();
-// "" where the async proxy may access these bytes of any block, else which one no fence has followed: "byte 4 of which
-// thread 3 wrote without fence.proxy.async since". The hardware's model is content with a fence of another thread that
-// comes later; what is asked for here, a fence of the thread that wrote, is what CUDA's own libraries do.
+// "" where the async proxy may access these bytes of any block, else which byte was written without a fence since:
+// "byte 4 of which thread 3 wrote without fence.proxy.async since". The hardware's model would accept a later fence of
+// another thread; here the thread that wrote has to do it, as in CUDA's own libraries.
 std::string why_not_async(const void* shared, size_t bytes);
 
-// ---- bank conflicts, where a test asks for them
+// ---- bank conflicts, which are counted where a test asks for it
 
-void count_banks(bool on);  // and forgets what was counted
-// A line "kernel, file:line, accesses, conflicts" for each place, tabs between: how often a warp accessed shared
-// memory, and how many more turns its banks took for that than without any conflict.
+void count_banks(bool on);  // forgets earlier counts
+// One line for each place, "kernel, file:line, accesses, conflicts" with tabs between: how often a warp accessed shared
+// memory there, and how many turns more the banks took for that than without conflicts.
 std::string counted_banks();
-// One access of a warp, lane i's at the shared address i of the 32 where bit i of `lanes` is set.
+// One access of a warp: lane i accesses addresses[i] where bit i of `lanes` is set.
 void count_access(const uint32_t* addresses, uint32_t lanes, size_t bytes, Site site);
 void count_lane(const void* shared, size_t bytes, Site site);  // one lane's part of such an access
-void end_counts();  // of a cluster, whose threads have ended
+void end_counts();  // to be called when the threads of a cluster have ended
 
 }  // namespace gala::shim

@@ -1,5 +1,5 @@
-// wgmma with the left operand in registers and the right one in shared memory (PTX ISA 8.5, section 9.7.14.5): a warp's
-// 16 rows of it, as each of the warpgroup's four warps has its own.
+// wgmma with the left operand in registers and the right one in shared memory (PTX ISA 8.5, section 9.7.14.5). Each of
+// the warpgroup's four warps computes 16 rows of the product by itself.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@ namespace gala::shim {
 
 constexpr uint64_t SWIZZLE_128 = 1;
 
-// Of a tile at `shared`, as the instruction's descriptor has it: strides in bytes, `swizzle` SWIZZLE_128.
+// The descriptor of a tile at `shared`; strides are in bytes, `swizzle` is SWIZZLE_128.
 uint64_t descriptor(const void* shared, uint64_t leading_stride, uint64_t stride, uint64_t swizzle);
 
-// From the issue on d holds poison and a must not change; the wait for the group performs it.
+// Queues a product, which the wait for its group performs. Until then d holds poison, and a must not change.
 void issue_product(float* d, int n, const uint32_t* a, uint64_t b, Operand type, Site site);
 void begin_products(Site site);
 void commit_products(Site site);
