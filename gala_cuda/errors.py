@@ -1,4 +1,4 @@
-"""Errors whose message is for the user: the command line prints it alone, where any other error shows a traceback."""
+"""Errors whose message is for the user, printed without a traceback by the command line; a check that layers share."""
 
 from collections.abc import Sequence
 
@@ -17,3 +17,10 @@ class SettingError(GalaError, ValueError):
     def __init__(self, names: Sequence[str], message: str):
         super().__init__(message)
         self.names = tuple(names)
+
+
+def check_positive(**arguments: int) -> None:
+    """Raises ValueError, which names the argument, unless all are integers of at least 1."""
+    for name, value in arguments.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")

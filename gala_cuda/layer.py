@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .backends import NAMES, reference
 from .backends.interface import DTYPES, HALVES, SQUASHES, Weights, weight_shapes
+from .errors import check_positive
 from .functional import check_feature_map, gala, stands_for_tensor
 
 
@@ -51,9 +52,7 @@ class GALA(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        for name, value in (("channels", channels), ("reduction", reduction)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")
+        check_positive(channels=channels, reduction=reduction)
         if squash not in SQUASHES:
             raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
         if backend is not None and backend not in NAMES:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import check_positive
 from ..layer import GALA
 from .blocks import BasicBlock, Bottleneck, last_layers, maps_wanted, select_blocks
 from .narrow_convs import replace_narrow_convs
@@ -81,9 +82,7 @@ class ResNet(nn.Module):
             raise ValueError(f"depth is {depth!r}; expected one of {', '.join(map(str, ARCHITECTURES))}")
         if stem not in _STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
-        for name, value in (("num_classes", num_classes), ("in_channels", in_channels), ("width", width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")
+        check_positive(num_classes=num_classes, in_channels=in_channels, width=width)
         block, depths = ARCHITECTURES[depth]
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         small = stem == "small"

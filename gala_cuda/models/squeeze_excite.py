@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import check_positive
+
 
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, section 3):
@@ -28,9 +30,7 @@ class SqueezeExcite(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        for name, value in (("channels", channels), ("reduction", reduction)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")
+        check_positive(channels=channels, reduction=reduction)
         reduced = max(1, channels // reduction)
         self.fc1 = nn.Linear(channels, reduced, device=device, dtype=dtype)
         self.fc2 = nn.Linear(reduced, channels, device=device, dtype=dtype)
