@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.gpu import archive, extension, forms, records, schedule, worker
 from benchmarks.gpu.environment import ROOT
-from benchmarks.gpu.forms import CLUSTER, TICKETS, Kind
+from benchmarks.gpu.forms import CLUSTER, Kind
 from benchmarks.gpu.records import Step
 from benchmarks.gpu.settings import DRY_RUN, GPU, Context, cluster_step
 from gala_cuda import backends
@@ -57,7 +57,7 @@ def test_a_first_call_brings_what_is_worth_most(tmp_path):
     assert names(found["kernels"])[0] == "triton 256x1024x14x14 bfloat16 channels_last"
     assert names(found["kernels"]) == names(todo["kernels"])
     assert names(found["operators"]) == [f"{n}x1024x14x14 bfloat16 channels_last" for n in (256, 32)]
-    of_gpus = {f"{name} {dtype} {layout}" for name in ("triton", "cuda", TICKETS, CLUSTER)
+    of_gpus = {f"{name} {dtype} {layout}" for name in ("triton", "cuda", CLUSTER)
                for dtype in ("bfloat16", "float32", "float16") for layout in ("channels_last", "nchw")}  # fmt: skip
     assert of_gpus <= set(names(found["correctness"]))
     assert names(found["networks"])[0] == "training, plain and GALA"
@@ -73,12 +73,8 @@ def usable(monkeypatch):
 
 
 def test_a_form_that_is_not_there_is_left_out(usable):
-    """The shipped table, for 8.0 and older as in the interpreter: no tickets for 16 bits in channels_last."""
     wide = Kind((2, 1024, 14, 14), 256, torch.bfloat16, "channels_last")
-    reason = "no ticket form in the table for bfloat16 channels_last, R = 256, architecture 80"
-    assert forms.why_not(TICKETS, wide, CPU) == reason
     assert forms.why_not("triton", wide, CPU) is None
-    assert forms.why_not(TICKETS, wide._replace(layout="nchw"), CPU) is None
     assert forms.why_not(CLUSTER, wide, CPU) is None
     for change in ({"layout": "nchw"}, {"dtype": torch.float32}, {"reduced": 257}, {"shape": (2, 96, 7, 7)}):
         assert forms.why_not(CLUSTER, wide._replace(**change), CPU).startswith("no cluster form: it takes"), change
@@ -119,12 +115,8 @@ def test_correctness_leaves_out_the_problems_that_a_form_lacks(usable, tmp_path)
     steps = {step.name: step for step in worker.STEPS["correctness"](context)}
     found = steps["reference bfloat16 channels_last"].run()
     assert (found["problems"], found["left_out"]) == (2, {})
-    context = replace(context, sizes=replace(DRY_RUN, problems=(((1, 1024, 3, 3), 256),)))
-    step = {step.name: step for step in worker.STEPS["correctness"](context)}["triton-tickets float32 channels_last"]
-    with pytest.raises(
-        records.UnavailableError, match="no ticket form in the table for float32 channels_last, R = 256"
-    ):
-        step.run()
+    with pytest.raises(records.UnavailableError, match="no cluster form: it takes bfloat16 or float16, channels_last"):
+        steps["cuda-cluster float32 channels_last"].run()
 
 
 @pytest.mark.slow
@@ -148,7 +140,7 @@ from benchmarks.gpu.uses import Target, Use
 if __name__ == "__main__":
     kind = Kind((2, 64, 7, 7), 16, torch.bfloat16, "channels_last")
     with Compiler(1) as compiler:
-        launches = compiler.collect([Use("triton", kind, torch.float32, save=False)], Target(90, 132))
+        launches = compiler.collect([Use(kind, torch.float32, save=False)], Target(90, 132))
         small = [launch for launch in launches if launch.kernel == "prepare"]
         print(len(launches), [(done.kernel, done.problem) for done in compiler.compile(2 * small, 1000)])
 """

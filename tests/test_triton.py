@@ -25,7 +25,7 @@ from gala_cuda.testing import Case, Problem, assert_accurate, composite, draw, e
 pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-from gala_cuda.backends.triton import assembler, config, forward_plan, launch  # noqa: E402
+from gala_cuda.backends.triton import assembler, config, launch  # noqa: E402
 
 SMALL = {
     "gather": {"ROWS": 16, "DEPTH": 16, "REDUCED": 32, "warps": 4, "stages": 2},
@@ -33,26 +33,23 @@ SMALL = {
     "scale_backward": {"PIXELS": 16, "CHANNELS": 32, "warps": 4, "stages": 2},
     "grad_x": {"ROWS": 32, "DEPTH": 32, "CHANNELS": 16, "warps": 4, "stages": 2},
     "local_products": {"ROWS": 16, "REDUCED": 32, "CHANNELS": 32, "warps": 4, "stages": 2},
-    "tickets": {"ROWS": 16, "DEPTH": 16, "REDUCED": 32, "PIXELS": 16, "CHANNELS": 16, "warps": 4, "stages": 2},
 }
 # their products take v_collapse v_shrink or ds in x's dtype. On a GPU tanh in bfloat16 is the hardware's, within 2^-11:
 # by simulation, where N H W < 64 and little averages out, grad v_collapse may err by a few percent there
 ROUNDED = ("grad x", "grad v_shrink", "grad v_collapse")
-FORMS = ("launches", "tickets")
 
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """Writes a table, by default of blocks so small that small problems have many, and makes it the one in use."""
+    """Writes a table of blocks so small that small problems have many, and makes it the one in use."""
 
-    def use(tickets_from: int | None = None, chunk_bytes: int = 1 << 30, tiles: dict = SMALL) -> None:
+    def use() -> None:
         kinds = [(size, lanes) for size in (2, 4) for lanes in (True, False)]
         rows = [
-            {"for": {"arch": 80, "bytes": size, "channels_last": lanes, "reduced": 512}, **tiles}
-            | {"tickets_from": tickets_from, "chunk_bytes": chunk_bytes}
+            {"for": {"arch": 80, "bytes": size, "channels_last": lanes, "reduced": 512}, **SMALL}
             for size, lanes in kinds
         ]
-        path = tmp_path / f"table-{tickets_from}-{chunk_bytes}.json"
+        path = tmp_path / "table.json"
         path.write_text(json.dumps({"rows": rows}))
         monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
         launch.clear_plans()
@@ -103,15 +100,13 @@ CASES = {
 QUICK = ("one of everything, full", "C 7")
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "case",
     [pytest.param(case, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, case in CASES.items()],
 )
-def test_forward_and_gradients_match_float64(case, form, table):
-    """With small blocks, so that there are several tiles, several images in a tile, several chunks, and odd ends."""
-    image = case.shape[1] * case.shape[2] * case.shape[3] * case.dtype.itemsize
-    table(*((None,) if form == "launches" else (0, 2 * image)))
+def test_forward_and_gradients_match_float64(case, table):
+    """With small blocks, so that there are several tiles, several images in a tile, and odd ends."""
+    table()
     check(case)
 
 
@@ -129,9 +124,8 @@ def test_with_the_shipped_table(case):
     check(case)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_two_runs_are_bitwise_equal(form, table):
-    table(None if form == "launches" else 0, 3000)
+def test_two_runs_are_bitwise_equal(table):
+    table()
     problem = to_device(draw(Case((4, 24, 5, 5), 6, layout="channels_last", **FULL)))
     first, second = (results(operator("triton"), problem) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -349,17 +343,6 @@ def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):
     assert len(launch._plans) == 2
     assert torch.equal(grad_x, grad_x_of_slice)
     assert all(torch.equal(a, b) for a, b in zip(grad_w[:6], grad_w_of_slice[:6], strict=True))
-
-
-def test_the_form_follows_the_table(table):
-    table(tickets_from=2 * 8 * 9 * 4)
-    problem = to_device(draw(Case((2, 8, 3, 3), 2)))
-    for images in (1, 2):
-        operator("triton")(problem.x[:images], problem.w, None, "tanh", False)
-    with config.form("tickets"):
-        operator("triton")(problem.x[:1], problem.w, None, "tanh", False)
-    kinds = [type(made) for made in launch._plans.values()]
-    assert kinds == [forward_plan.Forward, forward_plan.TicketForward, forward_plan.TicketForward]
 
 
 def test_rows_of_the_table_are_chosen_by_architecture_and_width():

@@ -1,7 +1,7 @@
 """The compile report: it finds nothing wrong with the shipped table, and what is wrong in a bad one.
 
-Kernels that depend on the table are compiled for all rows, in bfloat16 and in float32 with every optional operand; the
-tickets, which take longest, in bfloat16 only. All kernels are compiled for one row of each architecture, also in
+Kernels that depend on the table are compiled for all rows, in bfloat16 and in float32 with every optional operand.
+All kernels are compiled for one row of each architecture, also in
 float16 without the optional operands. The command line compiles everything.
 """
 
@@ -17,9 +17,9 @@ import pytest
 from gala_cuda.backends.triton.config import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
-OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products", "forward_tickets"}
+OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products"}
 OF_ALL = {"prepare", "shrink", "expand", "sum_parts", "grad_hidden", "grad_pool", "global_grads", "local_grads"}
-PRODUCTS = {"gather", "grad_x", "local_products", "forward_tickets"}
+PRODUCTS = {"gather", "grad_x", "local_products"}
 GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
 
 pytestmark = [
@@ -51,25 +51,16 @@ def check(kernels):
             )
 
 
-def may_launch(row, name):
-    """A row may have no ticket form."""
-    return name != "forward_tickets" or row["tickets"] is not None
-
-
-@pytest.mark.parametrize(
-    ("variant", "bits", "names"),
-    [("bfloat16-full", 16, OF_ROWS), ("tf32x3-full", 32, OF_ROWS - {"forward_tickets"})],
-    ids=["bfloat16", "float32"],
-)
-def test_kernels_of_all_rows(tmp_path, variant, bits, names):
-    printed, code, kernels, markdown = report(tmp_path, "--kernels", *names, "--variants", variant)
+@pytest.mark.parametrize(("variant", "bits"), [("bfloat16-full", 16), ("tf32x3-full", 32)], ids=["bfloat16", "float32"])
+def test_kernels_of_all_rows(tmp_path, variant, bits):
+    printed, code, kernels, markdown = report(tmp_path, "--kernels", *OF_ROWS, "--variants", variant)
     assert code == 0, printed
     check(kernels)
     rows = [row for row in json.loads(TABLE.read_text())["rows"] if 8 * row["for"]["bytes"] == bits]
     assert {row["for"]["arch"] for row in rows} == set(GPUS)
-    for name in names:
+    for name in OF_ROWS:
         compiled_for = {row for kernel in kernels if kernel["kernel"] == name for row in kernel["rows"]}
-        assert len(compiled_for) == sum(1 for row in rows if may_launch(row, name)), name
+        assert len(compiled_for) == len(rows), name
     assert all(f"## sm_{arch} " in markdown for arch in GPUS)
 
 
@@ -78,11 +69,8 @@ def test_all_kernels_of_one_row(tmp_path):
     printed, code, kernels, _ = report(tmp_path, "--rows", "*-16-channels_last-256", *variants)
     assert code == 0, printed
     check(kernels)
-    where = {"bytes": 2, "channels_last": True, "reduced": 256}
     for arch in GPUS:
-        (row,) = (row for row in json.loads(TABLE.read_text())["rows"] if row["for"] == {"arch": arch, **where})
-        expected = {name for name in OF_ROWS | OF_ALL if may_launch(row, name)}
-        assert {kernel["kernel"] for kernel in kernels if kernel["arch"] == arch} == expected
+        assert {kernel["kernel"] for kernel in kernels if kernel["arch"] == arch} == OF_ROWS | OF_ALL
 
 
 def test_an_architecture_without_rows_takes_an_older_ones(tmp_path):

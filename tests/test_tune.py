@@ -13,7 +13,7 @@ from triton.runtime.errors import OutOfResources
 
 from gala_cuda.backends.interface import Squash
 from gala_cuda.backends.triton import config as table
-from gala_cuda.backends.triton import forward_plan, launch
+from gala_cuda.backends.triton import launch
 from gala_cuda.backends.triton.config import Config, TableError, Tile
 from gala_cuda.bench import passes, search, timing, tune
 from gala_cuda.bench.candidates import Shape, candidates
@@ -24,7 +24,6 @@ from gala_cuda.testing import exact
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SETTINGS = tune.Settings(((32, 2, 2),), (1,), (torch.float32,), ("channels_last",), device=str(DEVICE))
 TWO_SIZES = replace(SETTINGS, batches=(1, 2))
-IMAGE = 32 * 2 * 2 * 4  # bytes
 
 
 def tile(kernel: str, *sizes: int, warps: int = 4, stages: int = 2) -> Tile:
@@ -37,9 +36,6 @@ START = Config(
     scale_backward=tile("scale_backward", 16, 32),
     grad_x=tile("grad_x", 16, 32, 16),
     local_products=tile("local_products", 16, 32, 16),
-    tickets=tile("tickets", 16, 16, 32, 16, 16),
-    tickets_from=None,
-    chunk_bytes=4 * IMAGE,
 )
 
 
@@ -85,7 +81,6 @@ def unchecked(monkeypatch):
 def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> TunedRow:
     """The only row of `settings`, tuned for one kernel."""
     monkeypatch.setattr(search, "KERNELS", (kernel,))
-    monkeypatch.setattr(search, "CHUNKS", (1 / 4, 1))
     (found,) = tune.tune(settings, tmp_path / "found.json", time=time)
     return found
 
@@ -99,7 +94,6 @@ def find(monkeypatch, tmp_path, kernel, time, settings=SETTINGS) -> TunedRow:
         ("scale_backward", tile("scale_backward", 16, 16, warps=8)),
         ("grad_x", tile("grad_x", 16, 32, 32, stages=1)),
         ("local_products", tile("local_products", 16, 32, 32)),
-        ("tickets", tile("tickets", 16, 32, 32, 16, 32)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -118,10 +112,7 @@ def test_every_kernel_is_checked(dtype, name):
     example = passes.Example(Shape(2, 32, 2, 2, 8), dtype, "channels_last", DEVICE, full=True)
     want = exact(example.drawn)
     found = {kernel: part.launch(passes.check(example, want, kernel, START)) for kernel, part in passes.PARTS.items()}
-    assert {kernel: made.kernel.__name__ for kernel, made in found.items()} == {
-        **{kernel: kernel for kernel in table.KERNELS},
-        "tickets": "forward_tickets",
-    }
+    assert {kernel: made.kernel.__name__ for kernel, made in found.items()} == {name: name for name in table.KERNELS}
     with pytest.raises(TileError, match=f"wrong: {name} at"):
         passes.check(example, want | {name: 1.1 * want[name]}, "gather", START)
 
@@ -199,7 +190,7 @@ def test_a_row_none_of_whose_tiles_runs_is_refused(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["launches", "tickets", "backward"])
+@pytest.mark.parametrize("kind", ["forward", "backward"])
 def test_a_pass_is_a_call_to_time(kind):
     example = passes.Example(Shape(1, 16, 2, 2, 4), torch.float32, "nchw", DEVICE)
     assert timing.alternate({kind: passes.Pass(example, START, kind)}, 1e-3, DEVICE)[kind].median > 0
@@ -213,51 +204,13 @@ def test_local_memory_is_refused():
         passes.refuse_spills(SimpleNamespace(scale=SimpleNamespace(compiled=SimpleNamespace(n_spills=2))), "scale")
 
 
-@pytest.mark.parametrize(
-    ("faster", "wanted"),
-    [
-        ({1: True, 2: True}, 1),
-        ({1: True, 4: True, 2: False}, 4),
-        ({1: False, 2: True, 4: False}, None),
-        ({}, None),
-    ],
-    ids=["always", "beyond", "not-at-the-largest", "nothing"],
-)
-def test_tickets_from(faster, wanted):
-    assert search.tickets_from(faster) == wanted
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("times", "form"),
-    [
-        ({"launches": 1.0}, (None, 4 * IMAGE)),
-        ({4 * IMAGE: 0.9}, (2 * IMAGE, 4 * IMAGE)),
-        ({4 * IMAGE: 0.9, IMAGE: 0.8}, (2 * IMAGE, IMAGE)),
-    ],
-    ids=["launches", "tickets", "tickets-in-smaller-chunks"],
-)
-def test_the_faster_form_is_chosen(monkeypatch, tmp_path, unchecked, times, form):
-    """Tickets are made faster for two images only: from their size on."""
-
-    def seconds(call) -> float:
-        if call.kind != "tickets" or call.example.shape.images == 1:
-            return 1.0
-        return times.get(call.config.chunk_bytes, 1.0)
-
-    monkeypatch.setattr(search, "candidates", lambda *_: [])
-    found = find(monkeypatch, tmp_path, "tickets", clock(seconds), TWO_SIZES)
-    assert (found.after.tickets_from, found.after.chunk_bytes) == form
-    assert found.speedup["forward"] == pytest.approx(min(times.values()) ** -0.5)
-
-
 @pytest.mark.slow
 def test_the_written_table_is_used(monkeypatch, tmp_path, start):
-    """Through GALA_TRITON_TABLE: the tuned row and its form; the other rows are as they were."""
-    wanted = replace(START, scale=tile("scale", 16, 16), tickets_from=2 * IMAGE, chunk_bytes=IMAGE)
+    """Through GALA_TRITON_TABLE: the tuned row; the other rows are as they were."""
+    wanted = replace(START, scale=tile("scale", 16, 16))
 
     def seconds(call) -> float:
-        return 1.0 + call.config.scale["CHANNELS"] - 0.5 * (call.kind == "tickets" and call.example.shape.images == 2)
+        return 1.0 + call.config.scale["CHANNELS"]
 
     found = find(monkeypatch, tmp_path, "scale", clock(seconds), TWO_SIZES)
     before, path = table.read(start).rows, tmp_path / "found.json"
@@ -281,7 +234,7 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     example = passes.Example(Shape(2, 32, 2, 2, 8), torch.float32, "channels_last", DEVICE)
     torch.ops.gala_cuda.gala(example.x, *example.w, None, Squash.TANH, False, False, "triton")
     (plan,) = launch._plans.values()
-    assert isinstance(plan, forward_plan.TicketForward)
+    assert plan.scale.constants[-2:] == (16, 16)
     monkeypatch.setattr(search, "candidates", lambda *_: [])
     again = tune.tune(SETTINGS, path, time=clock(lambda call: 1.0))
     assert again[0].before == wanted
@@ -352,8 +305,8 @@ def test_the_command(monkeypatch, tmp_path, capsys):
         given.append((settings, output))
         say("gather: 16x16x32", False)
         where = dict(zip(table.KIND, (90, 4, True, 16), strict=True))
-        after = replace(START, scale=tile("scale", 16, 16), tickets_from=1 << 20)
-        gains = dict.fromkeys((*table.KERNELS, "form"), 1.0) | {"scale": 1.25}
+        after = replace(START, scale=tile("scale", 16, 16))
+        gains = dict.fromkeys(table.KERNELS, 1.0) | {"scale": 1.25}
         return [TunedRow(where, START, after, gains, {"forward": 1.5, "backward": None}, [("scale", "t", "why")])]
 
     monkeypatch.setattr(tune, "tune", stand_in)
@@ -376,10 +329,10 @@ def test_the_command(monkeypatch, tmp_path, capsys):
         (lambda data: data["rows"][3].pop("for"), "row 3 (from 0): for is None; expected arch, bytes, channels_last"),
         (lambda data: data["rows"][1].pop("scale"), "row 1 (from 0): scale is None; expected PIXELS, CHANNELS, warps"),
         (lambda data: data["rows"][1]["scale"].update(PIXELS=24), "scale PIXELS is 24; expected a power of two"),
-        (lambda data: data["rows"][0].update(chunk_bytes="1"), "chunk_bytes is '1'; expected a whole number"),
+        (lambda data: data["rows"][0]["gather"].update(warps="4"), "gather warps is '4'; expected a whole number"),
         (lambda data: data["rows"].clear(), "has no row for architecture"),
     ],
-    ids=["rows", "for", "kernel", "size", "chunk", "empty"],
+    ids=["rows", "for", "kernel", "size", "warps", "empty"],
 )
 def test_a_malformed_table_is_named(start, change, message):
     data = json.loads(start.read_text())
@@ -390,6 +343,16 @@ def test_a_malformed_table_is_named(start, change, message):
         table.lookup(torch.empty(1, 8, 2, 2, device=DEVICE), True, 2)
     assert f"the table of tiles {start} " in str(raised.value)
     assert message in str(raised.value)
+
+
+def test_further_entries_of_a_row_are_not_read(start):
+    """Such as those of an earlier version."""
+    data = json.loads(start.read_text())
+    for row in data["rows"]:
+        row.update(other={"ROWS": 16}, chosen=None)
+    start.write_text(json.dumps(data))
+    table.read.cache_clear()
+    assert table.lookup(torch.empty(1, 8, 2, 2, device=DEVICE), True, 2) == START
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "cannot be read: No such file"), ("{", "is not JSON")])

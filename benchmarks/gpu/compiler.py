@@ -19,10 +19,9 @@ import torch
 import triton
 
 from gala_cuda.backends.interface import SQUASHES, is_channels_last
-from gala_cuda.backends.triton import config, forward_plan
+from gala_cuda.backends.triton import config
 from tools.kernel_report.launches import Call, Launch, build, launches_of
 
-from .forms import TICKETS
 from .uses import Target, Use
 
 EVERY_CORE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -80,12 +79,9 @@ def _launched(use: Use, target: Target) -> list[Launch]:
     x, reduced = use.kind.x, use.kind.reduced
     rows = config.read(config.in_use()).rows
     row = config.row_of(rows, target.arch, x.element_size(), is_channels_last(x), reduced)[1]
-    if use.contestant == TICKETS and row.tickets is None:
-        return []
-    form = forward_plan.TicketForward if use.contestant == TICKETS else forward_plan.Forward
     precision = "tf32x3" if x.dtype == torch.float32 else "tf32"  # torch's default
     call = Call(x, reduced, use.weights, precision, SQUASHES[use.squash], use.bias, use.residual, use.map, use.save)
-    return launches_of(call, row, target.arch, target.num_sms, [form])
+    return launches_of(call, row, target.arch, target.num_sms)
 
 
 def _compile(launch: Launch) -> Compiled:

@@ -47,10 +47,10 @@ def steps(context: Context) -> list[Step]:
 
 
 def uses(context: Context, name: str, dtype: str, layout: str) -> tuple[Use, ...]:
-    if FORMS.get(name, name) != "triton" or dtype == "float64":
+    if name != "triton" or dtype == "float64":
         return ()
     return tuple(
-        Use(name, _kind(case, layout), case.parameters or case.dtype, case.squash, case.bias, case.residual, case.map)
+        Use(_kind(case, layout), case.parameters or case.dtype, case.squash, case.bias, case.residual, case.map)
         for case in cases(context, DTYPES[dtype], layout)
     )
 

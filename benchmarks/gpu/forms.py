@@ -11,13 +11,11 @@ from torch import Tensor
 
 from gala_cuda import backends
 from gala_cuda.backends.interface import is_channels_last
-from gala_cuda.backends.triton import config
 from gala_cuda.diagnostics import dtype_name
 
-TICKETS = "triton-tickets"  # the triton backend with its forward pass as tickets of one launch
 CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster
-FORMS = {TICKETS: "triton", CLUSTER: "cuda"}  # by contestant: the backend whose form it is
-GPU_BACKENDS = ("triton", TICKETS, "cuda", CLUSTER)
+FORMS = {CLUSTER: "cuda"}  # by contestant: the backend whose form it is
+GPU_BACKENDS = ("triton", "cuda", CLUSTER)
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 _HOPPER = (9, 0)
 
@@ -45,13 +43,8 @@ class Kind(NamedTuple):
 @contextlib.contextmanager
 def running(contestant: str) -> Iterator[str]:
     """Gives the backend behind a contestant's name, which inside `with` takes that contestant's form."""
-    if contestant == TICKETS:
-        form: contextlib.AbstractContextManager = config.form("tickets")
-    elif contestant == CLUSTER:
-        form = mock.patch.dict(os.environ, GALA_CUDA_CLUSTER="1")
-    else:
-        form = contextlib.nullcontext()
-    with form:
+    chosen = {"GALA_CUDA_CLUSTER": "1"} if contestant == CLUSTER else {}
+    with mock.patch.dict(os.environ, chosen):
         yield FORMS.get(contestant, contestant)
 
 
@@ -60,17 +53,7 @@ def why_not(contestant: str, kind: Kind, device: torch.device) -> str | None:
     probe = torch.zeros(1, 1, 1, 1, dtype=kind.dtype, device=device)
     if reason := backends.why_not(FORMS.get(contestant, contestant), probe):
         return reason
-    if contestant == TICKETS:
-        return _no_tickets(kind, device)
     return _no_cluster(kind, device) if contestant == CLUSTER else None
-
-
-def _no_tickets(kind: Kind, device: torch.device) -> str | None:
-    x, arch = kind.x, config.architecture(device)
-    rows = config.read(config.in_use()).rows
-    row = config.row_of(rows, arch, x.element_size(), is_channels_last(x), kind.reduced)[1]
-    where = f"{dtype_name(kind.dtype)} {kind.layout}, R = {kind.reduced}, architecture {arch}"
-    return None if row.tickets else f"no ticket form in the table for {where}"
 
 
 def _no_cluster(kind: Kind, device: torch.device) -> str | None:

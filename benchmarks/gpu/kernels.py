@@ -37,7 +37,7 @@ def steps(context: Context) -> list[Step]:
 
 
 def uses(kind: Kind) -> tuple[Use, ...]:
-    return (Use("triton", kind, torch.float32),)
+    return (Use(kind, torch.float32),)
 
 
 def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:

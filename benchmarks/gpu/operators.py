@@ -20,7 +20,7 @@ from gala_cuda.bench.timing import Timing, alternate, saved_bytes
 from .clock import clock_of, device_times
 from .entrants import enter
 from .floors import PASSES, floors, rates
-from .forms import DTYPES, FORMS, Kind
+from .forms import DTYPES, Kind
 from .records import MeasurementError, Step
 from .settings import REDUCTION, Context
 from .uses import Use
@@ -80,9 +80,8 @@ def _step(context: Context, case: Case) -> Step:
 
 
 def uses(kind: Kind) -> tuple[Use, ...]:
-    """The calls of Triton's contestants, with and without gradients, with float32 weights."""
-    names = [name for name in ("triton", *FORMS) if FORMS.get(name, name) == "triton"]
-    return tuple(Use(name, kind, torch.float32, save=save) for name in names for save in (True, False))
+    """The calls on the Triton backend, with and without gradients, with float32 weights."""
+    return tuple(Use(kind, torch.float32, save=save) for save in (True, False))
 
 
 def _measure(context: Context, case: Case) -> dict[str, Any]:

@@ -83,9 +83,9 @@ def steps(context: Context) -> list[Step]:
 
 
 def uses(context: Context, name: str) -> tuple[Use, ...]:
-    if FORMS.get(name, name) != "triton":
+    if name != "triton":
         return ()
-    return tuple(Use(name, context.repeated, torch.float32, save=save) for save in (True, False))
+    return tuple(Use(context.repeated, torch.float32, save=save) for save in (True, False))
 
 
 def _in_form(check: Callable[[Context, str], dict[str, Any]], context: Context, contestant: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from gala_cuda import GALA
 
-from .forms import FORMS, Kind, running, why_not
+from .forms import Kind, running, why_not
 from .settings import REDUCTION
 from .uses import Use
 
@@ -22,9 +22,9 @@ KINDS = tuple(
 
 
 def uses(contestant: str) -> tuple[Use, ...]:
-    if FORMS.get(contestant, contestant) != "triton":
+    if contestant != "triton":
         return ()
-    return tuple(Use(contestant, kind, torch.float32, bias=True, residual=True, map=True) for kind in KINDS)
+    return tuple(Use(kind, torch.float32, bias=True, residual=True, map=True) for kind in KINDS)
 
 
 def main(contestant: str, device: str = "cuda") -> int:

@@ -8,9 +8,8 @@ from .forms import Kind
 
 
 class Use(NamedTuple):
-    """A call of the operator on the Triton backend or one of its forms, with `save` followed by its backward pass."""
+    """A call of the operator on the Triton backend, with `save` followed by its backward pass."""
 
-    contestant: str
     kind: Kind
     weights: torch.dtype
     squash: str = "tanh"

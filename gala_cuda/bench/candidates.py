@@ -6,16 +6,15 @@ from typing import NamedTuple
 from ..backends.triton.config import Tile
 from ..backends.triton.launch import clamp_block
 
-# what a program keeps in registers: blocks by the names of their two sizes
+# what a program keeps in registers: a block by the names of its two sizes
 KEPT = {
-    "gather": (("ROWS", "REDUCED"),),
-    "scale": (("PIXELS", "CHANNELS"),),
-    "scale_backward": (("PIXELS", "CHANNELS"),),
-    "grad_x": (("ROWS", "CHANNELS"),),
-    "local_products": (("REDUCED", "CHANNELS"),),
-    "tickets": (("ROWS", "REDUCED"), ("PIXELS", "CHANNELS")),
+    "gather": ("ROWS", "REDUCED"),
+    "scale": ("PIXELS", "CHANNELS"),
+    "scale_backward": ("PIXELS", "CHANNELS"),
+    "grad_x": ("ROWS", "CHANNELS"),
+    "local_products": ("REDUCED", "CHANNELS"),
 }
-PIPELINED = ("gather", "grad_x", "local_products", "tickets")  # loops around a product: stages matter
+PIPELINED = ("gather", "grad_x", "local_products")  # loops around a product: stages matter
 WARPS, STAGES = (2, 16), (1, 5)
 REGISTERS = 255 * 32  # of one warp
 
@@ -59,7 +58,7 @@ def candidates(kernel: str, tile: Tile, shapes: list[Shape]) -> list[Tile]:
         found += [replace(tile, stages=s) for s in (tile.stages - 1, tile.stages + 1) if STAGES[0] <= s <= STAGES[1]]
 
     def kept(tile: Tile) -> int:
-        sizes = {name: min(size, useful[name][1]) for name, size in tile.sizes}
-        return max(sizes[rows] * sizes[columns] for rows, columns in KEPT[kernel])
+        rows, columns = (min(tile[name], useful[name][1]) for name in KEPT[kernel])
+        return rows * columns
 
     return [other for other in found if kept(other) <= REGISTERS * other.warps]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..backends.interface import SQUASHES, BackwardCall, ForwardCall, Outputs, Weights
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config
-from ..backends.triton.forward_plan import Forward, TicketForward
+from ..backends.triton.forward_plan import Forward
 from ..backends.triton.launch import KernelLaunch, Layout
 from ..backends.triton.problem import Problem
 from ..diagnostics import dtype_name
@@ -28,12 +28,11 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "gather": Part("launches", lambda plan: plan.gather),
-    "scale": Part("launches", lambda plan: plan.scale),
+    "gather": Part("forward", lambda plan: plan.gather),
+    "scale": Part("forward", lambda plan: plan.scale),
     "scale_backward": Part("backward", lambda plan: plan.scale),
     "grad_x": Part("backward", lambda plan: plan.grad_x),
     "local_products": Part("backward", lambda plan: plan.local_products),
-    "tickets": Part("tickets", lambda plan: plan.all),
 }
 
 
@@ -64,8 +63,7 @@ class Example:
         if kind == "backward":
             grad = Layout.of(self.grad, problem.channels_last)
             return Backward(problem, Strides(grad, residual or grad, self.full), self.full)
-        form = TicketForward if kind == "tickets" else Forward
-        return form(problem, self.w, residual, self.full, True)
+        return Forward(problem, self.w, residual, self.full, True)
 
     def forward(self, plan: Forward) -> Outputs:
         """With the map where `full`, and with what backward reads."""
@@ -91,7 +89,7 @@ def _named(grad_x: Tensor | None, grad_w: Weights | None, grad_residual: Tensor 
 
 
 class Pass:
-    """A forward ("launches" or "tickets") or "backward" pass over an example with a row's tiles, to be repeated.
+    """A "forward" or "backward" pass over an example with a row's tiles, to be repeated.
 
     On a GPU a call replays a CUDA graph: timed is the GPU's work, not Python's, which runs ahead of it in a network.
     """
@@ -110,7 +108,7 @@ class Pass:
         example, plan = self.example, self.plan
         if isinstance(plan, Forward):
             return lambda: example.forward(plan)
-        before = example.plan("launches", self.config)
+        before = example.plan("forward", self.config)
         assert isinstance(before, Forward)
         outputs = example.forward(before)
         return lambda: example.backward(plan, outputs)
@@ -126,13 +124,11 @@ def _captured(run: Callable[[], object], device: torch.device) -> Callable[[], o
 
 
 def check(example: Example, exact: dict[str, Tensor], kernel: str, config: Config) -> Forward | Backward:
-    """Runs both passes with `config`, tickets in several chunks, and returns the plan that `kernel` is part of.
+    """Runs both passes with `config` and returns the plan that `kernel` is part of.
 
     Raises TileError where a result is off float64.
     """
-    form = "tickets" if kernel == "tickets" else "launches"
-    config = replace(config, chunk_bytes=max(1, min(config.chunk_bytes, example.x.nbytes // 4)))
-    forward, backward = example.plan(form, config), example.plan("backward", config)
+    forward, backward = example.plan("forward", config), example.plan("backward", config)
     assert isinstance(forward, Forward)
     assert isinstance(backward, Backward)
     outputs = example.forward(forward)

@@ -2,8 +2,7 @@
 
 It goes kernel by kernel. Of the tiles one step from the best so far (`candidates`), those that compile, keep to the
 registers and agree with float64 are timed within the whole pass that the kernel is part of, in turn with the best so
-far, and replace it where they are faster by more than the spread, until no step helps. Then it chooses the form of the
-forward pass: one launch of tickets, over chunks of several sizes, or one launch for each stage.
+far, and replace it where they are faster by more than the spread, until no step helps.
 """
 
 import math
@@ -16,20 +15,9 @@ from ..testing import exact
 from .candidates import Shape, candidates
 from .passes import PARTS, Example, Pass, attempt, check, refuse_spills
 from .timing import Clock
-from .tuned_row import Say, TileError, TunedRow, form
+from .tuned_row import Say, TileError, TunedRow
 
-CHUNKS = (1 / 4, 1 / 2, 1, 2)  # of the row's chunk_bytes
 CHECKED_IMAGES = 16  # at most, in float64
-
-
-def tickets_from(faster: dict[int, bool]) -> int | None:
-    """The least of the measured sizes of x, in bytes, from which tickets are faster at every larger one too."""
-    least = None
-    for size in sorted(faster, reverse=True):
-        if not faster[size]:
-            break
-        least = size
-    return least
 
 
 class Search:
@@ -55,20 +43,15 @@ class Search:
 
     def run(self) -> None:
         """Raises TileError where a kernel runs with no tile."""
-        has_tickets = self.tuned.after.tickets is not None
         for kernel in KERNELS:
-            if kernel != "tickets" or has_tickets:
-                self._climb(kernel)
-        if has_tickets:
-            self._choose_form()
+            self._climb(kernel)
         for name in ("forward", "backward"):
             self.tuned.speedup[name] = self._overall(name)
 
     def _climb(self, kernel: str) -> None:
         """Goes from the tile in use, step by step, to one that no single step makes faster."""
-        present = getattr(self.tuned.after, kernel)
-        best, gain = self._usable(kernel, self.tuned.after, str(present), present=True), 1.0
-        tried, improved = {present}, True
+        best, gain = self._usable(kernel, self.tuned.after, present=True), 1.0
+        tried, improved = {getattr(self.tuned.after, kernel)}, True
         while improved:
             improved = False
             for tile in candidates(kernel, getattr(self.tuned.after, kernel), self.shapes):
@@ -76,20 +59,20 @@ class Search:
                     continue
                 tried.add(tile)
                 self.say(f"{kernel}: {tile}", False)
-                config = replace(self.tuned.after, **{kernel: tile})  # type: ignore[arg-type]
-                passes = self._usable(kernel, config, str(tile))
+                config = replace(self.tuned.after, **{kernel: tile})
+                passes = self._usable(kernel, config)
                 faster = self._faster(best, passes)
                 if faster is not None:
                     self.tuned.after, best, improved = config, passes, True
                     gain *= faster
-        if best is None and kernel != "tickets":  # which are then never taken
+        if best is None:
             raise TileError(
                 f"{self.tuned.name}: {kernel} runs with no tile that was tried; {self.tuned.dropped[-1][2]}"
             )
         self.tuned.gains[kernel] = gain
         self.say(f"  {kernel}: {getattr(self.tuned.after, kernel)}, {gain:.3f}x", True)
 
-    def _usable(self, kernel: str, config: Config, name: str, present: bool = False) -> list[Pass] | None:
+    def _usable(self, kernel: str, config: Config, present: bool = False) -> list[Pass] | None:
         """The passes that `kernel` is part of, one for each example; None where a tile is unfit, which is noted.
 
         The tile that is `present` may spill.
@@ -109,7 +92,7 @@ class Search:
         try:
             attempt(make, self.device)
         except TileError as error:
-            self.tuned.dropped.append((kernel, name, str(error)))
+            self.tuned.dropped.append((kernel, str(getattr(config, kernel)), str(error)))
             return None
         return made
 
@@ -126,31 +109,6 @@ class Search:
         timings = self.time({"before": before, "after": after}, self.seconds, self.device)
         return timings["before"].median / timings["after"].median, max(t.spread for t in timings.values())
 
-    def _choose_form(self) -> None:
-        """Chooses launches or tickets, from which size of x, and the chunks that tickets are fastest with."""
-        row = replace(self.tuned.after, tickets_from=None)
-        launches = [Pass(example, row, "launches") for example in self.examples]
-        sizes = [example.x.nbytes for example in self.examples]
-        found, best = row, 1.0
-        for chunk in (max(1, int(share * row.chunk_bytes)) for share in CHUNKS):
-            self.say(f"tickets over chunks of {chunk} bytes", False)
-            config = replace(row, chunk_bytes=chunk)
-            passes = self._usable("tickets", config, f"chunks of {chunk} bytes", present=True)
-            if passes is None:
-                continue
-            compared = [self._compare(*pair) for pair in zip(launches, passes, strict=True)]
-            faster = dict.fromkeys(sizes, True)
-            for size, (gain, spread) in zip(sizes, compared, strict=True):
-                faster[size] &= gain > 1 + spread
-            least = tickets_from(faster)
-            if least is None:
-                continue
-            overall = _mean([g if size >= least else 1.0 for size, (g, _) in zip(sizes, compared, strict=True)])
-            if overall > best:
-                found, best = replace(config, tickets_from=least), overall
-        self.tuned.after, self.tuned.gains["form"] = found, best
-        self.say(f"  form: {form(found)}, {best:.3f}x", True)
-
     def _overall(self, name: str) -> float | None:
         """The speed-up of whole passes from the row before to the row found; None where the former does not run."""
         if self.tuned.before == self.tuned.after:
@@ -159,10 +117,7 @@ class Search:
 
         def compare() -> None:
             for example in self.examples:
-                before, after = (
-                    Pass(example, config, name if name == "backward" else _form_of(config, example))
-                    for config in (self.tuned.before, self.tuned.after)
-                )
+                before, after = (Pass(example, config, name) for config in (self.tuned.before, self.tuned.after))
                 gains.append(self._compare(before, after)[0])
 
         try:
@@ -171,11 +126,6 @@ class Search:
             self.tuned.dropped.append((name, "the row before", str(error)))
             return None
         return _mean(gains)
-
-
-def _form_of(config: Config, example: Example) -> str:
-    least = config.tickets_from
-    return "tickets" if least is not None and example.x.nbytes >= least else "launches"
 
 
 def _mean(ratios: list[float]) -> float:

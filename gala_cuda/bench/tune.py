@@ -20,7 +20,7 @@ from ..version import __version__
 from .candidates import Shape
 from .suite import SHAPES, BenchmarkError
 from .timing import Clock, alternate
-from .tuned_row import Say, TileError, TunedRow, form
+from .tuned_row import Say, TileError, TunedRow
 
 REDUCTION = 4
 _Work = dict[tuple[int, str], list[tuple[Shape, torch.dtype]]]
@@ -95,9 +95,8 @@ def print_results(found: Iterable[TunedRow], console: Console) -> None:
         grid.add_column(heading)
     grid.add_column("speed-up of its pass", justify="right")
     for tuned in found:
-        tiles = [(name, getattr(tuned.before, name), getattr(tuned.after, name)) for name in table.KERNELS]
-        changes = [*tiles, ("form", form(tuned.before), form(tuned.after))]
-        for i, (name, before, after) in enumerate(changes):
+        for i, name in enumerate(table.KERNELS):
+            before, after = getattr(tuned.before, name), getattr(tuned.after, name)
             same = before == after
             cells = (str(before), "the same" if same else str(after), "" if same else f"{tuned.gains[name]:.3f}x")
             grid.add_row(tuned.name if i == 0 else "", name, *cells, style="dim" if same else None)

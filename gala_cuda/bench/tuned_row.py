@@ -20,7 +20,7 @@ class TunedRow:
     where: dict[str, Any]  # what the row is for, by `config.KIND`
     before: Config
     after: Config
-    gains: dict[str, float] = field(default_factory=dict)  # by kernel, and "form": speed-up of its pass
+    gains: dict[str, float] = field(default_factory=dict)  # by kernel: speed-up of its pass
     # "forward", "backward": speed-up of the pass by all of it; None where the row before does not run
     speedup: dict[str, float | None] = field(default_factory=dict)
     dropped: list[tuple[str, str, str]] = field(default_factory=list)  # kernel, tile, why it was not timed
@@ -29,10 +29,3 @@ class TunedRow:
     def name(self) -> str:
         layout = "channels_last" if self.where["channels_last"] else "nchw"
         return f"sm_{self.where['arch']}, {self.where['bytes']} bytes, {layout}, R <= {self.where['reduced']}"
-
-
-def form(config: Config) -> str:
-    """The form of the forward pass in words."""
-    if config.tickets_from is None:
-        return "launches"
-    return f"tickets from {config.tickets_from} bytes, chunks of {config.chunk_bytes}"

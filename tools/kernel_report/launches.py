@@ -74,16 +74,14 @@ class Driver:
         return 0
 
 
-def launches_of(
-    call: Call, config: Config, arch: int, num_sms: int, forms: list[type[forward_plan.Forward]]
-) -> list[Launch]:
-    """What a call launches with the tiles of `config`: its forward pass in each of `forms`, then its backward pass."""
+def launches_of(call: Call, config: Config, arch: int, num_sms: int) -> list[Launch]:
+    """What a call launches with the tiles of `config`: its forward pass, then its backward pass."""
     x = call.x
     shapes: tuple = weight_shapes(x.shape[1], call.reduced)
     shapes = shapes if call.bias else shapes[:_WITHOUT_BIASES]
     w = Weights(*(torch.empty(shape, dtype=call.weights, device="meta") for shape in shapes))
     problem = replace(Problem.of(x, w, call.squash, call.precision), config=config, num_sms=num_sms)
-    return launched(arch, lambda: _run_plans(problem, call, w, forms))
+    return launched(arch, lambda: _run_plans(problem, call, w))
 
 
 def launched(arch: int, run: Callable[[], object]) -> list[Launch]:
@@ -101,13 +99,12 @@ def launched(arch: int, run: Callable[[], object]) -> list[Launch]:
     return kept
 
 
-def _run_plans(problem: Problem, call: Call, w: Weights, forms: list[type[forward_plan.Forward]]) -> None:
+def _run_plans(problem: Problem, call: Call, w: Weights) -> None:
     """Runs the plans of a call, with an incoming gradient laid out as x."""
     x, layout = call.x, Layout.of(call.x, problem.channels_last)
     residual = torch.empty_like(x) if call.residual else None
-    for form in forms:
-        plan = form(problem, w, layout if call.residual else None, call.map, call.save)
-        out, attn_map, stats, relu_mask = plan.run(ForwardCall(x, w, residual, call.squash, call.map, call.save))
+    forward = forward_plan.Forward(problem, w, layout if call.residual else None, call.map, call.save)
+    out, attn_map, stats, relu_mask = forward.run(ForwardCall(x, w, residual, call.squash, call.map, call.save))
     if call.save:
         backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, call.residual), call.map)
         assert stats is not None

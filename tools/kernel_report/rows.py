@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from gala_cuda.backends.triton import forward_plan
 from gala_cuda.backends.triton.config import Config, newest, read
 from gala_cuda.diagnostics import dtype_name
 
@@ -93,10 +92,9 @@ def _launches(rows: list[Row], variants: list[str]) -> Iterator[tuple[Row, Varia
 
 
 def _launched(row: Row, variant: Variant) -> list[Launch]:
-    """Forward, in the forms that the row has, and backward, at a width and size of map as ResNet-50 has them."""
+    """Forward and backward, at a width and size of map as ResNet-50 has them."""
     channels, side, full = 4 * row.reduced, 7 if row.reduced >= 512 else 14, variant.full
     memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
     x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
     call = Call(x, row.reduced, torch.float32, variant.precision, bias=full, residual=full, map=full)
-    forms = [forward_plan.Forward, *([forward_plan.TicketForward] if row.config.tickets else [])]
-    return launches_of(call, row.config, row.arch, GPUS[row.arch].num_sms, forms)
+    return launches_of(call, row.config, row.arch, GPUS[row.arch].num_sms)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import reference
 from ..interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
 from . import assembler
-from .config import MOST, forced_form
+from .config import MOST
 from .launch import alignment, kept_plan
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -59,7 +59,7 @@ def forward(call: ForwardCall) -> Outputs:
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
         None if residual is None else residual.stride(), squash, return_map, save, precision,
-        alignment(x, residual, *w), forced_form(),
+        alignment(x, residual, *w),
     )  # fmt: skip
 
     def make() -> Any:

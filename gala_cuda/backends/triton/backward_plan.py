@@ -113,7 +113,7 @@ class Backward:
         arrays = self.workspace.allocate(x.device)
         g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = arrays
         grad_residual = None if out is None else torch.empty_like(x)
-        self.expand(None, None, w.w_expand, None, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
+        self.expand(None, w.w_expand, None, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
         self.scale(grad_out, x, out, grad_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds_parts)
         self.sum_ds(ds_parts, ds)
         self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)

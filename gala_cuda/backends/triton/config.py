@@ -5,13 +5,11 @@ A row is for an architecture, a size and layout of x's elements, and a reduced w
 GALA_TRITON_TABLE names a file to use instead.
 """
 
-import contextlib
 import functools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +25,12 @@ SIZES = {
     "scale_backward": ("PIXELS", "CHANNELS"),
     "grad_x": ("ROWS", "DEPTH", "CHANNELS"),
     "local_products": ("ROWS", "REDUCED", "CHANNELS"),
-    "tickets": ("ROWS", "DEPTH", "REDUCED", "PIXELS", "CHANNELS"),
 }
 KERNELS = tuple(SIZES)
 KIND = ("arch", "bytes", "channels_last", "reduced")  # what a row is for
 MOST = 2**31 - 2**20  # pixels of all images, channels, hidden units: beyond, a block's end overflows 32 bits
 OLDEST = 80  # the first architecture with bfloat16 tensor cores
 TABLE = Path(__file__).with_name("table.json")
-FORMS = ("launches", "tickets")
-_form: str | None = None
 
 
 class TableError(GalaError, ValueError):
@@ -71,15 +66,11 @@ class Config:
     scale_backward: Tile
     grad_x: Tile
     local_products: Tile
-    tickets: Tile | None  # block sizes of gather and scale in it; None: all known ones spill registers
-    tickets_from: int | None  # from this many bytes of x on, the forward pass takes the form of tickets; None: never
-    chunk_bytes: int  # of x that the L2 cache holds from gather until scale reads it again
 
     @property
     def entry(self) -> dict[str, Any]:
         """The row as JSON in the table's file, without what it is for."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value.entry if isinstance(value, Tile) else value for name, value in values.items()}
+        return {name: getattr(self, name).entry for name in KERNELS}
 
 
 Row = tuple[dict[str, Any], Config]  # what it is for, by KIND, and what it says
@@ -104,22 +95,6 @@ def lookup(x: Tensor, channels_last: bool, reduced: int) -> Config:
 def in_use() -> Path:
     """The file that GALA_TRITON_TABLE names, else the shipped one."""
     return Path(os.environ.get("GALA_TRITON_TABLE", "") or TABLE)
-
-
-@contextlib.contextmanager
-def form(name: str) -> Iterator[None]:
-    """Inside, every forward pass takes the form `name`, one of FORMS, whatever the table says."""
-    global _form
-    before, _form = _form, name
-    try:
-        yield
-    finally:
-        _form = before
-
-
-def forced_form() -> str | None:
-    """The form that `form` asks for, or None."""
-    return _form
 
 
 def architecture(device: torch.device) -> int:
@@ -199,12 +174,7 @@ def write(path: Path, rows: list[Row], measured: list[dict[str, Any]]) -> None:
 
 def parse(row: Any) -> Config:
     """The configuration in a row of the table's file. Raises TableError."""
-    no_tickets = isinstance(row, dict) and "tickets" in row and row["tickets"] is None
-    tiles: dict[str, Any] = {name: _tile(row, name) for name in KERNELS if not (no_tickets and name == "tickets")}
-    never = isinstance(row, dict) and "tickets_from" in row and row["tickets_from"] is None
-    tickets_from = None if never else _whole(row, "tickets_from", least=0)
-    tiles.setdefault("tickets", None)
-    return Config(**tiles, tickets_from=tickets_from, chunk_bytes=_whole(row, "chunk_bytes"))
+    return Config(**{name: _tile(row, name) for name in KERNELS})
 
 
 def _tile(row: Any, kernel: str) -> Tile:
@@ -228,10 +198,10 @@ def _kind(row: Any) -> dict[str, Any]:
     return {name: where[name] for name in KIND}
 
 
-def _whole(entry: Any, name: str, of: str = "", least: int = 1) -> int:
+def _whole(entry: Any, name: str, of: str) -> int:
     value = entry.get(name) if isinstance(entry, dict) else None
-    if type(value) is not int or value < least:
-        raise TableError(f"{of} {name} is {value!r}; expected a whole number of at least {least}".lstrip())
+    if type(value) is not int or value < 1:
+        raise TableError(f"{of} {name} is {value!r}; expected a whole number of at least 1")
     return value
 
 

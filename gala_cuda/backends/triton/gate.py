@@ -24,7 +24,6 @@ def add_parts(parts, at, mask, stride, PARTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["images"])
 def shrink(
-    tile,  # which tile to compute; None: the one of the program's number
     pool,  # [tiles, SEGMENTS, C]
     w_shrink,  # [R, C]
     stats,  # [N, width]: p is written
@@ -44,8 +43,7 @@ def shrink(
     REDUCED: tl.constexpr,
 ):
     """One program for each split of the channels, block of hidden units and block of images."""
-    if tile is None:
-        tile = tl.program_id(0)
+    tile = tl.program_id(0)
     splits = count_spans(channels, span)
     r_blocks = tl.cdiv(reduced, REDUCED)
     split = tile % splits
@@ -91,7 +89,6 @@ def store_split(parts, value, split, n, images, r, reduced):
 
 @triton.jit(do_not_specialize=["images"])
 def expand(
-    tile,  # which tile to compute; None: the one of the program's number
     z_parts,  # [SPLITS, N, R]; not read with SAVED
     w_expand,  # [C, R]
     b_w_shrink,  # [R], with BIAS
@@ -116,8 +113,7 @@ def expand(
     CHANNELS: tl.constexpr,
 ):
     """One program for each block of channels and block of images."""
-    if tile is None:
-        tile = tl.program_id(0)
+    tile = tl.program_id(0)
     blocks = tl.cdiv(channels, CHANNELS)
     n = tile // blocks * IMAGES + tl.arange(0, IMAGES)
     c = tile % blocks * CHANNELS + tl.arange(0, CHANNELS)

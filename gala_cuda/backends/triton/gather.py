@@ -14,7 +14,6 @@ from .problem import NO_TUNING, Problem
 
 @triton.jit(do_not_specialize=["images"])
 def gather(
-    tile,  # which tile of rows to compute; None: the one of the program's number
     x,
     v_shrink,  # [R, C] in x's dtype
     b_v_shrink,  # [R], read with BIAS only
@@ -41,8 +40,7 @@ def gather(
     REDUCED: tl.constexpr,
 ):
     """One program for each tile of rows."""
-    if tile is None:
-        tile = tl.program_id(0)
+    tile = tl.program_id(0)
     image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     words = tl.cdiv(reduced, WORD)
     s = tl.zeros([ROWS], tl.float32)

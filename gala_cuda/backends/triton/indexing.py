@@ -21,7 +21,6 @@ def load_matrix(matrix, row, column, rows, columns, TRANSPOSED: tl.constexpr):
     else:
         mask = (row < rows)[:, None] & (column < columns)[None, :]
         at = row.to(tl.int64)[:, None] * columns + column[None, :]
-    # One addition to the pointer: with two, forward_tickets needs more registers than there are on sm_86.
     return tl.load(matrix + at, mask=mask, other=0.0)
 
 

@@ -79,7 +79,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rows:
-    """How a kernel's tiles cut the pixels of some images, which are its rows."""
+    """How a kernel's tiles cut the pixels of all images, which are its rows."""
 
     size: int
     flat: bool  # whether a tile may span several images
@@ -87,8 +87,8 @@ class Rows:
     tiles: int
 
     @classmethod
-    def of(cls, problem: Problem, size: int, images: int | None = None) -> "Rows":
-        images, pixels = problem.images if images is None else images, problem.pixels
+    def of(cls, problem: Problem, size: int) -> "Rows":
+        images, pixels = problem.images, problem.pixels
         size = clamp_block(size, pixels)
         flat = problem.channels_last and pixels % size != 0 and 2 * pixels >= size
         if flat:

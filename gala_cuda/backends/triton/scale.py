@@ -14,7 +14,6 @@ from .problem import NO_TUNING
 
 @triton.jit(do_not_specialize=["map_rows"])
 def scale(
-    tile,  # which tile to compute; None: the one of the program's number
     x,
     residual,  # with RESIDUAL
     out,
@@ -41,9 +40,7 @@ def scale(
     CHANNELS: tl.constexpr,
 ):
     """One program for each block of channels, share of the pixels, and image."""
-    if tile is None:
-        tile = tl.program_id(0)
-    image, share, block, c = part_of_image(tile, pixels, channels, span, CHANNELS)
+    image, share, block, c = part_of_image(tl.program_id(0), pixels, channels, span, CHANNELS)
     begin = share * span
     a = tl.load(alpha + image * channels + c, mask=c < channels, other=0.0)[None, :]
     b = tl.load(beta + image * channels + c, mask=c < channels, other=0.0)[None, :]
