@@ -149,7 +149,7 @@ if __name__ == "__main__":
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_INTERPRET": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "5 [('prepare', None), ('prepare', None)]", done.stderr
+    assert done.stdout.strip() == "6 [('prepare', None), ('prepare', None)]", done.stderr
     assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 1
 
 

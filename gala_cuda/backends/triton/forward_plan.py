@@ -5,7 +5,7 @@ import torch
 from ..interface import ForwardCall, Outputs, Weights, mask_words
 from . import gate, gather, scale
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
-from .problem import GATE, GATE_BLOCK, GATE_DEPTH, GATE_IMAGES, SPLITS, Problem, Rows, shares, spans
+from .problem import Problem, Rows, shares
 
 
 class Forward:
@@ -14,50 +14,43 @@ class Forward:
     def __init__(self, p: Problem, w: Weights, residual: Layout | None, return_map: bool, save: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
         self.stats, self.relu_mask = (n, p.width), (n, hw, mask_words(r)) if save else (0,)
-        constants = p.constants | {"SAVE": save, "RESIDUAL": residual is not None, "MAP": return_map}
-        rows = Rows.of(p, p.config.gather["ROWS"])
-        self.prepare = gather.prepare_launch(p, scaled=False) if w.v_shrink.dtype != p.dtype else None
-        self.gather = self._gather(p, rows, constants)
-        self.shrink, splits = self._shrink(p, rows, constants)
-        self.expand = gate.expand_launch(p, splits, saved=False)
-        self.scale, c_blocks = self._scale(p, residual, constants)
+        self.prepare = None if w.v_shrink.dtype == p.dtype else gather.prepare_launch(p, scaled=False)
+        self.gather, rows = self._gather(p, save)
+        self.shrink, splits = gate.shrink_launch(p, rows)
+        self.finish_hidden = gate.finish_launch(p, splits, backward=False)
+        self.expand = gate.expand_launch(p, gate=False)
+        self.scale, c_blocks = self._scale(p, residual, return_map)
         self.finish_map = scale.sum_launch(n * hw, c_blocks, root=True) if return_map else None
         self.workspace = Workspace()
-        for extents in (
-            (rows.tiles, rows.segments, c), (splits, n, r), (n, c), (n, c),  # pool, z in parts, alpha, beta
-            (c_blocks if return_map else 0, n, hw),  # the map in parts
-        ):  # fmt: skip
-            self.workspace.add(*extents)
+        self.workspace.add(rows.tiles, rows.segments, c)  # pooled sums
+        self.workspace.add(splits, n, r)  # z in parts
+        self.workspace.add(n, c)  # alpha
+        self.workspace.add(n, c)  # beta
+        self.workspace.add(c_blocks if return_map else 0, n, hw)  # map parts
 
-    def _gather(self, p: Problem, rows: Rows, constants: dict[str, object]) -> KernelLaunch:
+    def _gather(self, p: Problem, save: bool) -> tuple[KernelLaunch, Rows]:
         tile = p.config.gather
+        rows = Rows.of(p, tile["ROWS"])
         sizes = {
             "DEPTH": clamp_block(tile["DEPTH"], p.channels),
             "REDUCED": clamp_block(tile["REDUCED"], p.reduced, 32),
         }
         numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, *p.x)
-        return KernelLaunch(gather.gather, rows.tiles, numbers, constants | rows.constants | sizes, tile)
+        whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % sizes["REDUCED"] == 0
+        constants = p.constants | rows.constants | sizes | {"SAVE": save, "WHOLE": whole}
+        return KernelLaunch(gather.gather, rows.tiles, numbers, constants, tile), rows
 
-    def _shrink(self, p: Problem, rows: Rows, constants: dict[str, object]) -> tuple[KernelLaunch, int]:
-        """The launch, and between how many programs it splits a sum over the channels."""
-        depth, block = clamp_block(GATE_DEPTH, p.channels), clamp_block(GATE_BLOCK, p.reduced)
-        sizes = {"IMAGES": GATE_IMAGES, "DEPTH": depth, "REDUCED": block}
-        span, splits = spans(p.channels, depth, SPLITS)
-        programs = splits * cdiv(p.reduced, block) * cdiv(p.images, GATE_IMAGES)
-        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, span)
-        return KernelLaunch(gate.shrink, programs, numbers, constants | rows.constants | sizes, GATE), splits
-
-    def _scale(self, p: Problem, residual: Layout | None, constants: dict[str, object]) -> tuple[KernelLaunch, int]:
-        """The launch, and how many blocks of channels it has."""
+    def _scale(self, p: Problem, residual: Layout | None, return_map: bool) -> tuple[KernelLaunch, int]:
+        """The launch, and the number of blocks of channels."""
         tile = p.config.scale
-        pixels, channels = clamp_block(tile["PIXELS"], p.pixels), clamp_block(tile["CHANNELS"], p.channels)
-        c_blocks = cdiv(p.channels, channels)
-        span, n_shares = shares(p, pixels, c_blocks)
-        numbers = (
-            p.images * p.pixels, p.pixels, p.channels, p.width, span, *p.x, *(residual or p.x), *p.out
-        )  # fmt: skip
-        sizes = {"PIXELS": pixels, "CHANNELS": channels}
-        return KernelLaunch(scale.scale, p.images * c_blocks * n_shares, numbers, constants | sizes, tile), c_blocks
+        sizes = {"PIXELS": clamp_block(tile["PIXELS"], p.pixels), "CHANNELS": clamp_block(tile["CHANNELS"], p.channels)}
+        c_blocks = cdiv(p.channels, sizes["CHANNELS"])
+        span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
+        strides = (*p.x, *(residual or p.x), *p.out)
+        numbers = (p.images * p.pixels, p.pixels, p.channels, p.width, span, *strides)
+        flags = {"RESIDUAL": residual is not None, "MAP": return_map, "WHOLE": p.channels % sizes["CHANNELS"] == 0}
+        constants = p.constants | sizes | flags
+        return KernelLaunch(scale.scale, p.images * c_blocks * n_shares, numbers, constants, tile), c_blocks
 
     def run(self, call: ForwardCall) -> Outputs:
         """As `reference.forward`."""
@@ -68,13 +61,14 @@ class Forward:
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
         relu_mask = torch.empty(self.relu_mask, dtype=torch.int32, device=x.device)
         pool, z_parts, alpha, beta, map_parts = self.workspace.allocate(x.device)
+        v_shrink = w.v_shrink
         if self.prepare is not None:
             v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
             self.prepare(w.v_shrink, None, v_shrink)
-            w = w._replace(v_shrink=v_shrink)
-        self.gather(x, w.v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, relu_mask, pool)
+        self.gather(x, v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, relu_mask, pool)
         self.shrink(pool, w.w_shrink, stats, z_parts)
-        self.expand(z_parts, w.w_expand, w.b_w_shrink, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
+        self.finish_hidden(z_parts, w.b_w_shrink, stats, None)
+        self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
         self.scale(x, residual, out, stats, alpha, beta, map_parts)
         if self.finish_map is not None:
             self.finish_map(map_parts, attn_map)

@@ -1,7 +1,7 @@
 """gate: the tiles' pooled sums -> p -> z -> g -> alpha, beta, in float32.
 
-The products have few rows, one per image, and weights that are large beside them: the sums over C are split between
-programs, and whoever reads the parts adds them up in order.
+The products are small, so that their time is that of one program: the sums over C are split between programs, and
+`finish_hidden` adds the parts up in order.
 """
 
 import triton
@@ -10,7 +10,20 @@ import triton.language as tl
 from .indexing import count_spans, load_matrix, load_vector
 from .launch import KernelLaunch, cdiv, clamp_block
 from .numerics import dot, relu
-from .problem import GATE, GATE_BLOCK, GATE_DEPTH, GATE_IMAGES, Problem
+from .problem import (
+    GATE,
+    GATE_CHANNELS,
+    GATE_DEPTH,
+    GATE_IMAGES,
+    GATE_REDUCED,
+    GATE_SPLITS,
+    GATE_STEP,
+    GATE_TILES,
+    NO_TUNING,
+    Problem,
+    Rows,
+    spans,
+)
 
 
 @triton.jit
@@ -33,50 +46,57 @@ def shrink(
     channels,
     reduced,
     width,
+    most,  # tiles of an image
     span,  # channels of a split, a multiple of DEPTH
     FLAT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     ROWS: tl.constexpr,  # of the gather's tiles
+    TOGETHER: tl.constexpr,  # tiles that are loaded at once
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
     """One program for each split of the channels, block of hidden units and block of images."""
-    tile = tl.program_id(0)
-    splits = count_spans(channels, span)
-    r_blocks = tl.cdiv(reduced, REDUCED)
-    split = tile % splits
-    r_block = tile // splits % r_blocks
-    n = tile // (splits * r_blocks) * IMAGES + tl.arange(0, IMAGES)
-    r = r_block * REDUCED + tl.arange(0, REDUCED)
+    split, r_block, n, r = split_block(images, channels, reduced, span, IMAGES, REDUCED)
     here = n < images
+    image = n.to(tl.int64)
     share = 1.0 / tl.cast(pixels, tl.float32)
     if FLAT:
         first_tile = n * pixels // ROWS
         last_tile = (n * pixels + pixels - 1) // ROWS
-        most = (pixels + ROWS - 2) // ROWS + 1
     else:
-        most = tl.cdiv(pixels, ROWS)
         first_tile = n * most
         last_tile = first_tile + most - 1
     z = tl.zeros([IMAGES, REDUCED], tl.float32)
     for k in range(split * span, tl.minimum(split * span + span, channels), DEPTH):
         c = k + tl.arange(0, DEPTH)
-        total = tl.zeros([IMAGES, DEPTH], tl.float32)
-        for i in range(most):
-            part = first_tile + i
-            slot = part.to(tl.int64) * SEGMENTS
-            if SEGMENTS > 1:
-                slot += n - part * ROWS // pixels
-            mask = (here & (part <= last_tile))[:, None] & (c < channels)[None, :]
-            total += tl.load(pool + (slot * channels)[:, None] + c[None, :], mask=mask, other=0.0)
-        p = total * share
-        to = stats + (n.to(tl.int64) * width + pixels)[:, None] + c[None, :]
-        tl.store(to, p, mask=here[:, None] & (c < channels)[None, :] & (r_block == 0))
         w = load_matrix(w_shrink, r, c, reduced, channels, TRANSPOSED=True)
+        total = tl.zeros([IMAGES, DEPTH], tl.float32)
+        for start in range(0, most, TOGETHER):
+            for i in tl.static_range(TOGETHER):
+                part = first_tile + start + i
+                slot = part.to(tl.int64) * SEGMENTS
+                if SEGMENTS > 1:
+                    slot += n - part * ROWS // pixels
+                mask = (here & (part <= last_tile))[:, None] & (c < channels)[None, :]
+                total += tl.load(pool + (slot * channels)[:, None] + c[None, :], mask=mask, other=0.0)
+        p = total * share
+        to = stats + (image * width + pixels)[:, None] + c[None, :]
+        tl.store(to, p, mask=here[:, None] & (c < channels)[None, :] & (r_block == 0))
         z = dot(p, w.to(tl.float32), z, GATE_PRECISION)
     store_split(z_parts, z, split, n, images, r, reduced)
+
+
+@triton.jit
+def split_block(images, channels, reduced, span, IMAGES: tl.constexpr, REDUCED: tl.constexpr):
+    """A program's split of the channels, block of hidden units, images [IMAGES] and hidden units [REDUCED]."""
+    splits = count_spans(channels, span)
+    r_blocks = tl.cdiv(reduced, REDUCED)
+    split = tl.program_id(0) % splits
+    r_block = tl.program_id(0) // splits % r_blocks
+    n = tl.program_id(0) // (splits * r_blocks) * IMAGES + tl.arange(0, IMAGES)
+    return split, r_block, n, r_block * REDUCED + tl.arange(0, REDUCED)
 
 
 @triton.jit
@@ -88,15 +108,44 @@ def store_split(parts, value, split, n, images, r, reduced):
 
 
 @triton.jit(do_not_specialize=["images"])
+def finish_hidden(
+    parts,  # [SPLITS, N, R]
+    b_w_shrink,  # [R], with BIAS; not read with BACKWARD
+    stats,  # [N, width]: z is written, or read with BACKWARD
+    dz,  # [N, R], written with BACKWARD
+    images,
+    pixels,
+    channels,
+    reduced,
+    width,
+    BIAS: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    SPLITS: tl.constexpr,
+    REDUCED: tl.constexpr,
+):
+    """z, or dz where the unit was on, from its parts; one program for each image and block of hidden units."""
+    blocks = tl.cdiv(reduced, REDUCED)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    r = tl.program_id(0) % blocks * REDUCED + tl.arange(0, REDUCED)
+    total = add_parts(parts, image * reduced + r, r < reduced, tl.cast(images, tl.int64) * reduced, SPLITS)
+    at = stats + image * width + pixels + channels + r
+    if BACKWARD:
+        z = tl.load(at, mask=r < reduced, other=0.0)
+        tl.store(dz + image * reduced + r, tl.where(z <= 0, 0.0, total), mask=r < reduced)
+    else:
+        if BIAS:
+            total += load_vector(b_w_shrink, r, reduced)
+        tl.store(at, total, mask=r < reduced)
+
+
+@triton.jit(do_not_specialize=["images"])
 def expand(
-    z_parts,  # [SPLITS, N, R]; not read with SAVED
     w_expand,  # [C, R]
-    b_w_shrink,  # [R], with BIAS
     b_w_expand,  # [C], with BIAS
     a,
     m,  # [C]
-    stats,  # [N, width]: z is written, or read with SAVED
-    g,  # [N, C], written with SAVED
+    stats,  # [N, width]: z is read
+    g,  # [N, C], written with GATE
     alpha,
     beta,  # [N, C]
     images,
@@ -105,32 +154,23 @@ def expand(
     reduced,
     width,
     BIAS: tl.constexpr,
-    SAVED: tl.constexpr,
-    SPLITS: tl.constexpr,
+    GATE: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """One program for each block of channels and block of images."""
-    tile = tl.program_id(0)
     blocks = tl.cdiv(channels, CHANNELS)
-    n = tile // blocks * IMAGES + tl.arange(0, IMAGES)
-    c = tile % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)
+    c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
     here = n < images
     image = n.to(tl.int64)[:, None]
     saved = stats + image * width + pixels + channels
     acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
     for k in range(0, reduced, DEPTH):
         r = k + tl.arange(0, DEPTH)
-        mask = here[:, None] & (r < reduced)[None, :]
-        if SAVED:
-            z = tl.load(saved + r[None, :], mask=mask, other=0.0)
-        else:
-            z = add_parts(z_parts, image * reduced + r[None, :], mask, tl.cast(images, tl.int64) * reduced, SPLITS)
-            if BIAS:
-                z += load_vector(b_w_shrink, r, reduced)[None, :]
-            tl.store(saved + r[None, :], z, mask=mask & (tile % blocks == 0))
+        z = tl.load(saved + r[None, :], mask=here[:, None] & (r < reduced)[None, :], other=0.0)
         w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=True)
         acc = dot(relu(z), w.to(tl.float32), acc, GATE_PRECISION)
     if BIAS:
@@ -141,14 +181,41 @@ def expand(
     at = image * channels + c[None, :]
     tl.store(alpha + at, weight_a * acc, mask=mask)
     tl.store(beta + at, weight_a + weight_m * acc, mask=mask)
-    if SAVED:
+    if GATE:
         tl.store(g + at, acc, mask=mask)
 
 
-def expand_launch(p: Problem, splits: int, saved: bool) -> KernelLaunch:
-    """The launch that computes alpha and beta from z in `splits` parts; with `saved`, from z in stats, and g too."""
-    channels, depth = clamp_block(GATE_BLOCK, p.channels), clamp_block(GATE_DEPTH, p.reduced)
-    sizes = {"SPLITS": splits, "IMAGES": GATE_IMAGES, "DEPTH": depth, "CHANNELS": channels}
-    programs = cdiv(p.images, GATE_IMAGES) * cdiv(p.channels, channels)
+def split_sizes(p: Problem) -> tuple[dict[str, int], int, int]:
+    """How sums over the channels are split: the sizes of a block, the channels of a split, and the number of splits."""
+    depth = clamp_block(GATE_DEPTH, p.channels)
+    span, splits = spans(p.channels, depth, GATE_SPLITS)
+    return {"DEPTH": depth, "REDUCED": clamp_block(GATE_REDUCED, p.reduced), "IMAGES": GATE_IMAGES}, span, splits
+
+
+def split_programs(p: Problem, reduced: int, splits: int) -> int:
+    return splits * cdiv(p.reduced, reduced) * cdiv(p.images, GATE_IMAGES)
+
+
+def shrink_launch(p: Problem, rows: Rows) -> tuple[KernelLaunch, int]:
+    """The launch that makes p and the parts of z of the pooled sums of gather's tiles `rows`; the number of parts."""
+    sizes, span, splits = split_sizes(p)
+    most = rows.of_an_image(p.pixels)
+    constants = p.constants | rows.constants | sizes | {"TOGETHER": clamp_block(GATE_TILES, most, least=1)}
+    numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, most, span)
+    return KernelLaunch(shrink, split_programs(p, sizes["REDUCED"], splits), numbers, constants, GATE), splits
+
+
+def finish_launch(p: Problem, splits: int, backward: bool) -> KernelLaunch:
+    """The launch that makes z of its parts, with `backward` dz."""
+    block = clamp_block(256, p.reduced)
     numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
-    return KernelLaunch(expand, programs, numbers, p.constants | sizes | {"SAVED": saved}, GATE)
+    constants = p.constants | {"BACKWARD": backward, "SPLITS": splits, "REDUCED": block}
+    return KernelLaunch(finish_hidden, p.images * cdiv(p.reduced, block), numbers, constants, NO_TUNING)
+
+
+def expand_launch(p: Problem, gate: bool) -> KernelLaunch:
+    """The launch that computes alpha and beta from z, with `gate` g too."""
+    sizes = {"CHANNELS": clamp_block(GATE_CHANNELS, p.channels), "DEPTH": clamp_block(GATE_STEP, p.reduced)}
+    programs = cdiv(p.images, GATE_IMAGES) * cdiv(p.channels, sizes["CHANNELS"])
+    numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
+    return KernelLaunch(expand, programs, numbers, p.constants | sizes | {"IMAGES": GATE_IMAGES, "GATE": gate}, GATE)

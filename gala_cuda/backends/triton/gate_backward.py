@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from .gate import add_parts, store_split
-from .indexing import count_spans, load_matrix, load_vector
+from .gate import add_parts, split_block, store_split
+from .indexing import load_matrix, load_vector
 from .numerics import dot, narrow, relu
 
 
@@ -28,63 +28,50 @@ def grad_hidden(
     REDUCED: tl.constexpr,
 ):
     """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as of `shrink`."""
-    splits = count_spans(channels, span)
-    r_blocks = tl.cdiv(reduced, REDUCED)
-    split = tl.program_id(0) % splits
-    r_block = tl.program_id(0) // splits % r_blocks
-    n = tl.program_id(0) // (splits * r_blocks) * IMAGES + tl.arange(0, IMAGES)
-    r = r_block * REDUCED + tl.arange(0, REDUCED)
+    split, r_block, n, r = split_block(images, channels, reduced, span, IMAGES, REDUCED)
+    here = n < images
+    image = n.to(tl.int64)[:, None]
+    stride = tl.cast(images, tl.int64) * channels
     acc = tl.zeros([IMAGES, REDUCED], tl.float32)
     for k in range(split * span, tl.minimum(split * span + span, channels), DEPTH):
         c = k + tl.arange(0, DEPTH)
-        mask = (n < images)[:, None] & (c < channels)[None, :]
-        at = n.to(tl.int64)[:, None] * channels + c[None, :]
-        stride = tl.cast(images, tl.int64) * channels
+        mask = here[:, None] & (c < channels)[None, :]
+        at = image * channels + c[None, :]
+        w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=False)
         d_alpha = add_parts(alpha_parts, at, mask, stride, PARTS)
         d_beta = add_parts(beta_parts, at, mask, stride, PARTS)
         weight_a = load_vector(a, c, channels)[None, :]
         weight_m = load_vector(m, c, channels)[None, :]
         d = weight_a * d_alpha + weight_m * d_beta
         tl.store(dg + at, d, mask=mask & (r_block == 0))
-        w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=False)
         acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
     store_split(dz_parts, acc, split, n, images, r, reduced)
 
 
 @triton.jit(do_not_specialize=["images"])
 def grad_pool(
-    dz_parts,  # [SPLITS, N, R]
     w_shrink,  # [R, C]
-    stats,
     dz,  # [N, R]
     dp,  # [N, C], over HW
     images,
     pixels,
     channels,
     reduced,
-    width,
-    SPLITS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """dz where the hidden unit was on, and dp = dz . w_shrink over HW; programs as of `expand`."""
+    """dp = dz . w_shrink over HW; programs as of `expand`."""
     blocks = tl.cdiv(channels, CHANNELS)
-    block = tl.program_id(0) % blocks
     n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)
-    c = block * CHANNELS + tl.arange(0, CHANNELS)
+    c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
     here = n < images
     image = n.to(tl.int64)[:, None]
-    stride = tl.cast(images, tl.int64) * reduced
     acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
     for k in range(0, reduced, DEPTH):
         r = k + tl.arange(0, DEPTH)
-        mask = here[:, None] & (r < reduced)[None, :]
-        at = image * reduced + r[None, :]
-        z = tl.load(stats + image * width + pixels + channels + r[None, :], mask=mask, other=0.0)
-        d = tl.where(z <= 0, 0.0, add_parts(dz_parts, at, mask, stride, SPLITS))
-        tl.store(dz + at, d, mask=mask & (block == 0))
+        d = tl.load(dz + image * reduced + r[None, :], mask=here[:, None] & (r < reduced)[None, :], other=0.0)
         w = load_matrix(w_shrink, r, c, reduced, channels, TRANSPOSED=False)
         acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
     to = dp + image * channels + c[None, :]
@@ -142,12 +129,13 @@ def global_grads(
         d_hidden = tl.load(dz + image[:, None] * reduced + r[None, :], mask=along, other=0.0)
         expand_acc = dot(d, relu(z), expand_acc, GATE_PRECISION)
         shrink_acc = dot(p, d_hidden, shrink_acc, GATE_PRECISION)
-        stride = tl.cast(images, tl.int64) * channels
-        d_alpha = add_parts(alpha_parts, at, across, stride, PARTS)
-        d_beta = add_parts(beta_parts, at, across, stride, PARTS)
-        gate = tl.load(g + at, mask=across, other=0.0)
-        a_acc += gate * d_alpha + d_beta
-        m_acc += gate * d_beta
+        if r_block == 0:
+            stride = tl.cast(images, tl.int64) * channels
+            d_alpha = add_parts(alpha_parts, at, across, stride, PARTS)
+            d_beta = add_parts(beta_parts, at, across, stride, PARTS)
+            gate = tl.load(g + at, mask=across, other=0.0)
+            a_acc += gate * d_alpha + d_beta
+            m_acc += gate * d_beta
         dg_acc += d
         dz_acc += d_hidden
     mask = (c < channels)[:, None] & (r < reduced)[None, :]

@@ -1,15 +1,18 @@
 """gather: reads x once and computes the local map s, the ReLU mask, and each tile's part of the pooled sum.
 
-The matrix product takes its operands in x's dtype and adds in float32.
+The matrix product takes its operands in x's dtype and adds in float32. In 16 bits the pooled sum is a product too, of
+x by zeros and ones, which are exact: summed over a tile's rows by shuffles, it took longer than the local map.
 """
 
 import triton
 import triton.language as tl
 
-from .indexing import WORD, load_matrix, load_vector, row_offsets, tile_rows
+from .indexing import WORD, below, load_matrix, load_vector, row_offsets, tile_rows
 from .launch import KernelLaunch, cdiv
 from .numerics import dot, narrow, relu
 from .problem import NO_TUNING, Problem
+
+SLOTS = tl.constexpr(16)  # rows of the product that pools: the fewest that tensor cores take
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -35,6 +38,7 @@ def gather(
     BIAS: tl.constexpr,
     SAVE: tl.constexpr,
     PRECISION: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether DEPTH divides C and REDUCED R
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     REDUCED: tl.constexpr,
@@ -44,38 +48,63 @@ def gather(
     image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     words = tl.cdiv(reduced, WORD)
     s = tl.zeros([ROWS], tl.float32)
+    to_pool = pool + tile.to(tl.int64) * SEGMENTS * channels
+    segment = tl.arange(0, SLOTS)
+    belongs = narrow(tl.where(segment[:, None] == (image - first)[None, :], 1.0, 0.0), x.dtype.element_ty)
+    spoilt = tl.zeros([SLOTS, DEPTH], tl.float32)
     for start in range(0, reduced, REDUCED):
         r = start + tl.arange(0, REDUCED)
         acc = tl.zeros([ROWS, REDUCED], tl.float32)
         for k in range(0, channels, DEPTH):
             c = k + tl.arange(0, DEPTH)
             at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
-            rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
-            v = load_matrix(v_shrink, r, c, reduced, channels, TRANSPOSED=True)
+            here = below(c, channels, WHOLE)
+            rows = tl.load(x + at, mask=inside[:, None] & here[None, :], other=0.0)
+            v = load_matrix(v_shrink, r, c, reduced, channels, TRANSPOSED=True, WHOLE=WHOLE)
             acc = dot(rows, v, acc, PRECISION)
-            for segment in tl.static_range(SEGMENTS):
-                if SEGMENTS == 1:
-                    part = tl.sum(rows.to(tl.float32), 0)
-                else:
-                    part = tl.sum(tl.where((image == first + segment)[:, None], rows.to(tl.float32), 0.0), 0)
-                to = pool + (tile.to(tl.int64) * SEGMENTS + segment) * channels + c
-                tl.store(to, part, mask=(c < channels) & (start == 0))
+            if x.dtype.element_ty == tl.float32:
+                store_sums(to_pool, rows, image, first, c, channels, start, SEGMENTS)
+            else:
+                part = dot(belongs, rows, tl.zeros([SLOTS, DEPTH], tl.float32), PRECISION)
+                mask = (segment < SEGMENTS)[:, None] & here[None, :] & (start == 0)
+                tl.store(to_pool + segment.to(tl.int64)[:, None] * channels + c[None, :], part, mask=mask)
+                if SEGMENTS > 1:
+                    spoilt += part * 0.0
         if BIAS:
             acc += load_vector(b_v_shrink, r, reduced)[None, :]
-        acc = tl.where((r < reduced)[None, :], acc, 0.0)  # NaN there where x is infinite
+        acc = tl.where(below(r, reduced, WHOLE)[None, :], acc, 0.0)  # NaN there where x is infinite
         collapse = load_vector(v_collapse, r, reduced)
         s += tl.sum(relu(acc) * collapse[None, :], 1)
         if SAVE:
-            on = tl.where(acc <= 0, 0, 1)
-            lane = tl.arange(0, WORD)
-            pattern = tl.sum(tl.reshape(on, [ROWS, REDUCED // WORD, WORD]) << lane[None, None, :], 2)
+            bit = 1 << tl.arange(0, WORD)
+            pattern = tl.sum(tl.where(tl.reshape(acc, [ROWS, REDUCED // WORD, WORD]) <= 0, 0, bit[None, None, :]), 2)
             word = start // WORD + tl.arange(0, REDUCED // WORD)
             row = image.to(tl.int64) * pixels + pixel
             to = relu_mask + (row * words)[:, None] + word[None, :]
             tl.store(to, pattern, mask=inside[:, None] & (word < words)[None, :])
+    if SEGMENTS > 1 and x.dtype.element_ty != tl.float32:
+        # 0 times an infinite or NaN x of one image is NaN in the sum of another: such a tile is summed once more.
+        again = tl.where(tl.sum(tl.sum(spoilt, 1), 0) != 0, channels, 0)
+        tl.debug_barrier()  # between the two writes of a program
+        for k in range(0, again, DEPTH):
+            c = k + tl.arange(0, DEPTH)
+            at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
+            rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
+            store_sums(to_pool, rows, image, first, c, channels, 0, SEGMENTS)
     if BIAS:
         s += tl.load(b_v_collapse).to(tl.float32)
     tl.store(stats + image.to(tl.int64) * width + pixel, s, mask=inside)
+
+
+@triton.jit
+def store_sums(pool, rows, image, first, c, channels, start, SEGMENTS: tl.constexpr):
+    """pool [SEGMENTS, C] at channels `c` = the sums of `rows` over each image's; only where `start` is 0."""
+    for segment in tl.static_range(SEGMENTS):
+        if SEGMENTS == 1:
+            part = tl.sum(rows.to(tl.float32), 0)
+        else:
+            part = tl.sum(tl.where((image == first + segment)[:, None], rows.to(tl.float32), 0.0), 0)
+        tl.store(pool + tl.cast(channels, tl.int64) * segment + c, part, mask=(c < channels) & (start == 0))
 
 
 @triton.jit

@@ -1,22 +1,55 @@
-"""gather's backward: the gradient of x, and T = (ds . relu_mask)^T x, of which the local weights' gradients are made.
+"""gather's backward: the gradient of x, and T = W^T x, of which the local weights' gradients are made.
 
-The matrix products take their operands in x's dtype and add in float32.
+W = ds . relu_mask, a row for each pixel, in x's dtype: the bits are unpacked once, for both products, and not again in
+every block of channels. The products take their operands in x's dtype and add in float32.
 """
 
 import triton
 import triton.language as tl
 
-from .indexing import WORD, load_matrix, of_images, row_offsets, tile_rows
+from .gate import add_parts
+from .indexing import WORD, below, count_spans, load_matrix, of_images, row_offsets, tile_rows
 from .numerics import dot, narrow, squash
 
 
+@triton.jit(do_not_specialize=["rows", "count"])
+def weigh_mask(
+    ds_parts,  # [count, N HW]
+    relu_mask,  # [N HW, words]
+    ds,  # [N HW]: the sum of its parts, in order
+    weighted,  # [N HW, words WORD]: W
+    rows,
+    count,
+    words,
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
+):
+    """W; one program for each ROWS pixels."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    total = tl.zeros([ROWS], tl.float32)
+    for part in range(count):
+        total += tl.load(ds_parts + part * tl.cast(rows, tl.int64) + row, mask=inside, other=0.0)
+    tl.store(ds + row, total, mask=inside)
+    value = narrow(total, weighted.dtype.element_ty)[:, None, None]
+    lane = tl.arange(0, WORD)
+    for start in range(0, words, WORDS):
+        word = start + tl.arange(0, WORDS)
+        mask = inside[:, None] & (word < words)[None, :]
+        at = (row * words)[:, None] + word[None, :]
+        pattern = tl.load(relu_mask + at, mask=mask, other=0)
+        on = ((pattern[:, :, None] >> lane[None, None, :]) & 1) != 0
+        to = weighted + at[:, :, None] * WORD + lane[None, None, :]
+        tl.store(
+            to, tl.where(on, value, tl.zeros([ROWS, WORDS, WORD], weighted.dtype.element_ty)), mask=mask[:, :, None]
+        )
+
+
 @triton.jit
-def unpack_mask(relu_mask, row, inside, start, words, ROWS: tl.constexpr, REDUCED: tl.constexpr):
-    """[ROWS, REDUCED] of 0 and 1: which hidden units, from `start` on, were on in each row."""
-    word = start // WORD + tl.arange(0, REDUCED // WORD)
-    at = relu_mask + (row * words)[:, None] + word[None, :]
-    pattern = tl.load(at, mask=inside[:, None] & (word < words)[None, :], other=0)
-    return tl.reshape((pattern[:, :, None] >> tl.arange(0, WORD)[None, None, :]) & 1, [ROWS, REDUCED])
+def load_weighted(weighted, row, inside, r, padded, WHOLE: tl.constexpr):
+    """The block of W [N HW, padded] at these rows and hidden units."""
+    mask = inside[:, None] & below(r, padded, WHOLE)[None, :]
+    return tl.load(weighted + (row * padded)[:, None] + r[None, :], mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -25,8 +58,7 @@ def grad_x(
     grad,  # of x
     shrink,  # v_collapse times the rows of v_shrink, [R, C] in x's dtype
     stats,
-    relu_mask,
-    ds,  # [N HW]
+    weighted,  # W [N HW, padded]
     alpha,
     beta,
     dp,  # over HW: [N, C] each
@@ -34,7 +66,9 @@ def grad_x(
     pixels,
     channels,
     reduced,
+    padded,
     width,
+    span,  # channels of a program, a multiple of CHANNELS
     sum_image_stride,
     sum_stride,
     grad_image_stride,
@@ -44,50 +78,63 @@ def grad_x(
     SEGMENTS: tl.constexpr,
     SQUASH: tl.constexpr,
     PRECISION: tl.constexpr,
+    HELD: tl.constexpr,  # whether DEPTH covers all hidden units
+    WHOLE: tl.constexpr,  # whether the blocks' sizes divide those of the matrices
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """grad_x = grad_sum A + dp / HW + ds (relu_mask . shrink); one program for each tile of rows and channels."""
-    blocks = tl.cdiv(channels, CHANNELS)
-    tile = tl.program_id(0) // blocks
-    c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    """grad_x = grad_sum A + dp / HW + W . shrink; one program for each tile of rows and span of channels.
+
+    With HELD the tile's rows of W are read once and stay in shared memory. The last program comes first: scale_backward
+    has read grad_sum from its first image on, and the L2 cache still holds its end.
+    """
+    shares = count_spans(channels, span)
+    number = tl.num_programs(0) - 1 - tl.program_id(0)
+    tile = number // shares
+    begin = number % shares * span
     image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     row = image.to(tl.int64) * pixels + pixel
-    words = tl.cdiv(reduced, WORD)
-    acc = tl.zeros([ROWS, CHANNELS], tl.float32)
-    for k in range(0, reduced, DEPTH):
-        r = k + tl.arange(0, DEPTH)
-        on = unpack_mask(relu_mask, row, inside, k, words, ROWS, DEPTH)
-        on = narrow(on.to(tl.float32), shrink.dtype.element_ty)
-        v = load_matrix(shrink, r, c, reduced, channels, TRANSPOSED=False)
-        acc = dot(on, v, acc, PRECISION)
-    row_ds = tl.load(ds + row, mask=inside, other=0.0)
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
-    a = of_images(alpha, image, first, images, c, channels, ROWS, SEGMENTS)
-    b = of_images(beta, image, first, images, c, channels, ROWS, SEGMENTS)
-    attention = squash(a + b * s[:, None], SQUASH, grad_sum.dtype.element_ty)
-    mask = inside[:, None] & (c < channels)[None, :]
-    at = row_offsets(image, first, pixel, c, sum_image_stride, sum_stride, CHANNELS_LAST, FLAT)
-    direct = tl.load(grad_sum + at, mask=mask, other=0.0).to(tl.float32)
-    value = acc * row_ds[:, None] + of_images(dp, image, first, images, c, channels, ROWS, SEGMENTS)
-    value += direct * attention
-    at = row_offsets(image, first, pixel, c, grad_image_stride, grad_stride, CHANNELS_LAST, FLAT)
-    tl.store(grad + at, narrow(value, grad.dtype.element_ty), mask=mask)
+    if HELD:
+        held = load_weighted(weighted, row, inside, tl.arange(0, DEPTH), padded, WHOLE)
+    for block in tl.range(begin, tl.minimum(begin + span, channels), CHANNELS, num_stages=STAGES):
+        c = block + tl.arange(0, CHANNELS)
+        here = below(c, channels, WHOLE)
+        mask = inside[:, None] & here[None, :]
+        a = of_images(alpha, image, first, images, c, here, channels, SEGMENTS)
+        b = of_images(beta, image, first, images, c, here, channels, SEGMENTS)
+        at = row_offsets(image, first, pixel, c, sum_image_stride, sum_stride, CHANNELS_LAST, FLAT)
+        direct = tl.load(grad_sum + at, mask=mask, other=0.0).to(tl.float32)
+        value = direct * squash(a + b * s[:, None], SQUASH, grad_sum.dtype.element_ty)
+        value += of_images(dp, image, first, images, c, here, channels, SEGMENTS)
+        if HELD:
+            v = load_matrix(shrink, tl.arange(0, DEPTH), c, reduced, channels, TRANSPOSED=False, WHOLE=WHOLE)
+            value = dot(held, v, value, PRECISION)
+        else:
+            for k in range(0, reduced, DEPTH):
+                r = k + tl.arange(0, DEPTH)
+                w = load_weighted(weighted, row, inside, r, padded, WHOLE)
+                v = load_matrix(shrink, r, c, reduced, channels, TRANSPOSED=False, WHOLE=WHOLE)
+                value = dot(w, v, value, PRECISION)
+        at = row_offsets(image, first, pixel, c, grad_image_stride, grad_stride, CHANNELS_LAST, FLAT)
+        tl.store(grad + at, narrow(value, grad.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["images", "tiles", "splits"])
 def local_products(
     x,
-    relu_mask,
-    ds,  # [N HW]
+    weighted,  # W [N HW, padded]
+    ds,  # [N HW], with BIAS
     t,  # [splits, R, C]
-    counts,  # [splits, R] sum of ds where a unit was on; with BIAS only
-    ds_sums,  # [splits]; with BIAS only
+    counts,  # [splits, R]: sums of ds where a unit was on, with BIAS
+    ds_sums,  # [splits], with BIAS
     images,
     pixels,
     channels,
     reduced,
+    padded,
     tiles,
     splits,
     x_image_stride,
@@ -96,11 +143,12 @@ def local_products(
     FLAT: tl.constexpr,
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
+    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     REDUCED: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """T = (ds . relu_mask)^T x; one program for each block of T and each share of the tiles of rows."""
+    """T = W^T x; one program for each block of T and each share of the tiles of rows."""
     c_blocks = tl.cdiv(channels, CHANNELS)
     r_blocks = tl.cdiv(reduced, REDUCED)
     c_block = tl.program_id(0) % c_blocks
@@ -108,7 +156,6 @@ def local_products(
     split = tl.program_id(0) // (c_blocks * r_blocks)
     c = c_block * CHANNELS + tl.arange(0, CHANNELS)
     r = r_block * REDUCED + tl.arange(0, REDUCED)
-    words = tl.cdiv(reduced, WORD)
     acc = tl.zeros([REDUCED, CHANNELS], tl.float32)
     count = tl.zeros([REDUCED], tl.float32)
     ds_sum = tl.zeros([ROWS], tl.float32)
@@ -117,14 +164,13 @@ def local_products(
     for tile in range(begin, begin + share + tl.where(split < longer, 1, 0)):
         image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
         row = image.to(tl.int64) * pixels + pixel
-        row_ds = tl.load(ds + row, mask=inside, other=0.0)
-        on = unpack_mask(relu_mask, row, inside, r_block * REDUCED, words, ROWS, REDUCED)
-        weighted = tl.where(on != 0, row_ds[:, None], 0.0)
+        w = load_weighted(weighted, row, inside, r, padded, WHOLE)
         at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
-        rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
-        acc = dot(tl.trans(narrow(weighted, x.dtype.element_ty)), rows, acc, PRECISION)
+        rows = tl.load(x + at, mask=inside[:, None] & below(c, channels, WHOLE)[None, :], other=0.0)
+        acc = dot(tl.trans(w), rows, acc, PRECISION)
         if BIAS:
-            count += tl.sum(weighted, 0)
+            row_ds = tl.load(ds + row, mask=inside, other=0.0)
+            count += tl.sum(tl.where(w != 0, row_ds[:, None], 0.0), 0)  # W is ds rounded
             ds_sum += row_ds
     row = split.to(tl.int64) * reduced + r
     tl.store(t + row[:, None] * channels + c[None, :], acc, mask=(r < reduced)[:, None] & (c < channels)[None, :])
@@ -133,7 +179,7 @@ def local_products(
         tl.store(ds_sums + split, tl.sum(ds_sum, 0), mask=(c_block == 0) & (r_block == 0))
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit
 def local_grads(
     t,
     counts,
@@ -147,8 +193,8 @@ def local_grads(
     grad_b_v_collapse,
     channels,
     reduced,
-    splits,
     BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """The gradients of the local path's weights from T; one program for each hidden unit."""
@@ -159,18 +205,14 @@ def local_grads(
     for k in range(0, channels, CHANNELS):
         c = k + tl.arange(0, CHANNELS)
         at = r.to(tl.int64) * channels + c
-        total = tl.zeros([CHANNELS], tl.float32)
-        part = t + at
-        for _ in range(splits):
-            total += tl.load(part, mask=c < channels, other=0.0)
-            part += size
+        total = add_parts(t, at, c < channels, size, SPLITS)
         tl.store(grad_v_shrink + at, narrow(v * total, grad_v_shrink.dtype.element_ty), mask=c < channels)
         collapse += tl.load(v_shrink + at, mask=c < channels, other=0.0).to(tl.float32) * total
     value = tl.sum(collapse, 0)
     if BIAS:
         count = 0.0
         total_ds = 0.0
-        for split in range(splits):
+        for split in range(SPLITS):
             count += tl.load(counts + tl.cast(split, tl.int64) * reduced + r)
             total_ds += tl.load(ds_sums + split)
         value += tl.load(b_v_shrink + r).to(tl.float32) * count

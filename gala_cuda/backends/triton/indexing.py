@@ -7,19 +7,28 @@ WORD = tl.constexpr(32)  # hidden units in one word of the ReLU mask
 
 
 @triton.jit
+def below(index, size, WHOLE: tl.constexpr):
+    """index < size; with WHOLE it always is, and what depends on it costs nothing."""
+    if WHOLE:
+        return tl.full(index.shape, 1, tl.int1)
+    return index < size
+
+
+@triton.jit
 def load_vector(vector, index, size):
     """vector [size] at `index` as float32, 0 from `size` on."""
     return tl.load(vector + index, mask=index < size, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def load_matrix(matrix, row, column, rows, columns, TRANSPOSED: tl.constexpr):
+def load_matrix(matrix, row, column, rows, columns, TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr = False):
     """The block of a contiguous matrix [rows, columns] at these rows and columns, 0 outside of the matrix."""
+    row_mask, column_mask = below(row, rows, WHOLE), below(column, columns, WHOLE)
     if TRANSPOSED:
-        mask = (row < rows)[None, :] & (column < columns)[:, None]
+        mask = row_mask[None, :] & column_mask[:, None]
         at = row.to(tl.int64)[None, :] * columns + column[:, None]
     else:
-        mask = (row < rows)[:, None] & (column < columns)[None, :]
+        mask = row_mask[:, None] & column_mask[None, :]
         at = row.to(tl.int64)[:, None] * columns + column[None, :]
     return tl.load(matrix + at, mask=mask, other=0.0)
 
@@ -80,15 +89,14 @@ def row_offsets(image, first, pixel, channel, image_stride, stride, CHANNELS_LAS
 
 
 @triton.jit
-def of_images(values, image, first, images, channel, channels, ROWS: tl.constexpr, SEGMENTS: tl.constexpr):
-    """values [images, C] for each row's image: [ROWS, C], where a tile spans at most SEGMENTS images from `first`."""
-    inside = channel < channels
-    found = tl.zeros([ROWS, channel.shape[0]], tl.float32)
-    for segment in tl.static_range(SEGMENTS):
+def of_images(values, image, first, images, channel, inside, channels, SEGMENTS: tl.constexpr):
+    """values [images, C] for each row's image: [ROWS or 1, C], where a tile spans at most SEGMENTS images from `first`.
+
+    `inside` [C] says which of the channels exist.
+    """
+    found = tl.load(values + first.to(tl.int64) * channels + channel, mask=inside, other=0.0)[None, :]
+    for segment in tl.static_range(1, SEGMENTS):
         this = first + segment
         row = tl.load(values + this.to(tl.int64) * channels + channel, mask=inside & (this < images), other=0.0)
-        if SEGMENTS == 1:
-            found += row[None, :]
-        else:
-            found = tl.where((image == this)[:, None], row[None, :], found)
+        found = tl.where((image == this)[:, None], row[None, :], found)
     return found

@@ -26,6 +26,7 @@ class KernelLaunch:
     def __init__(self, kernel, programs: int, numbers: tuple[int, ...], constants: Mapping[str, object], tile: Tile):
         self.kernel, self.grid = kernel, (programs, 1, 1)
         self.numbers = numbers
+        constants = {**constants, "STAGES": tile.stages}
         self.constants = tuple(constants[name] for name in kernel.arg_names if name.isupper())
         self.options = {"num_warps": tile.warps, "num_stages": tile.stages}
         self.compiled: Any = None

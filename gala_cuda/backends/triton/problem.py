@@ -10,10 +10,12 @@ from .config import MOST, Config, Tile, lookup, num_sms
 from .launch import Layout, cdiv, clamp_block
 
 PROGRAMS = 4  # how many to aim at for each streaming multiprocessor
-SPLITS = 8  # between at most so many programs a sum over channels or pixels is split
-GATE_IMAGES, GATE_DEPTH, GATE_BLOCK = 16, 32, 64
-GATE_PRECISION = "tf32x3"  # three products of TF32 numbers, nearly as accurate as float32, on the tensor cores
-GATE, GATE_GRADS = Tile((), warps=4, stages=2), Tile((), warps=8, stages=2)
+SPLITS = 8  # between at most so many programs an image's pixels are split
+GATE_IMAGES, GATE_DEPTH, GATE_REDUCED, GATE_SPLITS, GATE_TILES = 16, 64, 64, 16, 4  # of sums over channels
+GATE_CHANNELS, GATE_STEP = 64, 64  # of sums over hidden units
+# On the tensor cores: three products of TF32 numbers are nearly as accurate as float32, one is as accurate as 16 bits.
+GATE_PRECISION = {4: "tf32x3", 2: "tf32"}
+GATE = Tile((), warps=4, stages=2)
 NO_TUNING = Tile((), warps=4, stages=1)
 
 
@@ -73,7 +75,7 @@ class Problem:
             "BIAS": self.bias,
             "SQUASH": int(self.squash),
             "PRECISION": self.precision,
-            "GATE_PRECISION": GATE_PRECISION,
+            "GATE_PRECISION": GATE_PRECISION[self.dtype.itemsize],
         }
 
 
@@ -94,6 +96,10 @@ class Rows:
         if flat:
             return cls(size, True, cdiv(size - 1, pixels) + 1, cdiv(images * pixels, size))
         return cls(size, False, 1, images * cdiv(pixels, size))
+
+    def of_an_image(self, pixels: int) -> int:
+        """The most tiles that an image of so many pixels has a part in."""
+        return cdiv(pixels + self.size - 2, self.size) + 1 if self.flat else cdiv(pixels, self.size)
 
     @property
     def constants(self) -> dict[str, object]:

@@ -6,7 +6,7 @@ Each program takes a share of one image's pixels and a block of channels, and go
 import triton
 import triton.language as tl
 
-from .indexing import offsets, part_of_image
+from .indexing import below, offsets, part_of_image
 from .launch import KernelLaunch, cdiv
 from .numerics import derivative, narrow, relu, squash
 from .problem import NO_TUNING
@@ -36,19 +36,26 @@ def scale(
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
     SQUASH: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether CHANNELS divides C
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,  # without a product in the loop, Triton prefetches where the loop itself says so
 ):
-    """One program for each block of channels, share of the pixels, and image."""
-    image, share, block, c = part_of_image(tl.program_id(0), pixels, channels, span, CHANNELS)
+    """One program for each block of channels, share of the pixels, and image; the last first.
+
+    gather has just read x from its first image on: the L2 cache still holds its end.
+    """
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    image, share, block, c = part_of_image(tile, pixels, channels, span, CHANNELS)
     begin = share * span
-    a = tl.load(alpha + image * channels + c, mask=c < channels, other=0.0)[None, :]
-    b = tl.load(beta + image * channels + c, mask=c < channels, other=0.0)[None, :]
-    for start in range(begin, tl.minimum(begin + span, pixels), PIXELS):
+    here = below(c, channels, WHOLE)
+    a = tl.load(alpha + image * channels + c, mask=here, other=0.0)[None, :]
+    b = tl.load(beta + image * channels + c, mask=here, other=0.0)[None, :]
+    for start in tl.range(begin, tl.minimum(begin + span, pixels), PIXELS, num_stages=STAGES):
         pixel = start + tl.arange(0, PIXELS)
         s = tl.load(stats + image * width + pixel, mask=pixel < pixels, other=0.0)[:, None]
         attention = squash(a + b * s, SQUASH, x.dtype.element_ty)
-        mask = (pixel < pixels)[:, None] & (c < channels)[None, :]
+        mask = (pixel < pixels)[:, None] & here[None, :]
         rows = tl.load(x + offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST), mask=mask, other=0.0)
         value = rows.to(tl.float32) * attention
         if RESIDUAL:
@@ -57,7 +64,7 @@ def scale(
         at = offsets(image * out_image_stride, pixel, c, out_stride, CHANNELS_LAST)
         tl.store(out + at, narrow(value, out.dtype.element_ty), mask=mask)
         if MAP:
-            squares = tl.sum(tl.where((c < channels)[None, :], attention * attention, 0.0), 1)
+            squares = tl.sum(tl.where(here[None, :], attention * attention, 0.0), 1)
             to = map_parts + block.to(tl.int64) * map_rows + image * pixels + pixel
             tl.store(to, squares, mask=pixel < pixels)
 
@@ -108,19 +115,22 @@ def scale_backward(
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
     SQUASH: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether CHANNELS divides C
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """e = (d x + map_factor A) squash'(A) and its sums, d being the gradient of x A; programs as of `scale`."""
     image, share, block, c = part_of_image(tl.program_id(0), pixels, channels, span, CHANNELS)
-    a = tl.load(alpha + image * channels + c, mask=c < channels, other=0.0)[None, :]
-    b = tl.load(beta + image * channels + c, mask=c < channels, other=0.0)[None, :]
+    here = below(c, channels, WHOLE)
+    a = tl.load(alpha + image * channels + c, mask=here, other=0.0)[None, :]
+    b = tl.load(beta + image * channels + c, mask=here, other=0.0)[None, :]
     alpha_acc = tl.zeros([PIXELS, CHANNELS], tl.float32)
     beta_acc = tl.zeros([PIXELS, CHANNELS], tl.float32)
-    for start in range(share * span, tl.minimum(share * span + span, pixels), PIXELS):
+    for start in tl.range(share * span, tl.minimum(share * span + span, pixels), PIXELS, num_stages=STAGES):
         pixel = start + tl.arange(0, PIXELS)
         inside = pixel < pixels
-        mask = inside[:, None] & (c < channels)[None, :]
+        mask = inside[:, None] & here[None, :]
         s = tl.load(stats + image * width + pixel, mask=inside, other=0.0)[:, None]
         attention = squash(a + b * s, SQUASH, x.dtype.element_ty)
         at = offsets(image * grad_image_stride, pixel, c, grad_stride, CHANNELS_LAST)
@@ -140,5 +150,5 @@ def scale_backward(
         to = ds_parts + (block.to(tl.int64) * images + image) * pixels + pixel
         tl.store(to, tl.sum(e * b, 1), mask=inside)
     to = (share.to(tl.int64) * images + image) * channels + c
-    tl.store(alpha_parts + to, tl.sum(alpha_acc, 0), mask=c < channels)
-    tl.store(beta_parts + to, tl.sum(beta_acc, 0), mask=c < channels)
+    tl.store(alpha_parts + to, tl.sum(alpha_acc, 0), mask=here)
+    tl.store(beta_parts + to, tl.sum(beta_acc, 0), mask=here)
