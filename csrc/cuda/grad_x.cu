@@ -103,7 +103,8 @@ GALA_DEVICE void finish_grad_x(const GradXParams& p, const float (&sums)[rows][c
     GALA_UNROLL
     for (int inner = 0; inner < 2 * rows * cols / kOuter; ++inner) {
       const int i = channels_last ? inner : outer, j = channels_last ? outer : inner;
-      char* at = tile_at<kLineBytes>(sum_tile, row(i), col(j) * static_cast<int>(sizeof(T)));
+      // row(i) has the swizzle of row(0); told so, the compiler holds one address in place of one for each row
+      char* at = tile_at<kLineBytes>(sum_tile + 8 * i * kLineBytes, row(0), col(j) * static_cast<int>(sizeof(T)));
       float value[2];
       unpack<T>(load_shared(reinterpret_cast<const Packed<T, 2>*>(at)), value);
       GALA_UNROLL

@@ -95,11 +95,13 @@ GALA_DEVICE Source source(const MapView& map, const TilePlace& place, int line, 
 }
 
 // How the tile's vectors of `bytes` bytes are dealt out to the block's threads: a thread's i-th vector is at byte(i) of
-// line(i), and it handles kAtOnce of its kEach vectors at a time.
+// line(i), and it handles kAtOnce of its kEach vectors at a time: more of the narrow ones, but not so many that the
+// registers run out.
 template <int lines, int line_bytes, int bytes>
 struct Deal {
   static constexpr int kPerLine = line_bytes / bytes, kEach = lines * kPerLine / kTileThreads;
-  static constexpr int kAtOnce = bytes == 2 ? kEach / 2 : kEach < 4 ? kEach : 4;
+  static constexpr int kMost = bytes == 2 ? 16 : 4, kSome = bytes == 2 ? kEach / 2 : kEach;
+  static constexpr int kAtOnce = kSome < kMost ? kSome : kMost;
   static_assert(kEach * kTileThreads == lines * kPerLine);
   GALA_DEVICE static int line(int i) { return static_cast<int>(index(i) / kPerLine); }
   GALA_DEVICE static int byte(int i) { return static_cast<int>(index(i) % kPerLine) * bytes; }
