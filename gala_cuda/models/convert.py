@@ -21,6 +21,8 @@ _KNOWN = "BasicBlock or Bottleneck of torchvision.models.resnet, timm.models.res
 _AFFINE_FORWARDS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
 _FROZEN_BATCH_NORM = ("torchvision.ops.misc", "FrozenBatchNorm2d")
 
+HALFWAY = {"tanh": math.atanh(0.5), "sigmoid": 0.0}  # where each squash is 1/2
+
 
 def convert(
     model: Model,
@@ -173,9 +175,10 @@ def _gala_for(block: nn.Module, reduction: int, squash: str, keep_output: bool) 
 @torch.no_grad()
 def _make_constant(layer: GALA) -> None:
     """Sets the last weights of both paths to 0: A = squash(a b_w_expand) = 1/2, and gradients reach every parameter."""
+    if layer.squash not in HALFWAY:
+        raise NotImplementedError(f"keep_output does not know where the squash {layer.squash!r} is 1/2")
     for name in ("w_expand", "v_collapse"):
         layer.get_parameter(name).zero_()
-    argument = {"tanh": math.atanh(0.5), "sigmoid": 0.0}[layer.squash]  # where the squash is 1/2
-    if argument:
+    if argument := HALFWAY[layer.squash]:
         layer.get_parameter("a").fill_(1)
         layer.get_parameter("b_w_expand").fill_(argument)

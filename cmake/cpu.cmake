@@ -1,0 +1,18 @@
+# The CPU stages: one source, compiled once for each instruction set; csrc/cpu/dispatch.cpp chooses at run time. Oldest
+# first: of an inline function that several objects hold the linker keeps the first copy, which every CPU can run.
+set(isas baseline)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  set(flags_avx2 -march=x86-64-v3)
+  set(flags_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+  list(APPEND isas avx2 avx512)
+endif()
+add_library(gala_cpu OBJECT csrc/cpu/dispatch.cpp)
+target_link_libraries(gala_cpu PRIVATE gala_flags)
+list(APPEND kernels $<TARGET_OBJECTS:gala_cpu>)
+foreach(isa IN LISTS isas)
+  add_library(gala_cpu_${isa} OBJECT csrc/cpu/stages.cpp)
+  target_compile_definitions(gala_cpu_${isa} PRIVATE GALA_ISA=${isa})
+  target_compile_options(gala_cpu_${isa} PRIVATE ${flags_${isa}})
+  target_link_libraries(gala_cpu_${isa} PRIVATE gala_flags)
+  list(APPEND kernels $<TARGET_OBJECTS:gala_cpu_${isa}>)
+endforeach()
