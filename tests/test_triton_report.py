@@ -18,7 +18,10 @@ from gala_cuda.backends.triton.config import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products"}
-OF_ALL = {"prepare", "shrink", "expand", "sum_parts", "grad_hidden", "grad_pool", "global_grads", "local_grads"}
+OF_ALL = {
+    "prepare", "shrink", "finish_hidden", "expand", "sum_parts", "weigh_mask", "grad_hidden", "grad_pool",
+    "global_grads", "local_grads",
+}  # fmt: skip
 PRODUCTS = {"gather", "grad_x", "local_products"}
 GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
 

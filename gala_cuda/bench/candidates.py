@@ -14,7 +14,6 @@ KEPT = {
     "grad_x": ("ROWS", "CHANNELS"),
     "local_products": ("REDUCED", "CHANNELS"),
 }
-PIPELINED = ("gather", "grad_x", "local_products")  # loops around a product: stages matter
 WARPS, STAGES = (2, 16), (1, 5)
 REGISTERS = 255 * 32  # of one warp
 
@@ -54,8 +53,7 @@ def candidates(kernel: str, tile: Tile, shapes: list[Shape]) -> list[Tile]:
             if least <= other <= most:
                 found.append(replace(tile, sizes=tuple((n, other if n == name else s) for n, s in tile.sizes)))
     found += [replace(tile, warps=w) for w in (tile.warps // 2, tile.warps * 2) if WARPS[0] <= w <= WARPS[1]]
-    if kernel in PIPELINED:
-        found += [replace(tile, stages=s) for s in (tile.stages - 1, tile.stages + 1) if STAGES[0] <= s <= STAGES[1]]
+    found += [replace(tile, stages=s) for s in (tile.stages - 1, tile.stages + 1) if STAGES[0] <= s <= STAGES[1]]
 
     def kept(tile: Tile) -> int:
         rows, columns = (min(tile[name], useful[name][1]) for name in KEPT[kernel])

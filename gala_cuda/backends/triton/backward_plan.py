@@ -21,7 +21,7 @@ from .problem import (
     spans,
 )
 
-GRADS_IMAGES, GRADS_BLOCK = {2: 64, 4: 16}, 32  # images in a step of global_grads, by x's bytes; its block of weights
+GRADS_IMAGES, GRADS_BLOCK = 16, 32  # images in a step of global_grads; hidden units and channels in a block of it
 MOST_SPLITS = 32  # at most so many parts of the sum of local_products
 GATE_GRADS = Tile((), warps=4, stages=1)
 WEIGH = Tile((("ROWS", 16), ("WORDS", 8)), warps=4, stages=1)
@@ -78,7 +78,7 @@ class Backward:
 
     def _grad_x(self, p: Problem, direct: Layout) -> KernelLaunch:
         tile = p.config.grad_x
-        rows = Rows.of(p, tile["ROWS"])
+        rows = Rows.filling(p, tile["ROWS"])
         sizes = {
             "DEPTH": clamp_block(tile["DEPTH"], p.reduced, 32),
             "CHANNELS": clamp_block(tile["CHANNELS"], p.channels),
@@ -102,7 +102,7 @@ class Backward:
         programs = cdiv(n, GATE_IMAGES) * cdiv(c, sizes["CHANNELS"])
         self.grad_pool = KernelLaunch(gate_backward.grad_pool, programs, numbers[:4], constants | sizes, GATE)
         blocks = {"REDUCED": clamp_block(GRADS_BLOCK, r), "CHANNELS": clamp_block(GRADS_BLOCK, c)}
-        blocks["IMAGES"] = clamp_block(GRADS_IMAGES[p.dtype.itemsize], n)
+        blocks["IMAGES"] = clamp_block(GRADS_IMAGES, n)
         programs = cdiv(c, blocks["CHANNELS"]) * cdiv(r, blocks["REDUCED"])
         self.global_grads = KernelLaunch(gate_backward.global_grads, programs, numbers, constants | blocks, GATE_GRADS)
 

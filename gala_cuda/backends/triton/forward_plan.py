@@ -30,7 +30,7 @@ class Forward:
 
     def _gather(self, p: Problem, save: bool) -> tuple[KernelLaunch, Rows]:
         tile = p.config.gather
-        rows = Rows.of(p, tile["ROWS"])
+        rows = Rows.filling(p, tile["ROWS"])
         sizes = {
             "DEPTH": clamp_block(tile["DEPTH"], p.channels),
             "REDUCED": clamp_block(tile["REDUCED"], p.reduced, 32),

@@ -38,11 +38,12 @@ def grad_hidden(
         mask = here[:, None] & (c < channels)[None, :]
         at = image * channels + c[None, :]
         w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=False)
-        d_alpha = add_parts(alpha_parts, at, mask, stride, PARTS)
-        d_beta = add_parts(beta_parts, at, mask, stride, PARTS)
         weight_a = load_vector(a, c, channels)[None, :]
         weight_m = load_vector(m, c, channels)[None, :]
-        d = weight_a * d_alpha + weight_m * d_beta
+        d = tl.zeros([IMAGES, DEPTH], tl.float32)
+        for part in tl.static_range(PARTS):
+            d += weight_a * tl.load(alpha_parts + part * stride + at, mask=mask, other=0.0)
+            d += weight_m * tl.load(beta_parts + part * stride + at, mask=mask, other=0.0)
         tl.store(dg + at, d, mask=mask & (r_block == 0))
         acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
     store_split(dz_parts, acc, split, n, images, r, reduced)

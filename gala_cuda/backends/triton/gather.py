@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .indexing import WORD, below, load_matrix, load_vector, row_offsets, tile_rows
 from .launch import KernelLaunch, cdiv
-from .numerics import dot, narrow, relu
+from .numerics import computed_anew, dot, narrow, relu
 from .problem import NO_TUNING, Problem
 
 SLOTS = tl.constexpr(16)  # rows of the product that pools: the fewest that tensor cores take
@@ -79,9 +79,10 @@ def gather(
             bit = 1 << tl.arange(0, WORD)
             pattern = tl.sum(tl.where(tl.reshape(acc, [ROWS, REDUCED // WORD, WORD]) <= 0, 0, bit[None, None, :]), 2)
             word = start // WORD + tl.arange(0, REDUCED // WORD)
-            row = image.to(tl.int64) * pixels + pixel
+            of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
+            row = of.to(tl.int64) * pixels + at_pixel
             to = relu_mask + (row * words)[:, None] + word[None, :]
-            tl.store(to, pattern, mask=inside[:, None] & (word < words)[None, :])
+            tl.store(to, pattern, mask=exists[:, None] & (word < words)[None, :])
     if SEGMENTS > 1 and x.dtype.element_ty != tl.float32:
         # 0 times an infinite or NaN x of one image is NaN in the sum of another: such a tile is summed once more.
         again = tl.where(tl.sum(tl.sum(spoilt, 1), 0) != 0, channels, 0)
@@ -93,7 +94,8 @@ def gather(
             store_sums(to_pool, rows, image, first, c, channels, 0, SEGMENTS)
     if BIAS:
         s += tl.load(b_v_collapse).to(tl.float32)
-    tl.store(stats + image.to(tl.int64) * width + pixel, s, mask=inside)
+    of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
+    tl.store(stats + of.to(tl.int64) * width + at_pixel, s, mask=exists)
 
 
 @triton.jit

@@ -87,13 +87,11 @@ def grad_x(
 ):
     """grad_x = grad_sum A + dp / HW + W . shrink; one program for each tile of rows and span of channels.
 
-    With HELD the tile's rows of W are read once and stay in shared memory. The last program comes first: scale_backward
-    has read grad_sum from its first image on, and the L2 cache still holds its end.
+    With HELD the tile's rows of W are read once and stay in shared memory.
     """
     shares = count_spans(channels, span)
-    number = tl.num_programs(0) - 1 - tl.program_id(0)
-    tile = number // shares
-    begin = number % shares * span
+    tile = tl.program_id(0) // shares
+    begin = tl.program_id(0) % shares * span
     image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     row = image.to(tl.int64) * pixels + pixel
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)

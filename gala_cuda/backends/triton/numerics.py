@@ -33,6 +33,14 @@ def narrow(value, dtype: tl.constexpr):
 
 
 @triton.jit
+def computed_anew(value):
+    """A 32-bit integer as it is, but what is made of it is not kept in registers from an earlier time."""
+    if INTERPRETED:
+        return value
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [value], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
 def relu(value):
     """max(value, 0) that keeps a NaN, as torch.relu."""
     return tl.where(value <= 0, 0.0, value)

@@ -9,12 +9,14 @@ from ..interface import Squash, Weights, is_channels_last
 from .config import MOST, Config, Tile, lookup, num_sms
 from .launch import Layout, cdiv, clamp_block
 
+FEWEST_ROWS = 64  # of a tile for the tensor cores of compute capability 9.0
 PROGRAMS = 4  # how many to aim at for each streaming multiprocessor
 SPLITS = 8  # between at most so many programs an image's pixels are split
-GATE_IMAGES, GATE_DEPTH, GATE_REDUCED, GATE_SPLITS, GATE_TILES = 16, 64, 64, 16, 4  # of sums over channels
+GATE_IMAGES, GATE_DEPTH, GATE_REDUCED, GATE_SPLITS, GATE_TILES = 16, 32, 64, 16, 4  # of sums over channels
 GATE_CHANNELS, GATE_STEP = 64, 64  # of sums over hidden units
-# On the tensor cores: three products of TF32 numbers are nearly as accurate as float32, one is as accurate as 16 bits.
-GATE_PRECISION = {4: "tf32x3", 2: "tf32"}
+# Three products of TF32 numbers, nearly as accurate as float32, on the tensor cores. One is not enough, in 16 bits
+# neither: it cuts its operands to 10 bits, and hidden units near 0 change their sign.
+GATE_PRECISION = "tf32x3"
 GATE = Tile((), warps=4, stages=2)
 NO_TUNING = Tile((), warps=4, stages=1)
 
@@ -75,7 +77,7 @@ class Problem:
             "BIAS": self.bias,
             "SQUASH": int(self.squash),
             "PRECISION": self.precision,
-            "GATE_PRECISION": GATE_PRECISION[self.dtype.itemsize],
+            "GATE_PRECISION": GATE_PRECISION,
         }
 
 
@@ -87,6 +89,14 @@ class Rows:
     flat: bool  # whether a tile may span several images
     segments: int  # the most images a tile spans
     tiles: int
+
+    @classmethod
+    def filling(cls, problem: Problem, size: int) -> "Rows":
+        """Tiles of `size` rows, or of half as many where that leaves multiprocessors without a tile."""
+        rows = cls.of(problem, size)
+        if rows.tiles >= problem.num_sms or size < 2 * FEWEST_ROWS:
+            return rows
+        return cls.of(problem, size // 2)
 
     @classmethod
     def of(cls, problem: Problem, size: int) -> "Rows":

@@ -1,0 +1,68 @@
+"""The Triton backend's plans: what tells them apart, and which row of the table and which tiles they take."""
+
+import pytest
+import torch
+
+from gala_cuda.backends import triton as backend
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash
+from gala_cuda.testing import Case, draw, operator
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from test_triton import DEVICE, table, to_device  # noqa: F401
+
+from gala_cuda.backends.triton import config, launch
+from gala_cuda.backends.triton.problem import FEWEST_ROWS, Problem, Rows
+
+
+@pytest.mark.parametrize(("images", "rows"), [(256, 128), (66, 128), (65, 64), (32, 64), (1, 64)])
+def test_a_batch_too_small_for_all_multiprocessors_is_cut_finer(images, rows, monkeypatch):
+    """Into tiles of half as many rows, never below what the tensor cores take."""
+    monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 132)
+    problem = draw(Case((images, 8, 16, 16), 2, torch.bfloat16, layout="channels_last"))
+    p = Problem.of(problem.x, problem.w, Squash.TANH, "tf32")
+    assert Rows.filling(p, 128).size == rows
+    assert Rows.filling(p, FEWEST_ROWS).size == FEWEST_ROWS
+
+
+def test_plans_are_made_once_and_told_apart(table):  # noqa: F811
+    """They differ by strides and alignment, on which the kernels are specialised."""
+    table()
+    problem = to_device(draw(Case((2, 16, 4, 4), 4)))
+    call = operator("triton")
+    call(problem.x, problem.w, None, "tanh", False)
+    call(problem.x.clone(), problem.w, None, "tanh", False)
+    assert len(launch._plans) == 1
+    call(problem.x.to(memory_format=torch.channels_last), problem.w, None, "tanh", False)
+    shifted = torch.empty(problem.x.numel() + 1, device=DEVICE)[1:].view(problem.x.shape)
+    call(shifted.copy_(problem.x), problem.w, None, "tanh", False)
+    assert len(launch._plans) == 3
+
+
+def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):  # noqa: F811
+    """vmap hands over such statistics, slice by slice."""
+    table()
+    problem = to_device(draw(Case((1, 6, 3, 3), 2)))
+    _, _, stats, relu_mask = backend.forward(ForwardCall(problem.x, problem.w, None, Squash.TANH, False, True))
+    several = torch.cat([stats, stats])  # of 17 numbers each: the second row is off a 16-byte boundary
+    launch.clear_plans()
+
+    def backward(stats):
+        call = BackwardCall(
+            problem.grad_out, None, problem.x, problem.w, None, stats, relu_mask, Squash.TANH, True, True
+        )
+        return backend.backward(call)
+
+    (grad_x, grad_w, _), (grad_x_of_slice, grad_w_of_slice, _) = backward(stats), backward(several[1:])
+    assert len(launch._plans) == 2
+    assert torch.equal(grad_x, grad_x_of_slice)
+    assert all(torch.equal(a, b) for a, b in zip(grad_w[:6], grad_w_of_slice[:6], strict=True))
+
+
+def test_rows_of_the_table_are_chosen_by_architecture_and_width():
+    def row(arch: int, reduced: int):
+        return {"arch": arch, "bytes": 2, "channels_last": True, "reduced": reduced}, f"{arch}/{reduced}"
+
+    rows = [row(80, 64), row(80, 256), row(86, 64), row(90, 64), row(90, 256)]
+    wanted = {(80, 10): "80/64", (89, 64): "86/64", (90, 65): "90/256", (100, 999): "90/256", (120, 64): "86/64"}
+    assert {key: config.row_of(rows, key[0], 2, True, key[1])[1] for key in wanted} == wanted
