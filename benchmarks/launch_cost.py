@@ -19,7 +19,8 @@ if not CUDA:
 
 from gala_cuda import GALA  # noqa: E402
 from gala_cuda.backends import triton  # noqa: E402
-from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash  # noqa: E402
+from gala_cuda.backends.interface import BackwardCall, ForwardCall  # noqa: E402
+from gala_cuda.backends.squash import Squash  # noqa: E402
 from gala_cuda.backends.triton import launch  # noqa: E402
 
 SHAPE = (2, 64, 14, 14)

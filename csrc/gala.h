@@ -15,7 +15,7 @@
 namespace gala {
 
 enum class DType { f32, f64, bf16, f16 };
-enum class Squash : int64_t { tanh = 0, sigmoid = 1 };  // as gala_cuda/backends/interface.py numbers them
+enum class Squash : int64_t { tanh = 0, sigmoid = 1 };  // as gala_cuda/backends/squash.py numbers them
 
 struct Shape {
   int64_t images, channels, pixels, reduced;

@@ -8,7 +8,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from . import operator
 from .backends import reference, requested
-from .backends.interface import DTYPES, HALVES, SQUASHES, Weights, autocast_on, weight_shapes
+from .backends.dtypes import DTYPES, HALVES
+from .backends.interface import Weights, autocast_on, weight_shapes
+from .backends.squash import SQUASHES
 
 _BIASES = Weights._fields[6:]
 

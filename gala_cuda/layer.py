@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from .backends import NAMES, reference
-from .backends.interface import DTYPES, HALVES, SQUASHES, Weights, weight_shapes
+from .backends.dtypes import DTYPES, HALVES
+from .backends.interface import Weights, weight_shapes
+from .backends.squash import SQUASHES
 from .errors import check_positive
 from .functional import check_feature_map, gala, stands_for_tensor
 

@@ -15,16 +15,11 @@ from torch.library import Library, register_fake, register_vmap
 
 from . import backends
 from .backends import reference
-from .backends.interface import (
-    BackwardCall,
-    ForwardCall,
-    Squash,
-    Weights,
-    accumulation_dtype,
-    in_place_or_copy,
-    mask_words,
-    stats_width,
-)
+from .backends.dtypes import accumulation_dtype
+from .backends.interface import BackwardCall, ForwardCall, Weights
+from .backends.layout import in_place_or_copy
+from .backends.saved import mask_words, stats_width
+from .backends.squash import Squash
 
 _WEIGHTS = (
     "Tensor w_shrink, Tensor w_expand, Tensor v_shrink, Tensor v_collapse, Tensor a, Tensor m, "

@@ -24,17 +24,10 @@ import torch
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
 from torch import Tensor
 
-from gala_cuda.backends.interface import (
-    BackwardCall,
-    ForwardCall,
-    Gradients,
-    Outputs,
-    Squash,
-    Weights,
-    is_channels_last,
-    mask_words,
-    stats_width,
-)
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
+from gala_cuda.backends.layout import is_channels_last
+from gala_cuda.backends.saved import mask_words, stats_width
+from gala_cuda.backends.squash import Squash
 
 ROOT = Path(__file__).parents[1]
 CPP, CUDA = ROOT / "tests" / "cpp", ROOT / "csrc" / "cuda"

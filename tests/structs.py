@@ -4,7 +4,8 @@ from ctypes import Structure, c_bool, c_int, c_int64, c_void_p
 
 from torch import Tensor
 
-from gala_cuda.backends.interface import Weights, pixel_stride
+from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.layout import pixel_stride
 
 
 class Shape(Structure):

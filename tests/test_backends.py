@@ -1,4 +1,4 @@
-"""How a backend is chosen, what a refusal says, and the interface's helpers."""
+"""How a backend is chosen, what a refusal says, and the helpers of backends."""
 
 import ctypes
 import math
@@ -11,8 +11,10 @@ import torch
 
 import gala_cuda
 from gala_cuda import backends, native
-from gala_cuda.backends import cpu, cuda, interface, reference
-from gala_cuda.backends.interface import Squash
+from gala_cuda.backends import cpu, cuda, reference
+from gala_cuda.backends.layout import in_place_or_copy, is_channels_last
+from gala_cuda.backends.saved import mask_words, split_stats, stats_width
+from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import LAYOUTS, Case, draw, laid_out
 
 X = torch.empty(1, 2, 1, 1)
@@ -224,7 +226,7 @@ def test_automatic_choice_of_the_reference_warns_once_with_the_reason(monkeypatc
 def test_only_crops_are_copied(layout, shape):
     """NCHW and channels_last, sliced along N or C or not, are read in place; a crop of several rows costs one copy."""
     x = laid_out(torch.randn(shape), layout)
-    walked = interface.in_place_or_copy(x)
+    walked = in_place_or_copy(x)
     assert torch.equal(walked, x)
     single = shape[2] == 1 or shape[3] == 1
     if not layout.endswith("crop"):
@@ -236,23 +238,23 @@ def test_only_crops_are_copied(layout, shape):
 
 def test_second_tensors_follow_the_first_ones_lanes():
     nchw, nhwc = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    assert interface.is_channels_last(nhwc)
-    assert not interface.is_channels_last(nchw)
-    assert interface.in_place_or_copy(nchw, like=nchw) is nchw
-    assert interface.in_place_or_copy(nhwc, like=nhwc) is nhwc
-    converted = interface.in_place_or_copy(nchw, like=nhwc)
+    assert is_channels_last(nhwc)
+    assert not is_channels_last(nchw)
+    assert in_place_or_copy(nchw, like=nchw) is nchw
+    assert in_place_or_copy(nhwc, like=nhwc) is nhwc
+    converted = in_place_or_copy(nchw, like=nhwc)
     assert converted.stride() == nhwc.stride()
     assert torch.equal(converted, nchw)
 
 
 @pytest.mark.parametrize(("reduced", "words"), [(1, 1), (31, 1), (32, 1), (33, 2), (64, 2), (65, 3)])
 def test_mask_words(reduced, words):
-    assert interface.mask_words(reduced) == words
+    assert mask_words(reduced) == words
 
 
 def test_stats_are_views_of_their_row():
-    stats = torch.arange(2.0 * interface.stats_width(6, 4, 3)).view(2, -1)
-    s, p, z = interface.split_stats(stats, 4, 3)
+    stats = torch.arange(2.0 * stats_width(6, 4, 3)).view(2, -1)
+    s, p, z = split_stats(stats, 4, 3)
     assert (s.shape, p.shape, z.shape) == ((2, 6), (2, 4), (2, 3))
     assert torch.equal(torch.cat([s, p, z], 1), stats)
     assert all(part.untyped_storage().data_ptr() == stats.untyped_storage().data_ptr() for part in (s, p, z))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gala_cuda.backends.interface import Squash, Weights
+from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import (
     Case,
     assert_accurate,

@@ -7,7 +7,8 @@ import torch
 from shim import Shim, why_no_compiler
 
 from gala_cuda import backends
-from gala_cuda.backends.interface import SQUASHES, Weights
+from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.squash import SQUASHES
 from gala_cuda.testing import Case, Problem, composite, draw, errors, exact, laid_out, operator, results, tolerance
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]

@@ -11,7 +11,9 @@ import torch
 from shim import DTYPES, WORKSPACE_ALIGNMENT, Memory, kernels, why_no_compiler
 from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, WeightPointers
 
-from gala_cuda.backends.interface import Weights, is_channels_last, mask_words, stats_width
+from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.layout import is_channels_last
+from gala_cuda.backends.saved import mask_words, stats_width
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 

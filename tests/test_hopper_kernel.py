@@ -19,15 +19,10 @@ from structs import Problem as NativeProblem
 from torch import Tensor
 
 from gala_cuda.backends import reference
-from gala_cuda.backends.interface import (
-    SQUASHES,
-    ForwardCall,
-    Weights,
-    is_channels_last,
-    mask_words,
-    split_stats,
-    stats_width,
-)
+from gala_cuda.backends.interface import ForwardCall, Weights
+from gala_cuda.backends.layout import is_channels_last
+from gala_cuda.backends.saved import mask_words, split_stats, stats_width
+from gala_cuda.backends.squash import SQUASHES
 from gala_cuda.testing import Case, Problem, draw, tolerance
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]

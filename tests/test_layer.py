@@ -13,7 +13,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 import gala_cuda
 from gala_cuda import GALA
 from gala_cuda.backends import reference
-from gala_cuda.backends.interface import SQUASHES
+from gala_cuda.backends.squash import SQUASHES
 from gala_cuda.testing import laid_out
 
 PLAIN = ["w_shrink", "w_expand", "v_shrink", "v_collapse", "a", "m"]

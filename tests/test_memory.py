@@ -5,7 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gala_cuda import backends
-from gala_cuda.backends.interface import SQUASHES, BackwardCall, ForwardCall, Weights
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Weights
+from gala_cuda.backends.squash import SQUASHES
 from gala_cuda.testing import Case, Problem, draw, laid_out, operator, results
 
 FLANK = 256  # bytes on either side of each output

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from gala_cuda.backends.interface import Squash, Weights
+from gala_cuda.backends.interface import Weights
+from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import Case, Problem, composite, draw, flat_inputs, laid_out, on_flat_inputs, operator, results
 
 DOUBLE = torch.float64

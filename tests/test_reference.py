@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from gala_cuda.backends import reference
-from gala_cuda.backends.interface import ForwardCall, Squash, mask_words, split_stats
+from gala_cuda.backends.interface import ForwardCall
+from gala_cuda.backends.saved import mask_words, split_stats
+from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import Case, assert_accurate, composite, draw, operator, paper, results
 
 DOUBLE = torch.float64

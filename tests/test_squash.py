@@ -15,7 +15,8 @@ from shim import DEFINED, compiler, why_no_compiler
 import gala_cuda
 from gala_cuda import functional, operator
 from gala_cuda.backends import BACKENDS
-from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash
+from gala_cuda.backends.interface import BackwardCall, ForwardCall
+from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import Case, draw
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,8 @@ import torch
 from test_triton import DEVICE
 
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.interface import SQUASHES, BackwardCall, ForwardCall, Squash
+from gala_cuda.backends.interface import BackwardCall, ForwardCall
+from gala_cuda.backends.squash import SQUASHES, Squash
 from gala_cuda.testing import Case, draw
 
 pytest.importorskip("triton", reason="Triton is not installed")

@@ -11,14 +11,9 @@ from torch import Tensor
 from gala_cuda import backends
 from gala_cuda.backends import reference
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.interface import (
-    ForwardCall,
-    Squash,
-    Weights,
-    mask_words,
-    split_stats,
-    weight_shapes,
-)
+from gala_cuda.backends.interface import ForwardCall, Weights, weight_shapes
+from gala_cuda.backends.saved import mask_words, split_stats
+from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import Case, Problem, assert_accurate, composite, draw, exact, operator, results
 
 pytest.importorskip("triton", reason="Triton is not installed")

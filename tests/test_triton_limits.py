@@ -12,7 +12,9 @@ import torch
 from test_triton import DEVICE, table  # noqa: F401
 
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash, Weights, mask_words, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Weights, weight_shapes
+from gala_cuda.backends.saved import mask_words
+from gala_cuda.backends.squash import Squash
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if DEVICE == "cuda":

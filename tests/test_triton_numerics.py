@@ -8,7 +8,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl  # noqa: E402
 
-from gala_cuda.backends.interface import SQUASHES  # noqa: E402
+from gala_cuda.backends.squash import SQUASHES  # noqa: E402
 from gala_cuda.backends.triton.numerics import derivative, narrow, squash  # noqa: E402
 
 BLOCK = 4096

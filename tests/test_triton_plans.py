@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gala_cuda.backends import triton as backend
-from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash
+from gala_cuda.backends.interface import BackwardCall, ForwardCall
+from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import Case, draw, operator
 
 pytest.importorskip("triton", reason="Triton is not installed")

@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.runtime.errors import OutOfResources
 
-from gala_cuda.backends.interface import Squash
+from gala_cuda.backends.squash import Squash
 from gala_cuda.backends.triton import config as table
 from gala_cuda.backends.triton import launch
 from gala_cuda.backends.triton.config import Config, TableError, Tile

@@ -18,7 +18,8 @@ from unittest import mock
 import torch
 import triton
 
-from gala_cuda.backends.interface import SQUASHES, is_channels_last
+from gala_cuda.backends.layout import is_channels_last
+from gala_cuda.backends.squash import SQUASHES
 from gala_cuda.backends.triton import config
 from tools.kernel_report.launches import Call, Launch, build, launches_of
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gala_cuda import backends
-from gala_cuda.backends.interface import is_channels_last
+from gala_cuda.backends.layout import is_channels_last
 from gala_cuda.diagnostics import dtype_name
 
 CLUSTER = "cuda-cluster"  # the cuda backend with an image held by a cluster

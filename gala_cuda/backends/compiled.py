@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from .. import native
-from .interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights, accumulation_dtype
+from .dtypes import accumulation_dtype
+from .interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
 
 if native.module is not None:
     _forward = torch.ops.gala_native.forward.default

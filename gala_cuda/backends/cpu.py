@@ -4,7 +4,7 @@ from torch import Tensor
 
 from .. import native
 from .compiled import backward, forward  # noqa: F401
-from .interface import DTYPES
+from .dtypes import DTYPES
 
 
 def why_not(x: Tensor) -> str | None:

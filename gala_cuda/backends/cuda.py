@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .. import native
 from .compiled import backward, forward  # noqa: F401
+from .dtypes import GPU_DTYPES
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
 _TEGRA = ((8, 7), (8, 8), (10, 1), (11, 0))  # Orin, Thor: GPUs on one chip with a CPU
 
@@ -26,8 +26,8 @@ def why_not(x: Tensor) -> str | None:
         return "torch is not built for CUDA"
     if reason := _why_not_on(x.device):
         return reason
-    if x.dtype not in DTYPES:
-        return f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    if x.dtype not in GPU_DTYPES:
+        return f"x is {x.dtype}, expected one of {', '.join(map(str, GPU_DTYPES))}"
     if (pixels := x.shape[0] * x.shape[2] * x.shape[3]) >= 2**31 and x.numel():
         return f"x has {pixels} pixels, expected fewer than 2^31"
     return None

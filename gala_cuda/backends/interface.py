@@ -1,24 +1,11 @@
-"""What every backend takes and gives: the weights, the two calls, the saved tensors and their layout."""
+"""What every backend takes and gives: the weights and the two calls."""
 
-import enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-HALVES = DTYPES[2:]  # their weights may be float32
-BITS_PER_WORD = 32
-
-
-class Squash(enum.IntEnum):
-    """The function that squashes the attention, under the code that `csrc/gala.h` gives it too."""
-
-    TANH = 0
-    SIGMOID = 1
-
-
-SQUASHES = {squash.name.lower(): squash for squash in Squash}  # by the names that users give them
+from .squash import Squash
 
 
 class Weights(NamedTuple):
@@ -85,70 +72,6 @@ class Gradients(NamedTuple):
     residual: Tensor | None  # [N, C, H, W], where a residual was added
 
 
-class Stats(NamedTuple):
-    """Views of the saved statistics, one row per image, in the accumulation dtype."""
-
-    s: Tensor  # [N, HW] local map
-    p: Tensor  # [N, C] pooled mean
-    z: Tensor  # [N, R] global hidden layer before its ReLU; g follows from it cheaply
-
-
-def stats_width(pixels: int, channels: int, reduced: int) -> int:
-    return pixels + channels + reduced
-
-
-def split_stats(stats: Tensor, channels: int, reduced: int) -> Stats:
-    """View the flat rows `stats` [N, HW + C + R] as their three parts."""
-    return Stats(*stats.split([stats.shape[1] - channels - reduced, channels, reduced], dim=1))
-
-
-def mask_words(reduced: int) -> int:
-    """How many 32-bit words hold one pixel's sign pattern of the local hidden layer."""
-    return -(-reduced // BITS_PER_WORD)
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Sums and statistics are float32, or float64 for float64 input."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def autocast_on(x: Tensor) -> bool:
     device = x.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def pixel_stride(x: Tensor) -> int | None:
-    """The one stride that steps through the pixels of x [N, C, H, W], or None where H and W need two."""
-    height, width = x.shape[2:]
-    if height == 1:
-        return x.stride(3)
-    if width == 1:
-        return x.stride(2)
-    return x.stride(3) if x.stride(2) == width * x.stride(3) else None
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether kernels vectorise x [N, C, H, W] over channels (channels_last) rather than over pixels (NCHW)."""
-    return x.stride(1) == 1 if x.shape[1] > 1 else pixel_stride(x) != 1
-
-
-def in_place_or_copy(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """x [N, C, H, W] itself where the kernels read it in place, else one dense copy.
-
-    Read in place are NCHW-contiguous and channels_last tensors and slices of either along N or C: one stride steps
-    through the pixels, and channels or pixels are adjacent. With `like`, adjacent must be what is adjacent there.
-    """
-    if _in_place(x, like):
-        return x
-    return torch.empty_like(x if like is None else like, dtype=x.dtype).copy_(x)
-
-
-def _in_place(x: Tensor, like: Tensor | None) -> bool:
-    stride = pixel_stride(x)
-    if stride is None:
-        return False
-    adjacent_channels = x.shape[1] == 1 or x.stride(1) == 1
-    adjacent_pixels = stride == 1 or x.shape[2] * x.shape[3] == 1
-    if like is None:
-        return adjacent_channels or adjacent_pixels
-    return adjacent_channels if is_channels_last(like) else adjacent_pixels

@@ -16,19 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .interface import (
-    BITS_PER_WORD,
-    BackwardCall,
-    ForwardCall,
-    Gradients,
-    Outputs,
-    Squash,
-    Weights,
-    accumulation_dtype,
-    autocast_on,
-    mask_words,
-    split_stats,
-)
+from .dtypes import accumulation_dtype
+from .interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights, autocast_on
+from .saved import BITS_PER_WORD, mask_words, split_stats
+from .squash import Squash
 
 
 def why_not(x: Tensor) -> str | None:

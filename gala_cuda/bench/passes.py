@@ -8,7 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..backends.interface import SQUASHES, BackwardCall, ForwardCall, Outputs, Weights
+from ..backends.interface import BackwardCall, ForwardCall, Outputs, Weights
+from ..backends.squash import SQUASHES
 from ..backends.triton.backward_plan import Backward, Strides
 from ..backends.triton.config import Config
 from ..backends.triton.forward_plan import Forward

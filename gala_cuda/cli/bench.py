@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..backends.interface import DTYPES
+from ..backends.dtypes import DTYPES
 from ..diagnostics import dtype_name
 from .arguments import count, device, positive, shape
 from .extras import extra

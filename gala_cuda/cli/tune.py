@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..backends import triton
+from ..backends.dtypes import GPU_DTYPES
 from ..diagnostics import dtype_name
 from .arguments import count, device, positive, shape
 from .extras import extra
@@ -15,7 +15,7 @@ HELP = "Measure on a GPU which tiles the Triton kernels are fastest with."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    dtypes = [dtype_name(dtype) for dtype in triton.DTYPES]
+    dtypes = [dtype_name(dtype) for dtype in GPU_DTYPES]
     add("--batch", type=count, nargs="+", metavar="N", help="batch sizes (default: 32 256)")
     add("--shape", type=shape, nargs="+", metavar="CxHxW", help="feature maps (default: those of ResNet-50's stages)")
     add("--dtype", choices=dtypes, nargs="+", help="dtype of x (default: bfloat16 float32)")

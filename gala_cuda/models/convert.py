@@ -1,6 +1,5 @@
 """``convert``: puts GALA into an existing ResNet."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -8,7 +7,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..backends.interface import DTYPES
+from ..backends.dtypes import DTYPES
+from ..backends.squash import HALFWAY, SQUASHES
 from ..layer import GALA
 from . import blocks
 from .blocks import last_layers, select_blocks
@@ -20,8 +20,6 @@ Forms = dict[type[nn.Module], type[nn.Module]]
 _KNOWN = "BasicBlock or Bottleneck of torchvision.models.resnet, timm.models.resnet or gala_cuda"
 _AFFINE_FORWARDS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, nn.GroupNorm.forward)
 _FROZEN_BATCH_NORM = ("torchvision.ops.misc", "FrozenBatchNorm2d")
-
-HALFWAY = {"tanh": math.atanh(0.5), "sigmoid": 0.0}  # where each squash is 1/2
 
 
 def convert(
@@ -175,10 +173,8 @@ def _gala_for(block: nn.Module, reduction: int, squash: str, keep_output: bool) 
 @torch.no_grad()
 def _make_constant(layer: GALA) -> None:
     """Sets the last weights of both paths to 0: A = squash(a b_w_expand) = 1/2, and gradients reach every parameter."""
-    if layer.squash not in HALFWAY:
-        raise NotImplementedError(f"keep_output does not know where the squash {layer.squash!r} is 1/2")
     for name in ("w_expand", "v_collapse"):
         layer.get_parameter(name).zero_()
-    if argument := HALFWAY[layer.squash]:
+    if argument := HALFWAY[SQUASHES[layer.squash]]:
         layer.get_parameter("a").fill_(1)
         layer.get_parameter("b_w_expand").fill_(argument)

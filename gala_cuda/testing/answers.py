@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..backends import reference
-from ..backends.interface import SQUASHES, Weights
+from ..backends.interface import Weights
+from ..backends.squash import SQUASHES
 from .cases import Case, Problem, double_weights, draw, draw_with
 from .tolerances import tolerance
 

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backends import reference
-from ..backends.interface import SQUASHES, Weights, accumulation_dtype, weight_shapes
+from ..backends.dtypes import accumulation_dtype
+from ..backends.interface import Weights, weight_shapes
+from ..backends.squash import SQUASHES
 from .tolerances import tolerance
 
 LAYOUTS = (

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ..backends.interface import accumulation_dtype
+from ..backends.dtypes import accumulation_dtype
 
 SAFETY = 4
 NORM_ROUNDINGS = 0.6  # of x's dtype, in units of its epsilon

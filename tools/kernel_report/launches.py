@@ -16,7 +16,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 
-from gala_cuda.backends.interface import BackwardCall, ForwardCall, Squash, Weights, weight_shapes
+from gala_cuda.backends.interface import BackwardCall, ForwardCall, Weights, weight_shapes
+from gala_cuda.backends.squash import Squash
 from gala_cuda.backends.triton import backward_plan, forward_plan
 from gala_cuda.backends.triton.config import Config
 from gala_cuda.backends.triton.launch import Layout

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..dtypes import GPU_DTYPES
 from ..interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
 from . import assembler
 from .config import MOST
 from .launch import alignment, kept_plan
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
 Call = TypeVar("Call", ForwardCall, BackwardCall)
 
@@ -34,8 +34,8 @@ def why_not(x: Tensor) -> str | None:
         return f"x is on {x.device}, expected cuda (or TRITON_INTERPRET=1 in the environment, for tests)"
     elif x.device.type != "cpu":
         return f"x is on {x.device}, expected cpu with TRITON_INTERPRET=1"
-    if x.dtype not in DTYPES:
-        return f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    if x.dtype not in GPU_DTYPES:
+        return f"x is {x.dtype}, expected one of {', '.join(map(str, GPU_DTYPES))}"
     if x.numel():
         n, channels, height, width = x.shape
         for count, name in ((n * height * width, "pixels"), (channels, "channels")):

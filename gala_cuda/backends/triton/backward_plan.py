@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..interface import BackwardCall, Gradients, Weights, mask_words
+from ..interface import BackwardCall, Gradients, Weights
+from ..saved import mask_words
 from . import gate, gate_backward, gather, gather_backward, scale
 from .config import Tile
 from .indexing import WORD

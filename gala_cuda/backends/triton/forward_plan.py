@@ -2,7 +2,8 @@
 
 import torch
 
-from ..interface import ForwardCall, Outputs, Weights, mask_words
+from ..interface import ForwardCall, Outputs, Weights
+from ..saved import mask_words
 from . import gate, gather, scale
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
 from .problem import Problem, Rows, shares

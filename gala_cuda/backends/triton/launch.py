@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..interface import pixel_stride
+from ..layout import pixel_stride
 from .config import Tile
 
 ALIGNMENT = 16  # bytes, which 128-bit accesses need and which Triton specialises on

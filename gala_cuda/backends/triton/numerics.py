@@ -7,7 +7,7 @@ In Triton's interpreter, products and arithmetic of bfloat16 are wrong and float
 import triton
 import triton.language as tl
 
-from ..interface import Squash
+from ..squash import Squash
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 TANH, SIGMOID = tl.constexpr(int(Squash.TANH)), tl.constexpr(int(Squash.SIGMOID))

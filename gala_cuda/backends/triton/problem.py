@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..interface import Squash, Weights, is_channels_last
+from ..interface import Weights
+from ..layout import is_channels_last
+from ..squash import Squash
 from .config import MOST, Config, Tile, lookup, num_sms
 from .launch import Layout, cdiv, clamp_block
 
