@@ -275,10 +275,16 @@ def test_candidates():
         "16x32, 4 warps, 2 stages",
         "16x16, 2 warps, 2 stages",
         "16x16, 8 warps, 2 stages",
+        "16x16, 4 warps, 1 stages",
+        "16x16, 4 warps, 3 stages",
     }
     wide = [Shape(2, 1024, 32, 32, 64)]
     found = {str(each) for each in candidates("scale", tile("scale", 64, 256), wide)}
-    assert found == {"32x256, 4 warps, 2 stages", "64x128, 4 warps, 2 stages", "64x256, 8 warps, 2 stages"}
+    assert {each for each in found if "2 stages" in each} == {
+        "32x256, 4 warps, 2 stages",
+        "64x128, 4 warps, 2 stages",
+        "64x256, 8 warps, 2 stages",
+    }
 
 
 def test_a_table_that_would_be_lost_is_refused(tmp_path):
