@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.gpu import archive, extension, forms, records, schedule, worker
+from benchmarks.gpu import archive, extension, forms, profiled, records, schedule, worker
 from benchmarks.gpu.environment import ROOT
 from benchmarks.gpu.forms import CLUSTER, Kind
 from benchmarks.gpu.records import Step
@@ -95,6 +95,21 @@ def test_an_image_that_fits_into_no_cluster_is_left_out(usable, tmp_path):
         assert context.why_not(CLUSTER, kind._replace(shape=(2, 256, side, side))) is None
     titles = names(worker.STEPS["kernels"](replace(context, sizes=GPU)))
     assert titles[-4:] == [cluster_step(stage) for stage in GPU.stages]
+
+
+@pytest.mark.parametrize(
+    ("signature", "name"),
+    [
+        (
+            "void gala::cuda::scale_kernel<gala::cuda::bf16, 8, true>(gala::cuda::ScaleParams)",
+            "scale_kernel<bf16, 8, true>",
+        ),
+        ("gala::cuda::sum_kernel(gala::cuda::SumParams)", "sum_kernel"),
+        ("scale_backward", "scale_backward"),
+    ],
+)
+def test_kernels_go_by_their_names(signature, name):
+    assert profiled.short(signature) == name
 
 
 def test_nothing_is_timed_where_it_was_profiled(tmp_path, monkeypatch):

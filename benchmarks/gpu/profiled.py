@@ -3,6 +3,7 @@
 A process that has profiled may launch more slowly ever after, so nothing else is timed in it (`worker.run`).
 """
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -26,5 +27,11 @@ def kernel_times(call: Callable[[], object], calls: int = 1) -> dict[str, float]
     found: dict[str, float] = {}
     for event in sorted(profile.events(), key=lambda event: event.time_range.start):
         if event.device_type == DeviceType.CUDA:
-            found[event.name] = found.get(event.name, 0.0) + 1e-6 * event.time_range.elapsed_us() / calls
+            name = short(event.name)
+            found[name] = found.get(name, 0.0) + 1e-6 * event.time_range.elapsed_us() / calls
     return found
+
+
+def short(signature: str) -> str:
+    """A kernel's name and template arguments without its result, namespaces of the package and parameters."""
+    return re.sub(r"^void |gala::cuda::|\(.*\)$", "", signature)
