@@ -26,6 +26,21 @@ def test_a_batch_too_small_for_all_multiprocessors_is_cut_finer(images, rows, mo
     assert Rows.filling(p, FEWEST_ROWS).size == FEWEST_ROWS
 
 
+def test_launches_of_a_call(monkeypatch):
+    """With float32 weights for bfloat16: more launches cost every small batch."""
+    ran = []
+    call = launch.KernelLaunch.__call__
+    monkeypatch.setattr(
+        launch.KernelLaunch, "__call__", lambda *args: (ran.append(args[0].kernel.__name__), call(*args))
+    )
+    p = to_device(draw(Case((1, 8, 2, 2), 2, torch.bfloat16, torch.float32, "channels_last")))
+    _, _, stats, relu_mask = backend.forward(ForwardCall(p.x, p.w, None, Squash.TANH, False, True))
+    assert ran == ["prepare", "gather", "shrink", "finish_hidden", "expand", "scale"]
+    ran.clear()
+    backend.backward(BackwardCall(p.grad_out, None, p.x, p.w, None, stats, relu_mask, Squash.TANH, True, True))
+    assert len(ran) == 11
+
+
 def test_plans_are_made_once_and_told_apart(table):  # noqa: F811
     """They differ by strides and alignment, on which the kernels are specialised."""
     table()

@@ -23,6 +23,14 @@ OF_ALL = {
     "global_grads", "local_grads",
 }  # fmt: skip
 PRODUCTS = {"gather", "grad_x", "local_products"}
+# of a warp in one turn of a kernel's main loop, at the paper's shape on sm_90: what an H200 was seen to wait for
+BUDGETS = {
+    "gather": {"instructions": 120, "shuffles": 0, "barriers": 2, "stores to shared memory": 2},
+    "scale": {"instructions": 190, "shuffles": 0, "barriers": 2, "stores to shared memory": 0},
+    "scale_backward": {"instructions": 330, "shuffles": 8, "barriers": 2, "stores to shared memory": 1},
+    "grad_x": {"instructions": 380, "shuffles": 0, "barriers": 2, "stores to shared memory": 2},
+    "local_products": {"instructions": 150, "shuffles": 0, "barriers": 2, "stores to shared memory": 0},
+}
 GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
 
 pytestmark = [
@@ -74,6 +82,21 @@ def test_all_kernels_of_one_row(tmp_path):
     check(kernels)
     for arch in GPUS:
         assert {kernel["kernel"] for kernel in kernels if kernel["arch"] == arch} == OF_ROWS | OF_ALL
+
+
+def test_loops_keep_to_their_budgets(tmp_path):
+    rows = ("--rows", "90-16-channels_last-256", "--variants", "bfloat16-plain")
+    _, _, kernels, _ = report(tmp_path, *rows, "--kernels", *BUDGETS)
+    loops = {kernel["kernel"]: kernel["loop"] for kernel in kernels}
+    assert loops.keys() == BUDGETS.keys()
+    over = {
+        f"{name}: {what}": f"{loops[name][what]}, budget {most}"
+        for name, budget in BUDGETS.items()
+        for what, most in {**budget, "local memory": 0}.items()
+        if loops[name][what] > most
+    }
+    assert not over
+    assert all(loops[name]["products"] and loops[name]["loads of 128 bits"] for name in PRODUCTS)
 
 
 def test_an_architecture_without_rows_takes_an_older_ones(tmp_path):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import triton
 
 from .launches import Launch, build
+from .loops import main_loop
 
 TENSOR_COLUMNS = 512  # of a multiprocessor's tensor memory, of 128 lanes of 32 bits each
 PRODUCTS = ("gather", "grad_x", "local_products")  # kernels with a product over all pixels
@@ -55,6 +56,7 @@ class Code(NamedTuple):
     wide_loads: int  # from global memory, 128 bits or more in each thread
     narrow_loads: int
     instructions: int
+    loop: dict[str, int]  # one turn of the main loop
 
 
 def compiled(launch: Launch) -> Code | str:
@@ -93,6 +95,7 @@ def examine(cubin: bytes, shared: int, tensor_columns: int) -> Code:
         wide_loads=wide,
         narrow_loads=count(r"LDG(STS)?\.") - wide,
         instructions=opcodes.total() - count("NOP"),
+        loop=main_loop(text),
     )
 
 

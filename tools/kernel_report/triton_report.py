@@ -39,6 +39,7 @@ COLUMNS = (
     "tensor cores",
     "wide loads",
     "instructions",
+    "of a turn",
 )
 
 
@@ -108,6 +109,7 @@ def summary(records: list[dict[str, Any]]) -> tables.Sections:
                 _tensor_cores(group),
                 f"{sum(record['wide_loads'] for record in group) / loads:.0%}" if loads else "-",
                 tables.number_range(record["instructions"] for record in group),
+                tables.number_range(record["loop"]["instructions"] for record in group),
             )
         )
     return lines
@@ -137,7 +139,7 @@ def _introduction(count: int) -> list[str]:
         f"{count} kernels compiled with Triton {triton.__version__}; no GPU ran them.",
         "A line's figures are ranges over its kernels, or the largest. Under x stand the bits of its elements, under "
         "wide loads the share of the loads from global memory that take 128 bits or more in each thread; tensor "
-        "memory is counted in columns.",
+        "memory is counted in columns; of a turn: instructions of a warp in one turn of the kernel's main loop.",
     ]
 
 

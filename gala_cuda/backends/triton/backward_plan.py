@@ -87,7 +87,8 @@ class Backward:
         span, n_spans = spans(p.channels, sizes["CHANNELS"], cdiv(p.num_sms, rows.tiles))
         programs = rows.tiles * n_spans
         whole = p.channels % sizes["CHANNELS"] == 0 and p.reduced % sizes["DEPTH"] == 0
-        constants = p.constants | rows.constants | sizes | {"HELD": sizes["DEPTH"] >= p.reduced, "WHOLE": whole}
+        flags = {"HELD": sizes["DEPTH"] >= p.reduced, "WHOLE": whole, "DENSE": p.dense(direct, p.out)}
+        constants = p.constants | rows.constants | sizes | flags
         numbers = (p.images, p.pixels, p.channels, p.reduced, self.weighted[1], p.width, span, *direct, *p.out)
         return KernelLaunch(gather_backward.grad_x, programs, numbers, constants, tile)
 
@@ -119,7 +120,7 @@ class Backward:
         splits = max(1, min(p.num_sms // blocks, rows.tiles, MOST_SPLITS))
         numbers = (p.images, p.pixels, p.channels, p.reduced, self.weighted[1], rows.tiles, splits, *p.x)
         whole = p.channels % sizes["CHANNELS"] == 0 and p.reduced % sizes["REDUCED"] == 0
-        constants = p.constants | rows.constants | sizes | {"WHOLE": whole}
+        constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x)}
         return KernelLaunch(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
 
     def run(self, call: BackwardCall) -> Gradients:

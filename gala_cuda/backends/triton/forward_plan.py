@@ -38,7 +38,7 @@ class Forward:
         }
         numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, *p.x)
         whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % sizes["REDUCED"] == 0
-        constants = p.constants | rows.constants | sizes | {"SAVE": save, "WHOLE": whole}
+        constants = p.constants | rows.constants | sizes | {"SAVE": save, "WHOLE": whole, "DENSE": p.dense(p.x)}
         return KernelLaunch(gather.gather, rows.tiles, numbers, constants, tile), rows
 
     def _scale(self, p: Problem, residual: Layout | None, return_map: bool) -> tuple[KernelLaunch, int]:

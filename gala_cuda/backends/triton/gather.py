@@ -34,6 +34,7 @@ def gather(
     x_stride,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
+    DENSE: tl.constexpr,
     SEGMENTS: tl.constexpr,
     BIAS: tl.constexpr,
     SAVE: tl.constexpr,
@@ -45,7 +46,7 @@ def gather(
 ):
     """One program for each tile of rows."""
     tile = tl.program_id(0)
-    image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
+    row, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     words = tl.cdiv(reduced, WORD)
     s = tl.zeros([ROWS], tl.float32)
     to_pool = pool + tile.to(tl.int64) * SEGMENTS * channels
@@ -57,7 +58,7 @@ def gather(
         acc = tl.zeros([ROWS, REDUCED], tl.float32)
         for k in range(0, channels, DEPTH):
             c = k + tl.arange(0, DEPTH)
-            at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
+            at = row_offsets(row, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
             here = below(c, channels, WHOLE)
             rows = tl.load(x + at, mask=inside[:, None] & here[None, :], other=0.0)
             v = load_matrix(v_shrink, r, c, reduced, channels, TRANSPOSED=True, WHOLE=WHOLE)
@@ -79,9 +80,8 @@ def gather(
             bit = 1 << tl.arange(0, WORD)
             pattern = tl.sum(tl.where(tl.reshape(acc, [ROWS, REDUCED // WORD, WORD]) <= 0, 0, bit[None, None, :]), 2)
             word = start // WORD + tl.arange(0, REDUCED // WORD)
-            of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
-            row = of.to(tl.int64) * pixels + at_pixel
-            to = relu_mask + (row * words)[:, None] + word[None, :]
+            at_row, _, _, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
+            to = relu_mask + (at_row.to(tl.int64) * words)[:, None] + word[None, :]
             tl.store(to, pattern, mask=exists[:, None] & (word < words)[None, :])
     if SEGMENTS > 1 and x.dtype.element_ty != tl.float32:
         # 0 times an infinite or NaN x of one image is NaN in the sum of another: such a tile is summed once more.
@@ -89,12 +89,12 @@ def gather(
         tl.debug_barrier()  # between the two writes of a program
         for k in range(0, again, DEPTH):
             c = k + tl.arange(0, DEPTH)
-            at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
+            at = row_offsets(row, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
             rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
             store_sums(to_pool, rows, image, first, c, channels, 0, SEGMENTS)
     if BIAS:
         s += tl.load(b_v_collapse).to(tl.float32)
-    of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
+    _, of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
     tl.store(stats + of.to(tl.int64) * width + at_pixel, s, mask=exists)
 
 

@@ -75,6 +75,7 @@ def grad_x(
     grad_stride,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
+    DENSE: tl.constexpr,
     SEGMENTS: tl.constexpr,
     SQUASH: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -92,8 +93,8 @@ def grad_x(
     shares = count_spans(channels, span)
     tile = tl.program_id(0) // shares
     begin = tl.program_id(0) % shares * span
-    image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
-    row = image.to(tl.int64) * pixels + pixel
+    number, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
+    row = number.to(tl.int64)
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
     if HELD:
         held = load_weighted(weighted, row, inside, tl.arange(0, DEPTH), padded, WHOLE)
@@ -103,7 +104,7 @@ def grad_x(
         mask = inside[:, None] & here[None, :]
         a = of_images(alpha, image, first, images, c, here, channels, SEGMENTS)
         b = of_images(beta, image, first, images, c, here, channels, SEGMENTS)
-        at = row_offsets(image, first, pixel, c, sum_image_stride, sum_stride, CHANNELS_LAST, FLAT)
+        at = row_offsets(number, image, first, pixel, c, sum_image_stride, sum_stride, CHANNELS_LAST, FLAT, DENSE)
         direct = tl.load(grad_sum + at, mask=mask, other=0.0).to(tl.float32)
         value = direct * squash(a + b * s[:, None], SQUASH, grad_sum.dtype.element_ty)
         value += of_images(dp, image, first, images, c, here, channels, SEGMENTS)
@@ -116,7 +117,7 @@ def grad_x(
                 w = load_weighted(weighted, row, inside, r, padded, WHOLE)
                 v = load_matrix(shrink, r, c, reduced, channels, TRANSPOSED=False, WHOLE=WHOLE)
                 value = dot(w, v, value, PRECISION)
-        at = row_offsets(image, first, pixel, c, grad_image_stride, grad_stride, CHANNELS_LAST, FLAT)
+        at = row_offsets(number, image, first, pixel, c, grad_image_stride, grad_stride, CHANNELS_LAST, FLAT, DENSE)
         tl.store(grad + at, narrow(value, grad.dtype.element_ty), mask=mask)
 
 
@@ -139,6 +140,7 @@ def local_products(
     x_stride,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
+    DENSE: tl.constexpr,
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -160,10 +162,10 @@ def local_products(
     share, longer = tiles // splits, tiles % splits  # the first `longer` shares have one tile more
     begin = split * share + tl.minimum(split, longer)
     for tile in range(begin, begin + share + tl.where(split < longer, 1, 0)):
-        image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
-        row = image.to(tl.int64) * pixels + pixel
+        number, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
+        row = number.to(tl.int64)
         w = load_weighted(weighted, row, inside, r, padded, WHOLE)
-        at = row_offsets(image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT)
+        at = row_offsets(number, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
         rows = tl.load(x + at, mask=inside[:, None] & below(c, channels, WHOLE)[None, :], other=0.0)
         acc = dot(tl.trans(w), rows, acc, PRECISION)
         if BIAS:

@@ -55,18 +55,18 @@ def part_of_image(tile, pixels, channels, span, CHANNELS: tl.constexpr):
 
 @triton.jit
 def tile_rows(tile, images, pixels, ROWS: tl.constexpr, FLAT: tl.constexpr):
-    """The image [ROWS] and pixel [ROWS] of a tile's rows, whether they exist, and the tile's first image.
+    """A tile's rows: their numbers [ROWS], images [ROWS] and pixels [ROWS], whether they exist, and the first image.
 
     FLAT tiles are cut from the pixels of all images, one image after the other; the others from each image by itself.
     """
     lane = tl.arange(0, ROWS)
     if FLAT:
         row = tile * ROWS + lane
-        return row // pixels, row % pixels, row < images * pixels, tile * ROWS // pixels
+        return row, row // pixels, row % pixels, row < images * pixels, tile * ROWS // pixels
     per_image = tl.cdiv(pixels, ROWS)
     first = tile // per_image
     pixel = tile % per_image * ROWS + lane
-    return tl.full([ROWS], 0, tl.int32) + first, pixel, pixel < pixels, first
+    return first * pixels + pixel, tl.full([ROWS], 0, tl.int32) + first, pixel, pixel < pixels, first
 
 
 @triton.jit
@@ -81,8 +81,21 @@ def offsets(start, pixel, channel, stride, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def row_offsets(image, first, pixel, channel, image_stride, stride, CHANNELS_LAST: tl.constexpr, FLAT: tl.constexpr):
+def row_offsets(
+    row,
+    image,
+    first,
+    pixel,
+    channel,
+    image_stride,
+    stride,
+    CHANNELS_LAST: tl.constexpr,
+    FLAT: tl.constexpr,
+    DENSE: tl.constexpr,  # whether the pixels of all images are equally far apart; only of use for FLAT tiles
+):
     """Element offsets [ROWS, C] of a tile's rows, as `tile_rows` gives them, and of channels [C]."""
+    if FLAT and DENSE:
+        return offsets(0, row, channel, stride, CHANNELS_LAST)
     if FLAT:
         return offsets((image.to(tl.int64) * image_stride)[:, None], pixel, channel, stride, CHANNELS_LAST)
     return offsets(first.to(tl.int64) * image_stride, pixel, channel, stride, CHANNELS_LAST)

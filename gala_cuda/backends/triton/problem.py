@@ -71,6 +71,10 @@ class Problem:
         """The length of a row of stats."""
         return self.pixels + self.channels + self.reduced
 
+    def dense(self, *layouts: Layout) -> bool:
+        """Whether in all of these layouts the pixels of all images are equally far apart."""
+        return all(layout.image_stride == self.pixels * layout.stride for layout in layouts)
+
     @property
     def constants(self) -> dict[str, object]:
         """Constants that any kernel may take."""
