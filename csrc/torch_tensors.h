@@ -56,7 +56,7 @@ inline bool same_device(const Tensor& t, const Tensor& x) {
 
 inline int64_t pixel_stride(const Tensor& x) { return x.size(3) == 1 ? x.stride(2) : x.stride(3); }
 
-// Whether the stages run over channels rather than pixels: interface.is_channels_last in Python.
+// Whether the stages run over channels rather than pixels: backends/layout.py in Python.
 inline bool is_channels_last(const Tensor& x) { return x.size(1) > 1 ? x.stride(1) == 1 : pixel_stride(x) != 1; }
 
 inline FeatureMap feature_map(const Tensor& t, const Tensor& x, const char* name) {

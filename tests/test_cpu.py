@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gala_cuda.backends.dtypes import DTYPES
 from gala_cuda.backends.interface import Weights
 from gala_cuda.backends.squash import Squash
 from gala_cuda.testing import (
@@ -17,8 +18,6 @@ from gala_cuda.testing import (
     results,
     tolerance,
 )
-
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gala_cuda.cli.recipe_flags import add_recipe_flags, given_flags
+from gala_cuda.cli.flags_from_recipe import add_recipe_flags, given_flags
 from gala_cuda.training.recipe import PRESETS, Recipe, RecipeError, as_yaml, resolve
 from gala_cuda.training.schedule import learning_rate
 

@@ -16,7 +16,7 @@ import gala_cuda
 from gala_cuda import functional, operator
 from gala_cuda.backends import BACKENDS
 from gala_cuda.backends.interface import BackwardCall, ForwardCall
-from gala_cuda.backends.squash import Squash
+from gala_cuda.backends.squash import HALFWAY, Squash
 from gala_cuda.testing import Case, draw
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +34,12 @@ def test_python_and_cpp_number_them_alike():
     assert {name: int(code) for name, code in re.findall(r"(\w+) = (\d+)", enumerators)} == {
         squash.name.lower(): squash.value for squash in Squash
     }
+
+
+def test_keep_output_knows_where_each_is_a_half():
+    for squash, at in HALFWAY.items():
+        assert getattr(torch, squash.name.lower())(torch.tensor(at, dtype=torch.float64)) == pytest.approx(0.5)
+    assert set(HALFWAY) == set(Squash)
 
 
 def test_an_operator_called_with_an_unknown_code_refuses_it(backend):

@@ -3,7 +3,7 @@
 import torch
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-HALVES = DTYPES[2:]  # their weights may be float32
+HALVES = (torch.bfloat16, torch.float16)  # their weights may be float32
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the Triton and the CUDA C++ kernels
 
 

@@ -1,6 +1,7 @@
 """What forward saves for backward beside the caller's own tensors, and how it lies in memory.
 
-Every backend writes and reads the same: `stats` [N, HW + C + R] and `relu_mask` [N, HW, ceil(R / 32)].
+Every backend writes and reads the same: `stats` [N, HW + C + R] and `relu_mask` [N, HW, ceil(R / 32)]. The kernels have
+these sizes from `csrc/torch_tensors.h` and `triton/problem.py`.
 """
 
 from typing import NamedTuple

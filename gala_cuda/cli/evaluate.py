@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..training.recipe import Recipe, resolve
 from .arguments import add_weights_file, device, device_of, positive
 from .extras import extra
-from .recipe_flags import add_recipe_flags, blaming_arguments, given_flags
+from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
 HELP = "Test weights: accuracy, confusion, image/s."
 FIELDS = ("data", "clickme", "model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers")

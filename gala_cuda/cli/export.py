@@ -7,7 +7,7 @@ from ..training.export import FORMATS
 from ..training.recipe import resolve
 from .arguments import add_weights_file
 from .extras import extra
-from .recipe_flags import add_recipe_flags, blaming_arguments, given_flags
+from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
 HELP = "Write weights as ONNX and torch.export files, and compare those with PyTorch."
 

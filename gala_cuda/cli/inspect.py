@@ -8,7 +8,7 @@ import torch
 from ..training.recipe import resolve
 from .arguments import add_weights_file, count, device, device_of
 from .extras import extra
-from .recipe_flags import add_recipe_flags, blaming_arguments, given_flags
+from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
 HELP = "Show what a network attends to: PNG sheets, an HTML page."
 

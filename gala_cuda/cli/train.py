@@ -6,8 +6,8 @@ from pathlib import Path
 from ..training.recipe import PRESETS, resolve
 from .arguments import count, device, device_of
 from .extras import extra
+from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 from .interrupt import command_line
-from .recipe_flags import add_recipe_flags, blaming_arguments, given_flags
 
 HELP = "Train a network on digits or on pictures of your own."
 

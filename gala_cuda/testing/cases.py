@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backends import reference
-from ..backends.dtypes import accumulation_dtype
+from ..backends.dtypes import DTYPES, HALVES, accumulation_dtype
 from ..backends.interface import Weights, weight_shapes
 from ..backends.squash import SQUASHES
 from .tolerances import tolerance
@@ -27,13 +27,8 @@ LAYOUTS = (
     "channels_last/slice_c",
     "channels_last/crop",
 )
-DTYPES = (  # of x, and of the weights where that is another
-    (torch.float32, None),
-    (torch.float64, None),
-    (torch.bfloat16, None),
-    (torch.bfloat16, torch.float32),
-    (torch.float16, None),
-    (torch.float16, torch.float32),
+KINDS = tuple(  # dtypes of x, and of the weights where that is another
+    (dtype, weights) for dtype in DTYPES for weights in ((None, torch.float32) if dtype in HALVES else (None,))
 )
 DRAWS = 100  # of an image, until it has no tie
 
@@ -78,7 +73,7 @@ def random_cases(count: int, seed: int = 0) -> Iterator[Case]:
     """Sizes on both sides of every vector, tile and word: C to 130, R to 70, odd planes; at most 40,000 elements."""
     rng = random.Random(seed)
     for _ in range(count):
-        dtype, parameters = rng.choice(DTYPES)
+        dtype, parameters = rng.choice(KINDS)
         while True:
             shape = rng.choice((1, 1, 2, 3, 5)), rng.randint(1, 130), rng.randint(1, 14), rng.randint(1, 14)
             reduced = rng.choice((1, 2, 7, 8, 16, 31, 32, 33, 64, rng.randint(1, 70)))

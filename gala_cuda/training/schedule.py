@@ -19,4 +19,6 @@ def _factor(recipe: Recipe, progress: float) -> float:
         return max(progress / recipe.warm_up, 0.01)
     if recipe.schedule == "steps":
         return 0.1 ** sum(progress >= fraction for fraction in recipe.decay_at)
+    if recipe.schedule != "cosine":
+        raise NotImplementedError(f"no learning rate for the schedule {recipe.schedule!r}")
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - recipe.warm_up) / (1 - recipe.warm_up))))
