@@ -47,7 +47,6 @@ def gather(
     """One program for each tile of rows."""
     tile = tl.program_id(0)
     row, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
-    words = tl.cdiv(reduced, WORD)
     s = tl.zeros([ROWS], tl.float32)
     to_pool = pool + tile.to(tl.int64) * SEGMENTS * channels
     segment = tl.arange(0, SLOTS)
@@ -77,12 +76,7 @@ def gather(
         collapse = load_vector(v_collapse, r, reduced)
         s += tl.sum(relu(acc) * collapse[None, :], 1)
         if SAVE:
-            bit = 1 << tl.arange(0, WORD)
-            pattern = tl.sum(tl.where(tl.reshape(acc, [ROWS, REDUCED // WORD, WORD]) <= 0, 0, bit[None, None, :]), 2)
-            word = start // WORD + tl.arange(0, REDUCED // WORD)
-            at_row, _, _, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
-            to = relu_mask + (at_row.to(tl.int64) * words)[:, None] + word[None, :]
-            tl.store(to, pattern, mask=exists[:, None] & (word < words)[None, :])
+            store_mask(relu_mask, acc, start, tile, images, pixels, reduced, FLAT, ROWS, REDUCED)
     if SEGMENTS > 1 and x.dtype.element_ty != tl.float32:
         # 0 times an infinite or NaN x of one image is NaN in the sum of another: such a tile is summed once more.
         again = tl.where(tl.sum(tl.sum(spoilt, 1), 0) != 0, channels, 0)
@@ -96,6 +90,29 @@ def gather(
         s += tl.load(b_v_collapse).to(tl.float32)
     _, of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
     tl.store(stats + of.to(tl.int64) * width + at_pixel, s, mask=exists)
+
+
+@triton.jit
+def store_mask(
+    relu_mask,
+    acc,
+    start,
+    tile,
+    images,
+    pixels,
+    reduced,
+    FLAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    REDUCED: tl.constexpr,
+):
+    """relu_mask of a tile's rows: a bit for each hidden unit of acc [ROWS, REDUCED], of which `start` is the first."""
+    bit = 1 << tl.arange(0, WORD)
+    pattern = tl.sum(tl.where(tl.reshape(acc, [ROWS, REDUCED // WORD, WORD]) <= 0, 0, bit[None, None, :]), 2)
+    words = tl.cdiv(reduced, WORD)
+    word = start // WORD + tl.arange(0, REDUCED // WORD)
+    row, _, _, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
+    to = relu_mask + (row.to(tl.int64) * words)[:, None] + word[None, :]
+    tl.store(to, pattern, mask=exists[:, None] & (word < words)[None, :])
 
 
 @triton.jit
