@@ -234,7 +234,7 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     example = passes.Example(Shape(2, 32, 2, 2, 8), torch.float32, "channels_last", DEVICE)
     torch.ops.gala_cuda.gala(example.x, *example.w, None, Squash.TANH, False, False, "triton")
     (plan,) = launch._plans.values()
-    assert plan.scale.constants[-2:] == (16, 16)
+    assert plan.scale.constants[-3:] == (16, 16, wanted.scale.stages)
     monkeypatch.setattr(search, "candidates", lambda *_: [])
     again = tune.tune(SETTINGS, path, time=clock(lambda call: 1.0))
     assert again[0].before == wanted
