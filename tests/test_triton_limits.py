@@ -154,4 +154,4 @@ def test_offsets_do_not_overflow(sizes, layout, trace):
     given = call(sizes, layout, options)
     backend.forward(ForwardCall(given.x, given.w, given.out, Squash.TANH, options, True))
     backend.backward(given)
-    assert len(set(trace.ran)) == 14 + options  # sum_parts makes a map
+    assert len(set(trace.ran)) == 14 + options  # finish_map

@@ -19,7 +19,7 @@ from gala_cuda.backends.triton.config import TABLE
 ROOT = Path(__file__).resolve().parents[1]
 OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products"}
 OF_ALL = {
-    "prepare", "shrink", "finish_hidden", "expand", "sum_parts", "weigh_mask", "grad_hidden", "grad_pool",
+    "prepare", "shrink", "finish_hidden", "expand", "finish_map", "weigh_mask", "grad_hidden", "grad_pool",
     "global_grads", "local_grads",
 }  # fmt: skip
 PRODUCTS = {"gather", "grad_x", "local_products"}

@@ -21,7 +21,7 @@ class Forward:
         self.finish_hidden = gate.finish_launch(p, splits, backward=False)
         self.expand = gate.expand_launch(p, gate=False)
         self.scale, c_blocks = self._scale(p, residual, return_map)
-        self.finish_map = scale.sum_launch(n * hw, c_blocks, root=True) if return_map else None
+        self.finish_map = scale.map_launch(n * hw, c_blocks) if return_map else None
         self.workspace = Workspace()
         self.workspace.add(rows.tiles, rows.segments, c)  # pooled sums
         self.workspace.add(splits, n, r)  # z in parts

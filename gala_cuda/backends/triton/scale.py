@@ -70,19 +70,19 @@ def scale(
 
 
 @triton.jit(do_not_specialize=["rows", "count"])
-def sum_parts(parts, out, rows, count, ROOT: tl.constexpr, ROWS: tl.constexpr):
-    """out [rows] = the sum over parts [count, rows], in order, with ROOT its square root."""
+def finish_map(parts, attn_map, rows, count, ROWS: tl.constexpr):
+    """attn_map [rows] = the root of the sum over parts [count, rows], in order."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS], tl.float32)
     for part in range(count):
         total += tl.load(parts + part * tl.cast(rows, tl.int64) + row, mask=row < rows, other=0.0)
-    tl.store(out + row, tl.sqrt_rn(total) if ROOT else total, mask=row < rows)
+    tl.store(attn_map + row, tl.sqrt_rn(total), mask=row < rows)
 
 
-def sum_launch(rows: int, parts: int, root: bool) -> KernelLaunch:
-    """The launch that adds parts [parts, rows], with `root` the square root of their sum."""
+def map_launch(rows: int, parts: int) -> KernelLaunch:
+    """The launch that makes the map of its parts [parts, rows]."""
     block = 256
-    return KernelLaunch(sum_parts, cdiv(rows, block), (rows, parts), {"ROOT": root, "ROWS": block}, NO_TUNING)
+    return KernelLaunch(finish_map, cdiv(rows, block), (rows, parts), {"ROWS": block}, NO_TUNING)
 
 
 @triton.jit(do_not_specialize=["images"])
