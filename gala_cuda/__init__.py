@@ -4,9 +4,9 @@ from . import flops  # noqa: F401 - registers its formulas
 from .diagnostics import doctor
 from .functional import gala
 from .layer import GALA
-from .models import SqueezeExcite, convert, resnet
+from .models import SqueezeExcite, WithMaps, convert, resnet
 from .models.resnet import *  # noqa: F403
 from .version import __version__
 
-__all__ = ["GALA", "SqueezeExcite", "__version__", "convert", "doctor", "gala"]
+__all__ = ["GALA", "SqueezeExcite", "WithMaps", "__version__", "convert", "doctor", "gala"]
 __all__ += resnet.__all__

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from .backends import NAMES, reference
 from .backends.dtypes import DTYPES, HALVES
 from .backends.interface import Weights, weight_shapes
-from .backends.squash import SQUASHES
+from .backends.squash import HALFWAY, SQUASHES
 from .errors import check_positive
 from .functional import check_feature_map, gala, stands_for_tensor
+
+INITS = ("half", "paper")
+HALF_SPREAD = 0.1  # of the last weights of both paths, in units of the paper's start
 
 
 class GALA(nn.Module):
@@ -20,7 +23,9 @@ class GALA(nn.Module):
         channels: C, the channels of the input.
         reduction: r; the hidden layers of both paths have R = max(1, C // r) units. The paper has 4.
         squash: "tanh" (paper) or "sigmoid" (the authors' released code).
-        bias: add biases to all four projections; the paper's formulas show none.
+        bias: add biases to all four projections; the paper's formulas show none. None: as ``init`` has it, which with
+            "half" is True, with "paper" False.
+        init: how the parameters start, "half" or "paper"; see ``reset_parameters``.
         backend: "reference", "cpu", "triton", "cuda", or None to choose automatically (see `gala_cuda.gala`).
         device, dtype: of the parameters. float32 parameters serve bfloat16 and float16 inputs too.
 
@@ -47,8 +52,9 @@ class GALA(nn.Module):
         channels: int,
         reduction: int = 4,
         squash: str = "tanh",
-        bias: bool = False,
+        bias: bool | None = None,
         *,
+        init: str = "half",
         backend: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -59,17 +65,29 @@ class GALA(nn.Module):
             raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
         if backend is not None and backend not in NAMES:
             raise ValueError(f"backend is {backend!r}; expected None or one of {', '.join(map(repr, NAMES))}")
+        if init not in INITS:
+            raise ValueError(f"init is {init!r}; expected one of {', '.join(map(repr, INITS))}")
+        bias = init == "half" if bias is None else bias
+        if init == "half" and squash == "tanh" and not bias:
+            raise ValueError("bias is False; expected True with init='half' and tanh, whose constant 1/2 is a bias")
         self.channels, self.reduction, self.squash, self.backend = channels, reduction, squash, backend
+        self.init = init
         for name, shape in weight_shapes(channels, max(1, channels // reduction))._asdict().items():
             wanted = bias or not name.startswith("b_")
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if wanted else None
             self.register_parameter(name, parameter)
         self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """He's normal initialisation before ReLUs, unit gain after them, biases zero, a and m truncated N(0, 1).
+        """Draws the parameters anew, as ``init`` says. The paper does not say how they start.
 
-        The paper does not give it; a, m and the biases are as in the authors' released code.
+        "paper": He's normal initialisation before ReLUs, unit gain after them; as in its authors' code, biases are zero,
+        and a and m are from a normal distribution of deviation 1 cut at 2. With tanh the attention is then about 0 and
+        of any sign.
+
+        "half" makes the attention start near 1/2 everywhere: ``w_expand`` and ``v_collapse`` are a tenth of that; with
+        tanh, a is 1 and the bias ``b_w_expand`` is artanh(1/2), where tanh is 1/2.
         """
         for shrink in (self.w_shrink, self.v_shrink):
             nn.init.normal_(shrink, std=math.sqrt(2 / self.channels))
@@ -80,6 +98,16 @@ class GALA(nn.Module):
         for name, parameter in self.named_parameters(recurse=False):
             if name.startswith("b_"):
                 nn.init.zeros_(parameter)
+        if self.init == "half":
+            self._start_near_half()
+
+    def _start_near_half(self) -> None:
+        for after_relu in (self.w_expand, self.v_collapse):
+            after_relu.mul_(HALF_SPREAD)
+        if argument := HALFWAY[SQUASHES[self.squash]]:
+            assert self.b_w_expand is not None
+            self.a.fill_(1)
+            self.b_w_expand.fill_(argument)
 
     @property
     def weights(self) -> Weights:
@@ -123,5 +151,6 @@ class GALA(nn.Module):
 
     def extra_repr(self) -> str:
         bias = self.b_w_shrink is not None
-        options = f"reduction={self.reduction}, squash={self.squash!r}, bias={bias}, backend={self.backend!r}"
+        options = f"reduction={self.reduction}, squash={self.squash!r}, bias={bias}, init={self.init!r}"
+        options += f", backend={self.backend!r}"
         return f"{self.channels}, {options}"

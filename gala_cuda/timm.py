@@ -41,11 +41,12 @@ def _build(
     layers: str | Sequence[str] = ("layer3",),
     reduction: int = 4,
     squash: str = "tanh",
+    init: str = "half",
     keep_output: bool = False,
     **options,
 ) -> nn.Module:
     model = timm_resnet.ResNet(block, depths, **options)
-    return convert(model, layers, reduction=reduction, squash=squash, keep_output=keep_output)
+    return convert(model, layers, reduction=reduction, squash=squash, init=init, keep_output=keep_output)
 
 
 def _expect_attention(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
@@ -57,7 +58,7 @@ def _expect_attention(weights: Mapping[str, Tensor], model: nn.Module) -> Mappin
     if problems:
         raise ValueError(
             f"pretrained weights have {' and '.join(problems)}; expected those of a network with the same layers and "
-            "keep_output"
+            "init"
         )
     return weights
 
@@ -70,8 +71,8 @@ def gala_resnet18(pretrained: bool = False, **options) -> nn.Module:
         pretrained: load weights as timm does for its own networks. There are none to download: they come from a folder
             ("local-dir:FOLDER", which `timm.models.save_for_hf` writes), a repository ("hf-hub:NAME") or
             `pretrained_cfg_overlay=dict(file=..., num_classes=...)`, such as weights of gala-cuda train.
-        options: layers=("layer3",), reduction=4, squash="tanh", keep_output=False as of `gala_cuda.convert`;
-            others, such as num_classes, in_chans, features_only and drop_path_rate, go to timm.
+        options: layers=("layer3",), reduction=4, squash="tanh", init="half", keep_output=False as of
+            `gala_cuda.convert`; others, such as num_classes, in_chans, features_only and drop_path_rate, go to timm.
 
     Raises:
         ValueError: an option of GALA is out of range, or pretrained weights have GALA elsewhere.

@@ -29,11 +29,16 @@ def write(folder, spots, count):
         np.savez(folder / f"{i:03}.npz", image=pictures[i], heatmap=heatmap, label=spots.labels[i].numpy())
 
 
-def test_the_commands_train_and_evaluate_a_folder_of_maps(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "network",
+    [["--width", "4"], ["--model", "torchvision/resnet18", "--layers", "layer3"]],
+    ids=["ours", "torchvision"],
+)
+def test_the_commands_train_and_evaluate_a_folder_of_maps(tmp_path, capsys, network):
     pictures, output = tmp_path / "clickme", tmp_path / "run"
     write(pictures / "train", TRAIN, 64)
     write(pictures / "val", TEST, 20)
-    options = ["--image-size", str(SIDE), "--width", "4", "--batch-size", "16", "--workers", "0", "--epochs", "2"]
+    options = ["--image-size", str(SIDE), *network, "--batch-size", "16", "--workers", "0", "--epochs", "2"]
     command = ["train", "--clickme", str(pictures), "--clickme-weight", "3", *options, "--output", str(output)]
     assert main(command) == 0
     assert "map loss" in capsys.readouterr().out

@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 from torch import nn
 
-from gala_cuda import gala_resnet18, resnet18
 from gala_cuda.clickme import score as score_module
 from gala_cuda.clickme.score import (
     MapScoreMeter,
@@ -17,7 +16,6 @@ from gala_cuda.clickme.score import (
     mean_over_layers,
     permutation_p,
     ranks,
-    returns_maps,
     spearman,
 )
 
@@ -163,15 +161,3 @@ def test_the_ceiling_is_the_mean_correlation_of_halves():
     assert human_ceiling([two, four], splits=300) == pytest.approx((human_ceiling([two]) + found) / 2, abs=0.05)
     with pytest.raises(ValueError, match="participants has no image with two maps"):
         human_ceiling([one, torch.zeros(2, 5, 5)])
-
-
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (lambda: gala_resnet18(2, width=4), True),
-        (lambda: resnet18(2, width=4), False),
-        (lambda: nn.Flatten(), False),
-    ],
-)
-def test_which_networks_return_maps(make, expected):
-    assert returns_maps(make()) == expected

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gala_cuda import GALA, gala_resnet18, resnet18
+from gala_cuda import GALA, convert, gala_resnet18, resnet18
 from gala_cuda.clickme import GalaMapLoss, HarmonizationLoss, MapScoreMeter
 from gala_cuda.console import PlainConsole
 from gala_cuda.data.batches import Batches
@@ -76,6 +76,11 @@ def network(make=gala_resnet18):
     return make(CLASSES, stem="small", width=4)
 
 
+def converted():
+    """A network that does not return maps itself."""
+    return nn.Sequential(convert(resnet18(CLASSES, stem="small", width=4)))
+
+
 def trained(output, recipe=RECIPE, model=None, maps=True, console=None, sets=(TRAIN, TEST), **options):
     model = model or network()
     console = console or PlainConsole(quiet=True)
@@ -98,6 +103,14 @@ def test_attention_learns_to_be_where_people_look(tmp_path):
     events = b"".join(file.read_bytes() for file in (tmp_path / "taught/tensorboard").iterdir())
     assert b"epoch/map_loss" in events
     assert b"epoch/map_similarity" in events
+
+
+def test_attention_of_a_converted_network_learns_too(tmp_path):
+    torch.manual_seed(0)
+    log, model = trained(tmp_path, replace(RECIPE, epochs=6, lr=0.02), converted())
+    assert log[-1].map_loss < 0.8 * log[0].map_loss
+    assert log[-1].map_similarity > 0.4
+    assert set(load_file(tmp_path / "last.safetensors")) == set(model.state_dict())
 
 
 def test_input_gradients_learn_to_be_where_people_look(tmp_path):
@@ -219,16 +232,27 @@ def test_compiled_step_has_the_same_loss():
     torch.testing.assert_close(*means, rtol=1e-5, atol=0)
 
 
-SHARED = {loss: replace(RECIPE, clickme_loss=loss, epochs=2) for loss in ("paper", "harmonization")}
+def unaware():
+    """`Small`, but it does not return maps itself either."""
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), GALA(8), *pool, nn.Linear(8, CLASSES))
+
+
+SHARED = {
+    "paper": (Small, replace(RECIPE, epochs=2)),
+    "harmonization": (Small, replace(RECIPE, epochs=2, clickme_loss="harmonization")),
+    "unaware": (unaware, replace(RECIPE, epochs=2)),
+    "sharded": (unaware, replace(RECIPE, epochs=2, parallel="fsdp")),
+}
 
 
 def shared(output):
     """The trainings of SHARED by this process and the others."""
     here = world()
-    for name, recipe in SHARED.items():
+    for name, (make, recipe) in SHARED.items():
         torch.manual_seed(0)
         fit(
-            Small(),
+            make(),
             data(recipe, rank=here.rank, world=here.size),
             recipe,
             Run(output / name, CPU, PlainConsole(quiet=True)),
@@ -258,7 +282,7 @@ def test_two_processes_equal_one(tmp_path):
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        pytest.param(resnet18, {}, "clickme_loss is 'paper', but ResNet returns no attention maps; expected",
+        pytest.param(resnet18, {}, "clickme_loss is 'paper', but ResNet has no GALA; expected",
                      id="no-attention"),
         pytest.param(gala_resnet18, {"mixup": 0.2}, "mixup is 0.2; expected 0 with human maps", id="mixup"),
         pytest.param(gala_resnet18, {"cutmix": 1.0}, "cutmix is 1.0; expected 0 with human maps", id="cutmix"),

@@ -97,9 +97,10 @@ def blocks_with_gala(model: nn.Module) -> list[GALA]:
     return [module for module in model.modules() if isinstance(module, GALA)]
 
 
+@pytest.mark.parametrize("init", ["half", "paper"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_converted_block_is_the_formula(name):
-    model = convert(network(name), "layer3.0").eval()
+def test_a_converted_block_is_the_formula(name, init):
+    model = convert(network(name), "layer3.0", init=init).eval()
     block = model.layer3[0]
     last = block.bn3 if hasattr(block, "bn3") else block.bn2
     seen = {}
@@ -110,7 +111,7 @@ def test_a_converted_block_is_the_formula(name):
         attended = seen["x"] * block.attention.attention(seen["x"])
         expected = torch.relu(attended + block.downsample(u))
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
-    assert not any(name.startswith("b_") for name, _ in block.attention.named_parameters())
+    assert any(name.startswith("b_") for name, _ in block.attention.named_parameters()) == (init == "half")
 
 
 def test_other_activations_are_kept():

@@ -87,6 +87,8 @@ REFUSED = [
     (lambda: gala_cuda.resnet18(5, width=8).to(torch.float8_e4m3fn), {}, r"layer3\.0 is torch.float8_e4m3fn, expected"),
     (NETWORKS["ours-basic"], {"reduction": 0}, "reduction is 0"),
     (NETWORKS["ours-basic"], {"squash": "relu", "keep_output": True}, "squash is 'relu'"),
+    (NETWORKS["ours-basic"], {"init": "random"}, "init is 'random'; expected one of 'half', 'paper'"),
+    (NETWORKS["ours-basic"], {"init": "paper", "keep_output": True}, "init is 'paper'; expected 'half' with keep_out"),
 ]
 
 

@@ -22,7 +22,7 @@ BIASES = ["b_w_shrink", "b_w_expand", "b_v_shrink", "b_v_collapse"]
 
 def layer_and_input(channels=8, shape=(2, 3, 4), **options):
     torch.manual_seed(0)
-    layer = GALA(channels, **options)
+    layer = GALA(channels, init="paper", **options)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             if name.startswith("b_"):
@@ -77,9 +77,11 @@ def test_a_half_x_is_not_for_a_layer_of_doubles():
 
 
 def test_the_paper_has_no_biases():
-    assert [name for name, _ in GALA(8).named_parameters()] == PLAIN
-    assert list(GALA(8).state_dict()) == PLAIN
-    assert list(GALA(8, bias=True).state_dict()) == PLAIN + BIASES
+    assert [name for name, _ in GALA(8, init="paper").named_parameters()] == PLAIN
+    assert list(GALA(8, init="paper").state_dict()) == PLAIN
+    assert list(GALA(8, init="paper", bias=True).state_dict()) == PLAIN + BIASES
+    assert list(GALA(8).state_dict()) == PLAIN + BIASES
+    assert list(GALA(8, squash="sigmoid", bias=False).state_dict()) == PLAIN
 
 
 def test_size_at_the_papers_width():
@@ -87,9 +89,9 @@ def test_size_at_the_papers_width():
     assert sum(parameter.numel() for parameter in GALA(1024, bias=True, device="meta").parameters()) == 790_273
 
 
-def test_initialisation():
+def test_initialisation_as_in_the_paper():
     torch.manual_seed(0)
-    layer = GALA(512, bias=True)
+    layer = GALA(512, init="paper", bias=True)
     assert layer.w_shrink.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
     assert layer.v_shrink.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
     assert layer.w_expand.std().item() == pytest.approx(1 / math.sqrt(128), rel=0.02)
@@ -99,6 +101,24 @@ def test_initialisation():
     assert all(getattr(layer, name).eq(0).all() for name in BIASES)
 
 
+@pytest.mark.parametrize("squash", ["tanh", "sigmoid"])
+def test_initialisation_near_half(squash):
+    """Everything but the last weights, and with tanh a and the bias of g, is drawn as in the paper's start."""
+    layers = []
+    for init in ("half", "paper"):
+        torch.manual_seed(0)
+        layers.append(GALA(256, squash=squash, init=init, bias=True))
+    half, paper = layers
+    changed = {name for name, p in half.named_parameters() if not torch.equal(p, paper.get_parameter(name))}
+    assert changed == {"w_expand", "v_collapse"} | ({"a", "b_w_expand"} if squash == "tanh" else set())
+    torch.testing.assert_close(half.w_expand, 0.1 * paper.w_expand)
+    attention = half.attention(torch.randn(8, 256, 6, 6))
+    assert attention.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert 0.005 < attention.std().item() < 0.15
+    half.reset_parameters()
+    assert half.attention(torch.randn(8, 256, 6, 6)).mean().item() == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -106,6 +126,8 @@ def test_initialisation():
         ({"channels": 2.0}, "channels is 2.0"),
         ({"reduction": 0}, "reduction is 0"),
         ({"squash": "relu"}, "squash is 'relu'; expected one of 'tanh', 'sigmoid'"),
+        ({"init": "random"}, "init is 'random'; expected one of 'half', 'paper'"),
+        ({"bias": False}, "bias is False; expected True with init='half' and tanh"),
         ({"backend": "fast"}, "backend is 'fast'; expected None or one of"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -147,7 +169,7 @@ def test_state_copies_and_pickles(tmp_path):
     other.load_state_dict(layer.state_dict())
     for same in (loaded, other, copy.deepcopy(layer)):
         assert torch.equal(same(x), layer(x))
-    assert "8, reduction=4, squash='sigmoid', bias=True" in repr(layer)
+    assert "8, reduction=4, squash='sigmoid', bias=True, init='paper'" in repr(layer)
 
 
 def test_trains():

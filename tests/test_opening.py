@@ -1,6 +1,7 @@
 """What weights know of their network and data, against flags and data that say otherwise."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from test_libraries import of_timm
 
+import gala_cuda
 from gala_cuda import convert
 from gala_cuda.cli.main import main
 from gala_cuda.networks.classes import match_classes, placeholder_names
@@ -196,6 +198,21 @@ def test_keep_output_of_weights_that_do_not_say_so(tmp_path, capsys):
     flags = ["--model", "torchvision/resnet18", "--layers", "layer3", "--keep-output", "--image-size", "32"]
     output = ["--output", str(tmp_path / "x")]
     assert main(["export", str(tmp_path / "w.pth"), *flags, *output, "--format", "pt2"]) == 0
+
+
+@pytest.mark.parametrize("init", ["half", "paper"])
+def test_biases_of_weights_that_do_not_say_so(tmp_path, init):
+    """Whether GALA has them is seen from the weights; to train on from them, the recipe has to start it so too."""
+    model = gala_cuda.gala_resnet18(2, width=4, init=init).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    found, network = opened(tmp_path / "w.pth", model="gala_resnet18", image_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(found.eval()(images), model(images))
+        assert torch.equal(initial_model(network, str(tmp_path / "w.pth")).eval()(images), model(images))
+    other = replace(network, init={"half": "paper", "paper": "half"}[init])
+    with pytest.raises(NetworkError, match=rf"init is {other.init!r}, but the biases differ: .*; expected {init!r}"):
+        initial_model(other, str(tmp_path / "w.pth"))
 
 
 @pytest.mark.slow

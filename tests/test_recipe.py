@@ -55,7 +55,7 @@ def test_a_stored_learning_rate_is_derived_anew_unless_it_was_given(tmp_path):
 
 def test_recipes_of_before_are_read(tmp_path):
     (tmp_path / "recipe.yaml").write_text("epochs: 3\nlr: 0.1\ntime_limit: null\nversions: {torch: 2.10}\ngit: null\n")
-    assert resolve(str(tmp_path / "recipe.yaml"), {}) == Recipe(epochs=3, lr=0.1)
+    assert resolve(str(tmp_path / "recipe.yaml"), {}) == Recipe(epochs=3, lr=0.1, init="paper")  # there was no other
 
 
 def test_flags_replace_what_a_file_says_and_a_file_what_its_preset_says(tmp_path):

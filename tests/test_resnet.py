@@ -56,11 +56,14 @@ SIZES = [  # published: torchvision's table, timm's seresnet50, the paper's 4.74
     pytest.param(gala_cuda.resnet50, {}, 25_557_032, id="resnet50"),
     pytest.param(gala_cuda.resnet101, {}, 44_549_160, id="resnet101"),
     pytest.param(gala_cuda.se_resnet50, {}, 28_088_024, id="se_resnet50"),
-    pytest.param(gala_cuda.gala_resnet50, {"bias": True}, 25_557_032 + 6 * 790_273, id="gala_resnet50-bias"),
+    pytest.param(gala_cuda.gala_resnet50, {}, 25_557_032 + 6 * 790_273, id="gala_resnet50"),
     pytest.param(
-        gala_cuda.gala_resnet50, {"layers": "layer3.2"}, 25_557_032 + 3 * 256 * 1024 + 256 + 2 * 1024, id="one-block"
+        gala_cuda.gala_resnet50,
+        {"layers": "layer3.2", "init": "paper"},
+        25_557_032 + 3 * 256 * 1024 + 256 + 2 * 1024,
+        id="one-block",
     ),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("build", "options", "expected"), SIZES)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -247,3 +248,5 @@ def test_the_description_keeps_its_names():
     network = Network("timm/resnet18", ("layer3",), 64, True, "imagenet", ("a", "b"), 3, 32, preprocessing)
     assert Network.from_metadata({"gala_cuda": written}, "w.safetensors") == network
     assert network.metadata() == {"gala_cuda": written}
+    half = replace(network, init="half", keep_output=False)
+    assert Network.from_metadata(half.metadata(), "w.safetensors") == half

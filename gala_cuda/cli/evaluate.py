@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..clickme.score import CEILING, PAIRS, MapScore, MapScoreMeter, returns_maps
+from ..clickme.score import CEILING, PAIRS, MapScore, MapScoreMeter
 from ..errors import SettingError
+from ..models.with_maps import gala_layers
 from ..training.recipe import Recipe, resolve
 from .arguments import add_weights_file, device, device_of, positive
 from .extras import extra
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         numbers = class_numbers(recipe, data, network, say)
         model = model.to(device).to(memory_format=torch.channels_last)
         every = math.ceil(data.test.images / PAIRS)
-        map_meter = MapScoreMeter(args.saliency or not returns_maps(model), every) if args.maps else None
+        map_meter = MapScoreMeter(args.saliency or not gala_layers(model), every) if args.maps else None
         result = evaluate(model, data.test, device, recipe.precision, map_meter, numbers)
         score = None if map_meter is None else _score(map_meter, args)
         if not world.is_main:

@@ -1,6 +1,5 @@
 """Scores how well a network looks where people look: rank correlations of its maps with theirs, image by image."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import GALA
-from ..models.attention_maps import input_gradient
+from ..models.attention_maps import attention_maps, input_gradient
 
 CEILING = 0.65753  # mean correlation between people, as serre-lab/Harmonization publishes it
 PAIRS = 512  # images whose maps are exchanged in the permutation test
@@ -72,7 +70,7 @@ class MapScoreMeter:
         """(logits [N, K], maps [N, h, w] to compare) of a network in evaluation mode."""
         if self.saliency:
             return model(images), [input_gradient(model, images, labels)]
-        logits, maps = model(images, return_maps=True)
+        logits, maps = attention_maps(model, images)
         return logits, list(maps.values())
 
     def add(self, maps: Sequence[Tensor], heatmap: Tensor, has_map: Tensor) -> None:
@@ -167,12 +165,6 @@ def human_ceiling(participants: Sequence[Tensor], splits: int = 10, seed: int = 
     if rho != rho:
         raise ValueError("participants has no image with two maps that are not constant")
     return rho
-
-
-def returns_maps(model: nn.Module) -> bool:
-    """Whether ``model(x, return_maps=True)`` gives attention maps, as our GALA-ResNets do."""
-    accepts = "return_maps" in inspect.signature(model.forward).parameters
-    return accepts and any(isinstance(module, GALA) for module in model.modules())
 
 
 def mean_over_layers(maps: Sequence[Tensor] | Mapping[str, Tensor], size: Sequence[int]) -> Tensor:

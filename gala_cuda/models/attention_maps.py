@@ -1,14 +1,13 @@
 """Attention maps and input gradients of any network, and the choice of the blocks whose maps are shown."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
-from ..layer import GALA
 from .blocks import select_blocks
 from .mode import in_mode
+from .with_maps import MapRecorder, gala_layers
 
 # The blocks of ResNet-50 in the paper's figure, and the numbers of their layers there.
 PAPER_LAYERS = {"layer3.1": 27, "layer3.3": 33, "layer3.5": 39}
@@ -21,12 +20,14 @@ def attention_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, 
     A map is the L2 norm of a block's attention over channels. GALA may sit in any network; one without it has no maps.
     The model's mode is restored.
     """
-    maps: dict[str, Tensor] = {}
-    with in_mode(model, training=False), torch.no_grad(), ExitStack() as hooks:
-        for name, layer in _layers(model):
-            hooks.callback(layer.register_forward_pre_hook(_recorder(maps, name)).remove)
-        logits = model(images)
-    return logits, maps
+    recorder = MapRecorder(model)
+    recorder.wanted = True
+    try:
+        with in_mode(model, training=False), torch.no_grad():
+            logits = model(images)
+    finally:
+        recorder.remove()
+    return logits, recorder.take()
 
 
 def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -61,17 +62,4 @@ def choose_blocks(names: Sequence[str], wanted: Sequence[str] = ()) -> list[str]
 
 def gala_blocks(model: nn.Module) -> list[str]:
     """The names of the blocks with GALA, in the network's order, as ``attention_maps`` gives them."""
-    return [name for name, _ in _layers(model)]
-
-
-def _layers(model: nn.Module) -> list[tuple[str, GALA]]:
-    return [
-        (name.removesuffix(".attention"), layer) for name, layer in model.named_modules() if isinstance(layer, GALA)
-    ]
-
-
-def _recorder(maps: dict[str, Tensor], block: str):
-    def record(layer: GALA, inputs: tuple[Tensor, ...]) -> None:
-        _, maps[block] = layer.forward(inputs[0], return_map=True)  # not called: that would run this hook again
-
-    return record
+    return [name for name, _ in gala_layers(model)]

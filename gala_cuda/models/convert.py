@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from ..backends.dtypes import DTYPES
-from ..backends.squash import HALFWAY, SQUASHES
 from ..layer import GALA
 from . import blocks
 from .blocks import last_layers, select_blocks
@@ -28,6 +27,7 @@ def convert(
     *,
     reduction: int = 4,
     squash: str = "tanh",
+    init: str = "half",
     keep_output: bool = False,
 ) -> Model:
     """Put GALA into residual blocks of a ResNet of torchvision, of timm or of this package, in place.
@@ -45,16 +45,17 @@ def convert(
         model: holds blocks of exactly the classes BasicBlock or Bottleneck of torchvision.models.resnet,
             timm.models.resnet (ResNet-D, ResNeXt and others are made of them too) or gala_cuda.
         where: names of blocks, or of modules with blocks inside, such as "layer3" or "layer3.0".
-        reduction, squash: as for ``gala_cuda.GALA``. As in the paper there are no biases, unless ``keep_output``.
-        keep_output: start with a constant attention of 1/2 and double scale and shift of the normalisation before it,
-            so that the network's outputs are at first what they were, up to rounding. GALA then has biases; all its
-            parameters train from the second step on.
+        reduction, squash, init: as for ``gala_cuda.GALA``; "half" has biases, "paper" has none.
+        keep_output: start with an attention of exactly 1/2 and double scale and shift of the normalisation before it,
+            so that the network's outputs are at first what they were, up to rounding; for pretrained weights. ``init``
+            has to be "half", the last weights of which are then 0; all parameters train from the second step on.
 
     Returns:
         ``model``.
 
     Raises:
         TypeError: ``model`` is no module.
+        ValueError: ``init`` is out of range, or is not "half" with ``keep_output``.
         ValueError: ``model`` has no such blocks; the message says which blocks it has.
         ValueError: an entry of ``where`` names no block, or one that cannot be converted: it is converted already, has
             another attention (``se``), is of a subclass, or with ``keep_output`` has no scale and shift to double. The
@@ -62,6 +63,8 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if keep_output and init != "half":
+        raise ValueError(f"init is {init!r}; expected 'half' with keep_output, whose attention starts at 1/2")
     modules = dict(model.named_modules())
     forms = {name: own for name, module in modules.items() if (own := _gala_forms(module))}
     if not forms:
@@ -71,7 +74,7 @@ def convert(
     refused = [f"{name} {reason}" for name, reason in reasons.items() if reason]
     if refused:
         raise ValueError(f"where names blocks that cannot be converted: {'; '.join(refused)}")
-    layers = {name: _gala_for(modules[name], reduction, squash, keep_output) for name in chosen}
+    layers = {name: _gala_for(modules[name], reduction, squash, init, keep_output) for name in chosen}
     for name, layer in layers.items():
         block = modules[name]
         if keep_output:
@@ -161,20 +164,11 @@ def _double(norm: nn.Module) -> None:
         tensor.mul_(2)
 
 
-def _gala_for(block: nn.Module, reduction: int, squash: str, keep_output: bool) -> GALA:
+def _gala_for(block: nn.Module, reduction: int, squash: str, init: str, keep_output: bool) -> GALA:
     conv, _ = last_layers(block)
     weight = conv.weight
-    layer = GALA(conv.out_channels, reduction, squash, bias=keep_output, device=weight.device, dtype=weight.dtype)
+    layer = GALA(conv.out_channels, reduction, squash, init=init, device=weight.device, dtype=weight.dtype)
     if keep_output:
-        _make_constant(layer)
+        for last in (layer.w_expand, layer.v_collapse):
+            nn.init.zeros_(last)
     return layer.train(block.training)
-
-
-@torch.no_grad()
-def _make_constant(layer: GALA) -> None:
-    """Sets the last weights of both paths to 0: A = squash(a b_w_expand) = 1/2, and gradients reach every parameter."""
-    for name in ("w_expand", "v_collapse"):
-        layer.get_parameter(name).zero_()
-    if argument := HALFWAY[SQUASHES[layer.squash]]:
-        layer.get_parameter("a").fill_(1)
-        layer.get_parameter("b_w_expand").fill_(argument)

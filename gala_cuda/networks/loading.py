@@ -45,6 +45,7 @@ def initial_model(network: Network, path: str | None) -> nn.Module:
     if path is None:
         return network.build()
     weights, former = read_weights(path)
+    _refuse_other_biases(network, weights, path)
     if former is None or former.classes == network.classes:
         return network.build(weights)
     head = former.head_names()
@@ -53,6 +54,16 @@ def initial_model(network: Network, path: str | None) -> nn.Module:
     except ValueError:
         return network.build({name: tensor for name, tensor in weights.items() if name not in head})
     return network.build({name: tensor[rows] if name in head else tensor for name, tensor in weights.items()})
+
+
+def _refuse_other_biases(network: Network, weights: Mapping[str, Tensor], path: str) -> None:
+    """Raises NetworkError where ``weights`` hold GALA with biases and ``network`` has it without, or the reverse."""
+    holds_gala = any(name.endswith(".attention.w_expand") for name in weights)
+    if network.gala_layers and not network.keep_output and holds_gala and _init_of(weights) != network.init:
+        has, expected = ("none", "paper") if network.init == "half" else ("some", "half")
+        raise NetworkError(
+            "init", f"init is {network.init!r}, but the biases differ: GALA in {path} has {has}; expected {expected!r}"
+        )
 
 
 def infer_network(
@@ -75,7 +86,18 @@ def infer_network(
     if model is None:
         raise NetworkError("model", f"{path} does not name its network; expected --model NAME")
     size, preprocessing = default_preprocessing(model, image_size, path.name)
-    guess = Network(model, layers, 64, keep_output, "imagenet", placeholder_names(2), 3, size or 224, preprocessing)
+    guess = Network(
+        model,
+        layers,
+        64,
+        keep_output,
+        "imagenet",
+        placeholder_names(2),
+        3,
+        size or 224,
+        preprocessing,
+        _init_of(weights),
+    )
     weights = guess.own_weights(weights, guess.state_dict_without_gala())
     counts = {len(weights[name]) for name in guess.head_names() if name in weights and weights[name].dim()}
     if len(counts) != 1:
@@ -90,3 +112,8 @@ def infer_network(
     if kernel == 3:
         return replace(guess, width=width, channels=channels, stem="small", size=size or 32)
     return replace(guess, width=width, channels=channels)
+
+
+def _init_of(weights: Mapping[str, Tensor]) -> str:
+    """The start of a network with ``weights``, as far as it matters then: "half" has biases."""
+    return "half" if any(name.endswith(".attention.b_w_expand") for name in weights) else "paper"

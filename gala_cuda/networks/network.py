@@ -34,6 +34,7 @@ class Network:
         classes: their names.
         channels, size: of the images; the size in pixels.
         preprocessing: of pictures.
+        init: how GALA starts, if not by ``keep_output``, and so whether it has biases; files that do not say have none.
     """
 
     model: str
@@ -45,11 +46,14 @@ class Network:
     channels: int
     size: int
     preprocessing: Preprocessing = IMAGENET
+    init: str = "paper"
 
     def metadata(self) -> dict[str, str]:
         """The description for the metadata of a safetensors file."""
         values = asdict(self)
         values[PREPROCESSING_KEY] = values.pop("preprocessing")
+        if self.init == "paper":
+            del values["init"]  # as files have it that earlier versions wrote
         return {KEY: json.dumps(values)}
 
     @classmethod
@@ -67,7 +71,7 @@ class Network:
         except (AttributeError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} does not describe its network as this version does: {error}") from error
         numbers = (network.width, network.channels, network.size)
-        names = (network.model, network.stem, *network.layers, *network.classes)
+        names = (network.model, network.stem, network.init, *network.layers, *network.classes)
         if not all(type(number) is int and number > 0 for number in numbers) or not all(type(n) is str for n in names):
             raise WeightsError(f"{path} does not describe its network as this version does: {metadata[KEY]}")
         return network
@@ -85,7 +89,8 @@ class Network:
             load_weights(model, self.own_weights(weights, model.state_dict()), self.head_names())
         if converts and self.gala_layers:
             try:
-                models.convert(model, self.gala_layers, keep_output=self.keep_output)
+                init = "half" if self.keep_output else self.init
+                models.convert(model, self.gala_layers, init=init, keep_output=self.keep_output)
             except ValueError as error:
                 raise NetworkError("layers", str(error)) from error
         elif self.keep_output:
@@ -126,8 +131,8 @@ class Network:
         options: dict[str, Any] = {"in_channels": self.channels, "width": self.width, "stem": self.stem}
         if layers and not name.startswith("gala_"):
             raise NetworkError("layers", f"{name} has no GALA; expected --model gala_resnet...")
-        if layers:
-            options["layers"] = layers
+        if name.startswith("gala_"):
+            options |= {"layers": layers or LAYERS, "init": self.init}
         try:
             return MODELS[name](len(self.classes), **options)
         except ValueError as error:

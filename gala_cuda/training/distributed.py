@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..models.with_maps import returning_maps
 from .recipe import Recipe
 
 T = TypeVar("T")
@@ -68,12 +69,15 @@ def was_restarted() -> bool:
 
 
 def parallelize(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
-    """The module to call in place of `model`. With FSDP2 the parameters of `model` are replaced by shards."""
-    size = world().size
+    """The module to call in place of `model`, which takes `return_maps` if there is GALA in it.
+
+    With FSDP2 the parameters of `model` are replaced by shards.
+    """
+    size, called = world().size, returning_maps(model)
     if size == 1:
-        return model
+        return called
     if recipe.parallel == "ddp":
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        return DistributedDataParallel(called, device_ids=[device] if device.type == "cuda" else None)
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()  # FSDP2 takes no others; activations stay channels_last
     mesh = init_device_mesh(device.type, (size,))
@@ -81,15 +85,16 @@ def parallelize(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Mo
         for block in stage.children() if isinstance(stage, nn.Sequential) else ():
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    return model
+    return called
 
 
 def set_gradient_sync(parallel_model: nn.Module, on: bool) -> None:
     """Whether the coming backward pass sums gradients over all processes, or leaves that to a later one."""
     if isinstance(parallel_model, DistributedDataParallel):
         parallel_model.require_backward_grad_sync = on
-    elif isinstance(parallel_model, FSDPModule):
-        parallel_model.set_requires_gradient_sync(on)
+    for module in parallel_model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(on, recurse=False)
 
 
 def all_reduce(tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from .epoch import Epoch, best_epoch
 from .evaluate import evaluate
 from .meters import Forecast, Means, Meter, Waiting, peak_flops, peak_memory
 from .progress import bar_text, duration, epoch_bar, epoch_line, print_summary
-from .recipe import Recipe
+from .recipe import Recipe, recorded
 from .run import Run, RunFolder
 from .schedule import learning_rate
 from .step import Stepper
@@ -222,7 +222,7 @@ class Trainer:
             return
         self.meter = Meter(self.run.device, state["meter"])  # the sums of all ranks, which are added up again
         self.run.console.print_line(f"resumed at step {self.step}, from {checkpoint.path}")
-        before = Recipe(**state["recipe"])
+        before = recorded(state["recipe"])
         if before.epochs != self.recipe.epochs:
             was = learning_rate(before, self.step / (before.epochs * self.steps_per_epoch))
             now = learning_rate(self.recipe, self.step / self.total_steps)

@@ -12,6 +12,7 @@ from typing import Any
 from ..clickme.loss import WEIGHTS
 from ..data.choices import AUGMENTS, DIGITS, SYNTHETIC, explicit_source
 from ..errors import SettingError
+from ..layer import INITS
 from ..version import __version__
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -23,6 +24,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
 _MAY_CHANGE = ("workers", "accumulate", "compile", "epochs", "lr_256")  # when a training is resumed
 _KINDS = {"tuple": "a list", "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
 _FORMER = (("time_limit", None),)  # fields of older recipes, each with the only value that can still be followed
+_UNSAID = {"init": "paper"}  # fields that older recipes have not, with the only value that there was
 _FACTS = ("peak_lr", "versions", "git")  # what a written recipe has beside its fields
 
 
@@ -57,6 +59,7 @@ class Recipe:
     layers: tuple[str, ...] = _field((), "stages or blocks with GALA (default: layer3)")
     width: int | None = _field(None, "channels of the first stage (default: 16 for digits, else 64)")
     weights: str | None = _field(None, "file of weights to start from: this package's, torchvision's or timm's")
+    init: str = _field("half", "how attention starts: half, near 1/2 everywhere, or as in the paper", INITS)
     keep_output: bool = _field(False, "start with GALA layers that leave the outputs of --weights as they are")
     image_size: int | None = _field(
         None, "pixels (default: as weights or the network's library say, else 32 for digits, 224 for others)"
@@ -217,6 +220,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise RecipeError("recipe", f"{path} is no YAML: {reason}") from error
     if not isinstance(values, dict):
         raise RecipeError("recipe", f"{path} holds a {type(values).__name__}; expected fields and values")
+    if "versions" in values:  # written by a training
+        values = _UNSAID | values
     values = {name: value for name, value in values.items() if name not in _FACTS and (name, value) not in _FORMER}
     preset = values.pop("preset", None)
     if preset is not None and preset not in list(PRESETS):
@@ -241,6 +246,11 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         pass
     expected = next(words for word, words in _KINDS.items() if word in str(kind))
     raise RecipeError(name, f"is {value!r}; expected {expected}")
+
+
+def recorded(values: Mapping[str, Any]) -> Recipe:
+    """The recipe of a training by its fields, which a checkpoint keeps."""
+    return Recipe(**(_UNSAID | dict(values)))
 
 
 def as_yaml(recipe: Recipe) -> str:

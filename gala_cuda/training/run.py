@@ -15,7 +15,7 @@ from ..data.load import Data
 from . import distributed
 from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
 from .epoch import Epoch
-from .recipe import Recipe, RecipeError, as_yaml
+from .recipe import Recipe, RecipeError, as_yaml, recorded
 
 MAX_NAMED = 3  # classes in a message
 
@@ -72,7 +72,7 @@ class RunFolder:
 
     def _compare(self, found: Checkpoint) -> None:
         """Raises RecipeError where the training of the checkpoint `found` cannot go on with this recipe and data."""
-        begun, output = Recipe(**found.state["recipe"]), self.run.output
+        begun, output = recorded(found.state["recipe"]), self.run.output
         if differences := begun.differences(self.recipe):
             first, *others = differences
             listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in differences.items())

@@ -86,7 +86,18 @@ def network_of(
     """The network of `recipe` for images of `channels` and `size` pixels, after `preprocessing`."""
     stem = "small" if size < SMALL_IMAGE else "imagenet"
     width = recipe.width or (16 if recipe.source == DIGITS else 64)
-    return Network(recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, preprocessing)
+    return Network(
+        recipe.model,
+        recipe.layers,
+        width,
+        recipe.keep_output,
+        stem,
+        classes,
+        channels,
+        size,
+        preprocessing,
+        recipe.init,
+    )
 
 
 def class_numbers(recipe: Recipe, data: Data, network: Network, say: Say) -> list[int]:

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clickme.score import MapScoreMeter, returns_maps
+from ..clickme.score import MapScoreMeter
 from ..data.batches import Batch
+from ..models.with_maps import gala_layers
 from . import distributed
 from .ema import ModelEma
 from .evaluate import autocast, to_device
@@ -119,7 +120,7 @@ class Stepper:
     def map_meter(self) -> MapScoreMeter | None:
         """For test images with human maps: of attention, or of input gradients where those are taught; else None."""
         saliency = isinstance(self._supervision, GradientSupervision)
-        return MapScoreMeter(saliency) if saliency or returns_maps(self.model) else None
+        return MapScoreMeter(saliency) if saliency or gala_layers(self.model) else None
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..clickme.loss import GalaMapLoss, HarmonizationLoss
-from ..clickme.score import returns_maps
-from ..layer import GALA
+from ..models.with_maps import gala_layers
 from . import distributed
 from .recipe import Recipe, RecipeError
 
@@ -73,14 +72,15 @@ def build_supervision(model: nn.Module, recipe: Recipe, device: torch.device) ->
     if recipe.clickme_loss == "harmonization":
         _refuse_without_double_backward(recipe)
         return GradientSupervision(HarmonizationLoss().to(device))
-    if not returns_maps(model):
+    layers = gala_layers(model)
+    if not layers:
         raise RecipeError(
             "clickme_loss",
-            f"is {recipe.clickme_loss!r}, but {type(model).__name__} returns no attention maps; expected a "
-            "gala_resnet of this package, or harmonization, or clickme_weight 0",
+            f"is {recipe.clickme_loss!r}, but {type(model).__name__} has no GALA; expected a gala_resnet, layers to "
+            "put GALA into, harmonization, or clickme_weight 0",
             ["model", "clickme"],
         )
-    channels = [layer.channels for layer in model.modules() if isinstance(layer, GALA)]
+    channels = [layer.channels for _, layer in layers]
     return AttentionSupervision(GalaMapLoss(recipe.clickme_loss, channels=channels).to(device))
 
 

@@ -1,1 +1,0 @@
-"""The paper's experiment in small: `python -m experiments.clickme`."""
