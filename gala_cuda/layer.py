@@ -82,9 +82,9 @@ class GALA(nn.Module):
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as ``init`` says. The paper does not say how they start.
 
-        "paper": He's normal initialisation before ReLUs, unit gain after them; as in its authors' code, biases are zero,
-        and a and m are from a normal distribution of deviation 1 cut at 2. With tanh the attention is then about 0 and
-        of any sign.
+        "paper": He's normal initialisation before ReLUs, unit gain after them. As in the authors' code, biases are
+        zero, and a and m come from a normal distribution of deviation 1 cut at 2. With tanh the attention is then about
+        0 and of any sign.
 
         "half" makes the attention start near 1/2 everywhere: ``w_expand`` and ``v_collapse`` are a tenth of that; with
         tanh, a is 1 and the bias ``b_w_expand`` is artanh(1/2), where tanh is 1/2.

@@ -11,14 +11,14 @@ from types import ModuleType
 from ..errors import GalaError
 from ..text import printable
 from ..version import __version__
-from . import bench, clickme, demo, doctor, evaluate, export, index, inspect, train, tune
+from . import bench, clickme, demo, doctor, evaluate, export, index, inspect, predict, train, tune
 from .arguments import Parser
 from .interrupt import Stop, stoppable
 
 # Each has HELP, a sentence, add_arguments(parser) and run(args), which returns the exit code.
 COMMANDS: dict[str, ModuleType] = {
-    "doctor": doctor, "bench": bench, "tune": tune, "train": train, "eval": evaluate, "export": export,
-    "inspect": inspect, "clickme": clickme, "index": index, "demo": demo,
+    "doctor": doctor, "bench": bench, "tune": tune, "train": train, "eval": evaluate, "predict": predict,
+    "export": export, "inspect": inspect, "clickme": clickme, "index": index, "demo": demo,
 }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Predictions of a network for many pictures, written to a table."""
