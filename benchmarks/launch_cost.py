@@ -67,7 +67,7 @@ def main() -> None:
     if not CUDA:
         compile_to_nothing()
     device = "cuda" if CUDA else "cpu"
-    layer = GALA(SHAPE[1], backend="triton", device=device)
+    layer = GALA(SHAPE[1], init="paper", backend="triton", device=device)
     x, grad = (torch.randn(SHAPE, device=device).bfloat16().to(memory_format=torch.channels_last) for _ in range(2))
     leaf = x.clone().requires_grad_()
     w = layer.weights

@@ -127,8 +127,9 @@ def photographs() -> Source:
         pixels = torch.from_numpy(photograph[0] if isinstance(photograph, tuple) else photograph).float()
         grey = pixels.mean(-1) if pixels.dim() == 3 else pixels
         own = grey.unfold(0, BLOCK, BLOCK).unfold(1, BLOCK, BLOCK).reshape(-1, BLOCK, BLOCK)
+        own = own[own.std((1, 2)) > 1]  # all blocks of a black margin are the same
         own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(label))[:BLOCKS]]
-        blocks.append((own - own.mean((1, 2), keepdim=True)) / (own.std((1, 2), keepdim=True) + 1))
+        blocks.append((own - own.mean((1, 2), keepdim=True)) / own.std((1, 2), keepdim=True))
         labels += [label] * len(own)
     return torch.cat(blocks)[:, None], torch.tensor(labels), PHOTOGRAPHS, (3,)
 

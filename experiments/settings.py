@@ -60,7 +60,7 @@ class Settings:
     precision: str = "float32"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     taught: dict[str, tuple[float, ...]] = field(
-        default_factory=lambda: {"paper": (6.0,), "near half": (0.1, 1.0, 6.0)}
+        default_factory=lambda: {"paper": (0.1, 1.0, 6.0), "near half": (0.1, 1.0, 6.0)}
     )
 
 

@@ -41,7 +41,7 @@ def correctness_steps(context: Context) -> int:
 
 def operator_steps(context: Context) -> int:
     kind = context.repeated._replace(shape=(16, 1024, 14, 14), reduced=256)
-    layer, x = GALA(1024, backend="triton"), torch.zeros(kind.shape, dtype=kind.dtype)
+    layer, x = GALA(1024, init="paper", backend="triton"), torch.zeros(kind.shape, dtype=kind.dtype)
     x = x.to(memory_format=torch.channels_last).requires_grad_()
 
     def both() -> None:

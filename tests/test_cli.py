@@ -144,8 +144,8 @@ print(json.dumps({{line: call(line) for line in {lines}}}))
 def test_an_install_without_extras_has_help_and_doctor_and_names_the_extra():
     blocked = ("PIL", "crc32c", "matplotlib", "rich", "safetensors", "scipy", "sklearn", "timm", "torchvision", "yaml")
     needs = {"bench": "bench", "tune": "bench", "train": "train", "eval w": "train", "export w": "train",
-             "inspect w x": "train", "predict w x": "train", "clickme check x": "train", "clickme convert x y": "train", "index x": "train",
-             "demo": "train"}  # fmt: skip
+             "inspect w x": "train", "predict w x": "train", "clickme check x": "train",
+             "clickme convert x y": "train", "index x": "train", "demo": "train"}  # fmt: skip
     helps = ["--help", *(f"{command} --help" for command in (*COMMANDS, "clickme check", "clickme convert"))]
     lines = [*helps, "doctor", *needs]
     done = subprocess.run(

@@ -9,7 +9,7 @@ from gala_cuda import GALA
 
 
 def counted(backend, bias=False, need_input=True, need_weights=True, residual=False, backward=True):
-    layer = GALA(12, 3, bias=bias, backend=backend).requires_grad_(need_weights)
+    layer = GALA(12, 3, init="paper", bias=bias, backend=backend).requires_grad_(need_weights)
     x = torch.randn(3, 12, 5, 7, requires_grad=need_input)
     shortcut = torch.randn_like(x) if residual else None
     with FlopCounterMode(display=False) as counter:

@@ -18,16 +18,26 @@ LAYERS = (
     ("clickme",),
     ("networks",),
     ("training",),
-    ("inspection",),
+    ("inspection", "prediction"),
     ("bench",),
     ("demo",),
     ("cli", "__main__"),
 )
 # Imported where they are used, for an install may lack them: what torch itself or an extra brings.
-OPTIONAL = {"onnxruntime", "scipy", "tensorboard", "timm", "torch.utils.tensorboard", "triton", "yaml"}
+OPTIONAL = {
+    "onnxruntime",
+    "pyarrow",
+    "pyarrow.parquet",
+    "scipy",
+    "tensorboard",
+    "timm",
+    "torch.utils.tensorboard",
+    "triton",
+    "yaml",
+}
 # Our own modules that need what may be missing, by who imports them where they are used.
 NEEDING_EXTRAS = {
-    "cli": ("bench", "console", "data", "demo", "inspection", "training"),
+    "cli": ("bench", "console", "data", "demo", "inspection", "prediction", "training"),
     "models.convert": ("models.timm_blocks", "models.torchvision_blocks"),
     "backends.triton": ("backends.triton",),
     "bench.tune": ("bench.search",),

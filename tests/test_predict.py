@@ -15,7 +15,8 @@ from gala_cuda import cli
 from gala_cuda.cli.main import main
 from gala_cuda.data.augmentation import centre_crop
 from gala_cuda.data.picture_decoding import decode_picture
-from gala_cuda.networks.classes import known_names, placeholder_names
+from gala_cuda.networks import libraries
+from gala_cuda.networks.classes import placeholder_names
 from gala_cuda.networks.network import Network
 from gala_cuda.prediction.tables import WRITERS
 from gala_cuda.training.checkpoint import as_bytes
@@ -168,11 +169,14 @@ def test_names_that_are_no_text(weights, pictures, tmp_path):
 
 
 def test_imagenet_has_names():
-    names = known_names("torchvision/resnet18", placeholder_names(1000))
-    assert (len(names), names[0], names[285]) == (1000, "tench", "Egyptian cat")
-    assert known_names("torchvision/resnet18", placeholder_names(10)) == placeholder_names(10)
-    assert known_names("resnet18", placeholder_names(1000)) == placeholder_names(1000)
-    assert known_names("timm/resnet18", tuple(map(str, range(1000)))) == tuple(map(str, range(1000)))
+    def names(model, classes):
+        return Network(model, (), 64, False, "imagenet", classes, 3, 64).class_names
+
+    found = names("torchvision/resnet18", placeholder_names(1000))
+    assert (len(found), found[0], found[285]) == (1000, "tench", "Egyptian cat")
+    numbers = tuple(map(str, range(1000)))
+    for model, classes in (("timm/resnet18", placeholder_names(10)), ("resnet18", found), ("timm/resnet18", numbers)):
+        assert names(model, classes) == classes
 
 
 @pytest.mark.slow
@@ -184,7 +188,7 @@ def test_weights_of_a_library(tmp_path):
     Image.fromarray(load_sample_images().images[0]).save(tmp_path / "china.png")
     command = ["predict", str(tmp_path / "w.pth"), str(tmp_path / "china.png"), "--model", "torchvision/resnet18"]
     assert main([*command, "--output", str(tmp_path / "t.csv")]) == 0
-    assert read(tmp_path / "t.csv")[0]["labels"][0] in known_names("torchvision/resnet18", placeholder_names(1000))
+    assert read(tmp_path / "t.csv")[0]["labels"][0] in libraries.imagenet_names()
 
 
 def test_the_formats_are_those_of_the_flag():

@@ -85,7 +85,7 @@ def _call(context: Context, name: str, kind: Kind) -> Callable[[], object]:
         for _ in range(2)
     )
     x.requires_grad_()
-    layer = GALA(kind.shape[1], backend=FORMS.get(name, name), device=context.device)
+    layer = GALA(kind.shape[1], init="paper", backend=FORMS.get(name, name), device=context.device)
     leaves = [x, *layer.parameters()]
 
     def call() -> None:

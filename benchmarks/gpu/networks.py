@@ -31,7 +31,7 @@ Calls = dict[str, Callable[[], None]]
 
 def steps(context: Context) -> list[Step]:
     """First the plain network against GALA on the backends themselves, then all networks."""
-    uses = (Use(_kind(context, context.sizes.network_batches[0]), torch.float32, residual=True),)
+    uses = (Use(_kind(context, context.sizes.network_batches[0]), torch.float32, bias=True, residual=True),)
     return [
         Step("training, plain and GALA", partial(_measure, context, True), 45, uses),
         Step("training", partial(_measure, context, False), 90, uses),

@@ -41,7 +41,7 @@ class Block:
             raise UnavailableError(reason)
         torch.manual_seed(context.seed)
         backend = FORMS.get(contestant, contestant)
-        self.layer = GALA(context.sizes.repeated[1], backend=backend, device=context.device)
+        self.layer = GALA(context.sizes.repeated[1], init="paper", backend=backend, device=context.device)
         self.x, self.grad = self.inputs(context), self.inputs(context)
         self.x.requires_grad_()
         self.names = ["out", "x", *(name for name, _ in self.layer.named_parameters())]

@@ -41,7 +41,7 @@ def main(contestant: str, device: str = "cuda") -> int:
 
 
 def _both(kind: Kind, backend: str, device: str) -> None:
-    layer = GALA(kind.shape[1], bias=True, backend=backend, device=device)
+    layer = GALA(kind.shape[1], init="paper", bias=True, backend=backend, device=device)
     memory_format = torch.channels_last if kind.layout == "channels_last" else torch.contiguous_format
     x, residual = (
         torch.randn(kind.shape, device=device).to(kind.dtype, memory_format=memory_format).requires_grad_()

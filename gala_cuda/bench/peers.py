@@ -67,12 +67,12 @@ def contestant(
         if name in OTHERS:
             module = _timm_block(name, channels).to(device, dtype).eval()  # CBAM holds a BatchNorm
             return Contestant(name, module, module, copy.deepcopy(module).double())
-        source = Formula(channels, reduction).to(device, dtype)
-    oracle = GALA(channels, reduction, backend="reference", device=device, dtype=torch.float64)
+        source = Formula(channels, reduction, init="paper").to(device, dtype)
+    oracle = GALA(channels, reduction, init="paper", backend="reference", device=device, dtype=torch.float64)
     oracle.load_state_dict(source.state_dict())
     if name not in BASELINES:
         wide = torch.promote_types(dtype, torch.float32)
-        module = GALA(channels, reduction, backend=name, device=device, dtype=wide)
+        module = GALA(channels, reduction, init="paper", backend=name, device=device, dtype=wide)
         module.load_state_dict(source.state_dict())
         return Contestant(name, module, module, oracle)
     call: Callable[[Tensor], Tensor] = source

@@ -35,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
         from ..console import PlainConsole
         from ..inspection.images import open_images
         from ..inspection.page import choose_columns, write_report
-        from ..networks.classes import known_names
         from ..training.trained_network import open_network
     console, device, given = PlainConsole(), device_of(args), given_flags(args)
     with blaming_arguments(args):
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     model = model.to(device).to(memory_format=torch.channels_last)
     heading = f"{network.model} of {args.weights_file}"
     written = write_report(
-        model, known_names(network.model, network.classes), sources, columns, args.limit, heading, args.output,
+        model, network.class_names, sources, columns, args.limit, heading, args.output,
         lambda name, why: console.print_line(f"skipped {name}: {why}"),
     )  # fmt: skip
     for path in written:

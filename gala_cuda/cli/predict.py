@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import GalaError
+from ..models.with_maps import gala_layers
 from ..training.recipe import resolve
 from .arguments import add_weights_file, count, device, device_of
 from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..prediction.predict import Prediction
 
 HELP = "Write labels and probabilities of pictures to CSV, JSON lines or Parquet."
@@ -48,9 +51,8 @@ def run(args: argparse.Namespace) -> int:
     with extra("train"):
         from ..console import PlainConsole
         from ..inspection.images import open_images
-        from ..models.with_maps import gala_layers
-        from ..networks.classes import known_names
         from ..prediction import predict, tables
+        from ..training.progress import epoch_bar
         from ..training.trained_network import open_network
     if args.output.suffix.lower() == ".parquet":
         with extra("parquet"):
@@ -66,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise argparse.ArgumentError(None, f"argument IMAGES: {error}") from error
     model = model.to(device).to(memory_format=torch.channels_last)
-    classes = known_names(network.model, network.classes)
+    classes = network.class_names
     total, top = sum(len(images.labels) for images in sources), min(args.top, len(classes))
     found = predict.predict(
         model, sources, classes, device, batch_size=recipe.batch_size, top=top, maps=args.maps,
         precision=recipe.precision, workers=recipe.workers,
     )  # fmt: skip
     seen = Seen(total)
-    tables.write(seen.passing(found), args.output, top, args.maps)
+    tables.write(seen.passing(found, epoch_bar(PlainConsole(stderr=True))), args.output, top, args.maps)
     console.print_line(f"written: {args.output.resolve()}: {seen}")
     if seen.unreadable == total:
         raise GalaError(f"none of the images can be read; {args.output} says why")
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Seen:
-    """Counts predictions as they pass, and shows how far they are where standard error is a terminal.
+    """Counts predictions as they pass.
 
     Attributes:
         images, unreadable: how many have passed, and how many of them could not be read.
@@ -91,12 +93,8 @@ class Seen:
         self.total, self.images, self.unreadable = total, 0, 0
         self._began = time.perf_counter()
 
-    def passing(self, predictions: "Iterable[Prediction]") -> "Iterator[Prediction]":
-        from rich.console import Console
-
-        from ..training.progress import epoch_bar
-
-        with epoch_bar(Console(stderr=True)) as bar:
+    def passing(self, predictions: "Iterable[Prediction]", progress: "Progress") -> "Iterator[Prediction]":
+        with progress as bar:
             task = bar.add_task("predict", total=self.total, measured="")
             for prediction in predictions:
                 self.images += 1

@@ -8,15 +8,6 @@ def placeholder_names(count: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(count))
 
 
-def known_names(model: str, classes: Sequence[str]) -> Sequence[str]:
-    """``classes``, or where they have no names, those of ImageNet's 1,000 for a ``model`` of timm or torchvision."""
-    if "/" not in model or tuple(classes) != placeholder_names(1000):
-        return classes
-    from torchvision.models import ResNet50_Weights
-
-    return ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
-
-
 def match_classes(classes: Sequence[str], known: Sequence[str]) -> tuple[list[int], str | None]:
     """(the number in ``known`` of each of ``classes``, a note for the user or None), matched by name.
 

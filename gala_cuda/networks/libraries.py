@@ -66,6 +66,11 @@ def rename_published(model: str, weights: Mapping[str, Tensor]) -> dict[str, Ten
     return kept
 
 
+def imagenet_names() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, in the order of weights of timm and torchvision."""
+    return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
+
+
 def input_channels(model: str, weights: Mapping[str, Tensor]) -> int:
     """How many channels the images have that ``model`` with ``weights`` takes."""
     library, name = _library_and_name(model)

@@ -102,6 +102,12 @@ class Network:
         """Stages or blocks with GALA."""
         return self.layers or (LAYERS if self.model.startswith("gala_") else ())
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, by ImageNet's names where there are 1,000 without names in a network of timm or torchvision."""
+        nameless = "/" in self.model and self.classes == placeholder_names(1000)
+        return libraries.imagenet_names() if nameless else self.classes
+
     def head_names(self) -> frozenset[str]:
         """Names of the last layer's weights: those whose shape depends on the number of classes."""
         two, three = (replace(self, classes=placeholder_names(count)).state_dict_without_gala() for count in (2, 3))
