@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import gala_cuda
+from gala_cuda.diagnostics import describe, doctor
 from gala_cuda.training.recipe import git_state
 
 from . import cells, choose, report
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not _continues(folder, settings):
         print(f"experiments: {folder} holds trainings of other settings; expected another --runs", file=sys.stderr)
         return 2
-    console, began = Console(width=None if sys.stdout.isatty() else 150), time.perf_counter()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     study = Study(settings, folder, options.device, options.jobs, console)
     results = study.run()
     entries = report.summary(results["cells"])
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         "size": options.size,
         "settings": asdict(settings),
         "environment": _environment(options),
-        "seconds": time.perf_counter() - began,
+        "seconds_of_trainings": sum(cell["seconds"] for cell in results["trials"] + results["cells"]),
         "summary": entries,
         **results,
     }
@@ -113,12 +113,12 @@ def _continues(folder: Path, settings: Settings) -> bool:
 
 
 def _environment(options: argparse.Namespace) -> dict[str, Any]:
-    gpu = torch.device(options.device).type == "cuda"
+    found = doctor()
     return {
-        "gala_cuda": gala_cuda.__version__,
-        "torch": torch.__version__,
+        "versions": found.versions,
+        "instructions": found.instruction_set,
         "git": git_state(),
-        "device": torch.cuda.get_device_name(options.device) if gpu else "cpu",
+        "device": describe(torch.device(options.device)),
         "jobs": options.jobs,
         "date": datetime.date.today().isoformat(),
     }

@@ -98,7 +98,7 @@ class Trainer:
         end, save_every = first + self.steps_per_epoch, self.run.checkpoint_every or self.steps_per_epoch
         already, began, waiting = self.meter.images, time.perf_counter(), Waiting()
         speed = Speed(0.0, 0.0)
-        self.stepper.model.train()
+        self.stepper.train()
         batches = waiting.over(self.data.train.epoch(len(self.log), (self.step - first) * accumulate))
         with epoch_bar(self.run.console) as bar:
             task = bar.add_task(self._title, total=self.steps_per_epoch, completed=self.step - first, measured="")

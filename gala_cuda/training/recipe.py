@@ -68,10 +68,14 @@ class Recipe:
     epochs: int = _field(20, "passes through the training images")
     batch_size: int = _field(64, "images of one step, over all processes")
     accumulate: int = _field(1, "micro-batches that each process divides its images of a step into")
-    optimizer: str = _field("sgd", "sgd has Nesterov momentum", OPTIMIZERS)
+    optimizer: str = _field(
+        "sgd", "sgd, with Nesterov momentum, adamw, or one of timm's by name: lamb, lion, muon, ..."
+    )
     lr: float | None = _field(None, "highest learning rate (default: lr_256 times batch_size / 256)")
     lr_256: float = _field(0.4, "highest learning rate for batches of 256")
     momentum: float = _field(0.9, "momentum of sgd; the first beta of adamw")
+    layer_decay: float = _field(1.0, "factor of the learning rate from each layer to the one before it")
+    freeze: tuple[str, ...] = _field((), "modules whose weights and statistics stay as they are, such as conv1 layer1")
     schedule: str = _field("cosine", "decay along a cosine to zero, or to a tenth at each decay_at", SCHEDULES)
     decay_at: tuple[float, ...] = _field((1 / 3, 2 / 3, 8 / 9), "fractions of the training at which steps decays")
     warm_up: float = _field(0.1, "fraction of the training in which the learning rate rises")
@@ -107,6 +111,7 @@ class Recipe:
             self._expect(name, lambda value: 0 <= value < 1, f"0 <= {name} < 1")
         for name in ("weight_decay", "mixup", "cutmix", "clickme_weight"):
             self._expect(name, lambda value: 0 <= value < math.inf, "at least 0")
+        self._expect("layer_decay", lambda value: 0 < value <= 1, "0 < layer_decay <= 1")
         self._expect("decay_at", lambda values: all(0 < value < 1 for value in values), "fractions between 0 and 1")
 
     def _expect(self, name: str, holds, expected: str) -> None:

@@ -14,9 +14,10 @@ from ..models.with_maps import gala_layers
 from . import distributed
 from .ema import ModelEma
 from .evaluate import autocast, to_device
+from .freeze import freeze
 from .meters import Meter, training_flops
 from .mixing import build_mixing
-from .optimizer import build_optimizer
+from .optimizer import LR_SCALE, build_optimizer
 from .recipe import Recipe, RecipeError
 from .supervision import GradientSupervision, Supervision, build_supervision
 
@@ -35,7 +36,8 @@ class Stepper:
         lr: the last step's learning rate.
 
     Raises:
-        RecipeError: BatchNorm is to be synchronised on a CPU, or the map loss does not go with network or recipe.
+        RecipeError: BatchNorm is to be synchronised on a CPU, the map loss does not go with network or recipe, there is
+            no such optimizer, or what is to be frozen is not there or is all.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Stepper:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=layout)
         self.flops = training_flops(self.model, torch.zeros(1, *shape, device=device))
+        self._frozen = freeze(self.model, recipe.freeze)
         self.parallel_model = distributed.parallelize(self.model, recipe, device)
         if recipe.compile:
             self.parallel_model.compile()
@@ -97,10 +100,16 @@ class Stepper:
         self._update()
         return mean_loss
 
+    def train(self) -> None:
+        """Brings the network to training mode, but for what is frozen."""
+        self.model.train()
+        for module in self._frozen:
+            module.eval()
+
     def _update(self) -> None:
         """Changes the weights by their gradients."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get(LR_SCALE, 1.0)
         if self.recipe.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)

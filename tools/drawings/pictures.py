@@ -1,4 +1,4 @@
-"""The strip of attention pictures for the README, cut from the recorded examples of the ClickMe experiment."""
+"""The strip of attention pictures for the README, cut from the recorded examples of the experiments."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from PIL import Image, ImageDraw, ImageFont
 from .canvas import INK, PAPER
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = "benchmarks/results/clickme-experiment-2026-11-24/examples.png"
-SIDE, SHOWN = 168, 120  # pixels of one picture in the recorded sheet, and in the strip
-COLUMNS = {"scene": 107, "human map": 280, "GALA": 799, "GALA, taught\nby human maps": 1145}  # left edges in the sheet
-ROWS = (48, 229, 410, 591, 772, 953)  # upper edges
+EXAMPLES = "benchmarks/results/experiments-2026-11-26/examples.png"
+SIDE, SHOWN = 180, 120  # pixels of one picture in the recorded sheet, and in the strip
+COLUMNS = {"scene": 112, "human map": 299, "GALA": 674, "GALA, taught\nby human maps": 1048}  # left edges in the sheet
+ROWS = (52, 239, 426, 613, 801, 988)  # upper edges
 LABELS, GAP = 152, 5
 
 
