@@ -101,6 +101,12 @@ class GALA(nn.Module):
         if self.init == "half":
             self._start_near_half()
 
+    @staticmethod
+    def starts_at_0(init: str, squash: str) -> bool:
+        """Whether the attention of x = 0 starts at 0, as with "paper" and tanh: behind a normalisation whose scale
+        starts at 0 too, neither the one nor the other gets a gradient."""
+        return init == "paper" and squash == "tanh"
+
     def _start_near_half(self) -> None:
         for after_relu in (self.w_expand, self.v_collapse):
             after_relu.mul_(HALF_SPREAD)

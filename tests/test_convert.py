@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from networks import NETWORKS, VARIANTS, images, network, randomized, relative_difference
 from torch import nn
 
+import gala_cuda
 from gala_cuda import GALA, convert
 
 
@@ -112,6 +114,32 @@ def test_a_converted_block_is_the_formula(name, init):
         expected = torch.relu(attended + block.downsample(u))
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     assert any(name.startswith("b_") for name, _ in block.attention.named_parameters()) == (init == "half")
+
+
+@pytest.mark.parametrize("keep_output", [False, True])
+def test_everything_trains_behind_a_scale_of_0(keep_output):
+    """timm's networks start with the last scale of each block at 0."""
+    torch.manual_seed(0)
+    model = convert(timm.create_model("resnet18", num_classes=3), keep_output=keep_output)
+    assert not model.layer3[0].bn2.weight.any()
+    optimizer, reached = torch.optim.SGD(model.parameters(), lr=0.1), set()
+    for seed in range(6):
+        optimizer.zero_grad()
+        x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+        torch.nn.functional.cross_entropy(model(x), torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+        reached |= {name for name, p in model.named_parameters() if p.grad.any()}
+    assert reached == {name for name, _ in model.named_parameters()}
+
+
+def test_the_papers_start_would_never_leave_a_scale_of_0():
+    with pytest.raises(ValueError, match=r"layer3\.0 ends in a normalisation of scale 0, behind which GALA with init="):
+        convert(timm.create_model("resnet18"), init="paper")
+    with pytest.raises(ValueError, match="zero_init_residual is True; expected False with init='paper' and tanh"):
+        gala_cuda.gala_resnet18(zero_init_residual=True, init="paper")
+    convert(timm.create_model("resnet18", zero_init_last=False), init="paper")
+    convert(timm.create_model("resnet18"), init="paper", squash="sigmoid")
+    gala_cuda.gala_resnet18(zero_init_residual=True, init="paper", squash="sigmoid", width=4)
 
 
 def test_other_activations_are_kept():

@@ -58,7 +58,8 @@ def convert(
         ValueError: ``init`` is out of range, or is not "half" with ``keep_output``.
         ValueError: ``model`` has no such blocks; the message says which blocks it has.
         ValueError: an entry of ``where`` names no block, or one that cannot be converted: it is converted already, has
-            another attention (``se``), is of a subclass, or with ``keep_output`` has no scale and shift to double. The
+            another attention (``se``), is of a subclass, with ``keep_output`` has no scale and shift to double, or with
+            "paper" and tanh ends in a scale of 0, as timm's networks do at first: neither would ever leave 0. The
             message gives the reason for each block, and nothing is changed.
     """
     if not isinstance(model, nn.Module):
@@ -70,7 +71,8 @@ def convert(
     if not forms:
         raise ValueError(f"model is a {type(model).__name__}{_describe_blocks(modules)}; expected {_KNOWN}")
     chosen = select_blocks(forms, where, "where")
-    reasons = {name: _why_not(modules[name], forms[name], keep_output) for name in chosen}
+    starts_at_0 = GALA.starts_at_0(init, squash)
+    reasons = {name: _why_not(modules[name], forms[name], keep_output, starts_at_0) for name in chosen}
     refused = [f"{name} {reason}" for name, reason in reasons.items() if reason]
     if refused:
         raise ValueError(f"where names blocks that cannot be converted: {'; '.join(refused)}")
@@ -127,7 +129,7 @@ def _gala_forms(block: nn.Module) -> Forms | None:
     return None
 
 
-def _why_not(block: nn.Module, forms: Forms, keep_output: bool) -> str | None:
+def _why_not(block: nn.Module, forms: Forms, keep_output: bool, starts_at_0: bool) -> str | None:
     """Why ``block`` cannot be converted, as the end of a sentence about it; None where it can."""
     for attribute in ("attention", "se"):
         present = getattr(block, attribute, None)
@@ -141,6 +143,9 @@ def _why_not(block: nn.Module, forms: Forms, keep_output: bool) -> str | None:
     conv, norm = last_layers(block)
     if conv.weight.dtype not in DTYPES:
         return f"is {conv.weight.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    scale = _scale_and_shift(norm).get("weight")
+    if starts_at_0 and scale is not None and not scale.is_meta and not scale.any():
+        return "ends in a normalisation of scale 0, behind which GALA with init='paper' and tanh never trains"
     return _why_not_double(norm) if keep_output else None
 
 

@@ -273,6 +273,8 @@ def _gala_resnet(
     backend: str | None = None,
     **options,
 ) -> ResNet:
+    if options.get("zero_init_residual") and GALA.starts_at_0(init, squash):
+        raise ValueError("zero_init_residual is True; expected False with init='paper' and tanh: neither leaves 0")
     model = ResNet(depth, num_classes, **options)
     blocks = dict(model.blocks())
     for name in select_blocks(blocks, layers, "layers"):
