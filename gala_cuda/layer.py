@@ -16,6 +16,14 @@ INITS = ("half", "paper")
 HALF_SPREAD = 0.1  # of the last weights of both paths, in units of the paper's start
 
 
+def starts_at_0(init: str, squash: str) -> bool:
+    """Whether the attention of x = 0 is 0 at first, as with "paper" and tanh.
+
+    Behind a normalisation whose scale starts at 0 too, neither the one nor the other ever gets a gradient.
+    """
+    return init == "paper" and squash == "tanh"
+
+
 class GALA(nn.Module):
     """Global-and-local attention over a feature map (Linsley et al., ICLR 2019, section 3).
 
@@ -100,12 +108,6 @@ class GALA(nn.Module):
                 nn.init.zeros_(parameter)
         if self.init == "half":
             self._start_near_half()
-
-    @staticmethod
-    def starts_at_0(init: str, squash: str) -> bool:
-        """Whether the attention of x = 0 starts at 0, as with "paper" and tanh: behind a normalisation whose scale
-        starts at 0 too, neither the one nor the other gets a gradient."""
-        return init == "paper" and squash == "tanh"
 
     def _start_near_half(self) -> None:
         for after_relu in (self.w_expand, self.v_collapse):

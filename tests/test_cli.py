@@ -109,6 +109,11 @@ def test_train_fails_on_a_loss_that_is_no_number(tmp_path, capsys):
         pytest.param(
             "train --keep-output", "argument --keep-output: keep_output is True, but weights", id="keep-output"
         ),
+        pytest.param(
+            "train --recipe finetune --weights none.pth --init paper",
+            "argument --init: init is 'paper'; expected 'half' with keep_output",
+            id="init",
+        ),
         pytest.param("train --layers layer9", "argument --layers: layers names 'layer9'", id="layers"),
         pytest.param("train --model resnet18 --layers layer3", "argument --layers: resnet18 has no GALA", id="no-gala"),
     ],

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..backends.dtypes import DTYPES
-from ..layer import GALA
+from ..layer import GALA, starts_at_0
 from . import blocks
 from .blocks import last_layers, select_blocks
 from .narrow_convs import replace_narrow_convs
@@ -71,8 +71,8 @@ def convert(
     if not forms:
         raise ValueError(f"model is a {type(model).__name__}{_describe_blocks(modules)}; expected {_KNOWN}")
     chosen = select_blocks(forms, where, "where")
-    starts_at_0 = GALA.starts_at_0(init, squash)
-    reasons = {name: _why_not(modules[name], forms[name], keep_output, starts_at_0) for name in chosen}
+    at_0 = starts_at_0(init, squash)
+    reasons = {name: _why_not(modules[name], forms[name], keep_output, at_0) for name in chosen}
     refused = [f"{name} {reason}" for name, reason in reasons.items() if reason]
     if refused:
         raise ValueError(f"where names blocks that cannot be converted: {'; '.join(refused)}")
@@ -129,7 +129,7 @@ def _gala_forms(block: nn.Module) -> Forms | None:
     return None
 
 
-def _why_not(block: nn.Module, forms: Forms, keep_output: bool, starts_at_0: bool) -> str | None:
+def _why_not(block: nn.Module, forms: Forms, keep_output: bool, at_0: bool) -> str | None:
     """Why ``block`` cannot be converted, as the end of a sentence about it; None where it can."""
     for attribute in ("attention", "se"):
         present = getattr(block, attribute, None)
@@ -144,7 +144,7 @@ def _why_not(block: nn.Module, forms: Forms, keep_output: bool, starts_at_0: boo
     if conv.weight.dtype not in DTYPES:
         return f"is {conv.weight.dtype}, expected one of {', '.join(map(str, DTYPES))}"
     scale = _scale_and_shift(norm).get("weight")
-    if starts_at_0 and scale is not None and not scale.is_meta and not scale.any():
+    if at_0 and scale is not None and not scale.is_meta and not scale.any():
         return "ends in a normalisation of scale 0, behind which GALA with init='paper' and tanh never trains"
     return _why_not_double(norm) if keep_output else None
 

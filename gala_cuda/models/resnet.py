@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import check_positive
-from ..layer import GALA
+from ..layer import GALA, starts_at_0
 from .blocks import BasicBlock, Bottleneck, last_layers, maps_wanted, select_blocks
 from .narrow_convs import replace_narrow_convs
 from .squeeze_excite import SqueezeExcite
@@ -273,7 +273,7 @@ def _gala_resnet(
     backend: str | None = None,
     **options,
 ) -> ResNet:
-    if options.get("zero_init_residual") and GALA.starts_at_0(init, squash):
+    if options.get("zero_init_residual") and starts_at_0(init, squash):
         raise ValueError("zero_init_residual is True; expected False with init='paper' and tanh: neither leaves 0")
     model = ResNet(depth, num_classes, **options)
     blocks = dict(model.blocks())

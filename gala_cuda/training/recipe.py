@@ -161,7 +161,7 @@ class Recipe:
 PRESETS: dict[str, dict[str, Any]] = {
     # Linsley et al., section 3, after Hu et al.: what the paper gives
     "paper": {
-        "model": "gala_resnet50", "epochs": 90, "batch_size": 1024, "lr_256": 0.1, "warm_up": 5 / 90,
+        "model": "gala_resnet50", "init": "paper", "epochs": 90, "batch_size": 1024, "lr_256": 0.1, "warm_up": 5 / 90,
         "schedule": "steps", "weight_decay": 1e-4, "decay_vectors": True, "deterministic": False,
         "workers": 8,
     },

@@ -41,6 +41,8 @@ def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
     """
     if recipe.keep_output and not recipe.weights:
         raise RecipeError("keep_output", "is True, but weights is None; expected --weights FILE", ["weights"])
+    if recipe.keep_output and recipe.init != "half":
+        raise RecipeError("init", f"is {recipe.init!r}; expected 'half' with keep_output", ["keep_output"])
     file = None if recipe.weights is None else Path(recipe.weights).name
     size, preprocessing = default_preprocessing(recipe.model, recipe.image_size, file)
     size = recipe.image_size if recipe.source == DIGITS else size
