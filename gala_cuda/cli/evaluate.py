@@ -17,7 +17,19 @@ from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
 HELP = "Test weights: accuracy, confusion, image/s."
-FIELDS = ("data", "clickme", "model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers")
+FIELDS = (
+    "data",
+    "val_share",
+    "seed",
+    "clickme",
+    "model",
+    "layers",
+    "keep_output",
+    "image_size",
+    "batch_size",
+    "precision",
+    "workers",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

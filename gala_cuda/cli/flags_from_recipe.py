@@ -9,7 +9,16 @@ from typing import Any
 from ..errors import SettingError
 from ..training.recipe import Recipe, stated
 
-_OF_WEIGHTS = ("data", "clickme", "model", "layers", "keep_output", "image_size")  # what these know of themselves
+_OF_WEIGHTS = (
+    "data",
+    "val_share",
+    "seed",
+    "clickme",
+    "model",
+    "layers",
+    "keep_output",
+    "image_size",
+)  # what these know of themselves
 
 
 def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:

@@ -28,6 +28,7 @@ class Data:
     channels: int
     size: int
     notes: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()  # the pictures that were, where ``val_share`` decided which
 
 
 def load(
@@ -42,6 +43,7 @@ def load(
     augment: str = "paper",
     preprocessing: Preprocessing = IMAGENET,
     map_mode: str | None = None,
+    val_share: float | None = None,
     pin_memory: bool = False,
 ) -> Data:
     """The batches of one of ``world`` processes, of ``batch_size`` images each, read by ``workers`` further processes.
@@ -54,15 +56,21 @@ def load(
         augment: of pictures, see ``augmentation``. Built-in images are taken as they are.
         preprocessing: how pictures are scaled, cropped and normalised.
         map_mode: how human maps are processed, see ``process_map``.
+        val_share: of a folder of pictures without val, the share of each class that is held out; ``seed`` says which.
 
     Raises:
         FileNotFoundError, ValueError: as the function says that opens this kind of source, or a number is out of range.
     """
-    notes = list[str]()
+    notes, held_out = list[str](), tuple[str, ...]()
     train: ImageDataset
     test: ImageDataset
     if map_mode is None:
         source = explicit_source(source)
+    shards = (
+        map_mode is None and not source.startswith(PREFIX) and (is_address(source) or is_shard_folder(Path(source)))
+    )
+    if val_share is not None and (map_mode is not None or source.startswith(PREFIX) or shards):
+        raise ValueError(f"val_share is {val_share}, and {source} is no folder of pictures; expected none")
     if map_mode is not None:
         train, test, classes = open_clickme_folder(Path(source), size or 224, augment, map_mode, preprocessing)
     elif source.startswith(PREFIX):
@@ -71,10 +79,12 @@ def load(
     else:
         train_files: PictureFiles
         test_files: PictureFiles
-        if is_address(source) or is_shard_folder(Path(source)):
+        if shards:
             train_files, test_files, classes = open_shards(source)
         else:
-            train_files, test_files, classes = open_picture_folder(Path(source), notes.append)
+            train_files, test_files, classes = open_picture_folder(Path(source), notes.append, val_share, seed)
+            if val_share is not None:
+                held_out = tuple(test_files.name(index) for index in range(len(test_files.labels)))
         side = size or 224
         train = PictureDataset(train_files, augmentation(augment, side, preprocessing), side)
         test = PictureDataset(test_files, centre_crop(side, preprocessing), side)
@@ -83,4 +93,4 @@ def load(
         return Batches(dataset, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)
 
     channels, _, side = train.shape
-    return Data(batches(train, True), batches(test, False), classes, channels, side, tuple(notes))
+    return Data(batches(train, True), batches(test, False), classes, channels, side, tuple(notes), held_out)

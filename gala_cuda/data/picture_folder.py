@@ -1,11 +1,15 @@
 """Pictures in one folder per class, as ImageNet is laid out: FOLDER/train/CLASS/* and FOLDER/val/CLASS/*."""
 
+import copy
+import hashlib
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .folders import files_below, is_litter, split_folder
 from .picture_files import describe_left_out, is_picture, read_file
@@ -22,6 +26,7 @@ class PictureFolder:
 
     def __init__(self, folder: Path) -> None:
         """Raises FileNotFoundError where there are no classes, or some have no pictures."""
+        self.folder = folder
         with os.scandir(folder) as inside:
             visible = [(each.name, each.is_dir()) for each in inside if not is_litter(each.name)]
         self.classes = sorted(name for name, is_folder in visible if is_folder)
@@ -44,6 +49,12 @@ class PictureFolder:
         self._files = np.array(files)  # one block, whose memory the worker processes share
         self.labels = torch.tensor(labels)
 
+    def take(self, chosen: Tensor) -> "PictureFolder":
+        """Those of the pictures for which ``chosen`` [n] bool is True."""
+        taken = copy.copy(self)
+        taken._files, taken.labels = self._files[chosen.numpy()], self.labels[chosen]
+        return taken
+
     def name(self, index: int) -> str:
         return os.fsdecode(self._files[index])
 
@@ -55,22 +66,37 @@ class PictureFolder:
 
 
 def open_picture_folder(
-    path: Path, tell: Callable[[str], object] = lambda line: None
+    path: Path, tell: Callable[[str], object] = lambda line: None, val_share: float | None = None, seed: int = 0
 ) -> tuple[PictureFolder, PictureFolder, tuple[str, ...]]:
     """(train, val, names of the classes): the pictures ``path``/train/CLASS/* and ``path``/val/CLASS/*.
+
+    With ``val_share`` there is no folder val: ``seed`` decides which of the pictures ``path``/train/CLASS/*, or
+    ``path``/CLASS/*, are held out, as ``hold_out`` says.
 
     ``tell`` is called with a line about the files that are left out, if there are any.
 
     Raises:
         FileNotFoundError: a folder or its pictures are missing.
-        ValueError: train and val have different classes.
+        ValueError: train and val have different classes, there is a folder val beside ``val_share``, or a class has too
+            few pictures for it.
     """
     folders = [split_folder(path, split) for split in ("train", "val")]
+    if val_share is not None:
+        if folders[1] is not None:
+            raise ValueError(f"val_share is {val_share}, and there is a folder {folders[1]}; expected one of them")
+        if not path.is_dir():
+            raise FileNotFoundError(f"there is no folder {path}; expected {path}/CLASS/*")
+        pictures = PictureFolder(folders[0] or path)
+        if line := describe_left_out(pictures.left_out):
+            tell(line)
+        held_out = hold_out(pictures, val_share, seed)
+        return pictures.take(~held_out), pictures.take(held_out), tuple(pictures.classes)
     for folder, split in zip(folders, ("train", "val"), strict=True):
         if folder is None:
             missing = path / split if path.is_dir() else path
             raise FileNotFoundError(
-                f"there is no folder {missing}; expected train/CLASS/* and val/CLASS/*, or tar shards, in {path}"
+                f"there is no folder {missing}; expected train/CLASS/* and val/CLASS/*, or tar shards, in {path}, "
+                "or val_share"
             )
     train, val = (PictureFolder(folder) for folder in folders if folder is not None)
     if train.classes != val.classes:
@@ -83,3 +109,29 @@ def open_picture_folder(
     if line := describe_left_out([*train.left_out, *val.left_out]):
         tell(line)
     return train, val, tuple(train.classes)
+
+
+def hold_out(pictures: PictureFolder, share: float, seed: int) -> Tensor:
+    """Which pictures are held out, [n] bool: of each class the ``share``, rounded up, that comes first by a digest.
+
+    The digest is of ``seed`` and the picture's path in their folder, so that it does not matter where the folder lies,
+    and pictures that are added later move few of the others.
+
+    Raises:
+        ValueError: a class would have none left to train on.
+    """
+    held_out = torch.zeros(len(pictures.labels), dtype=torch.bool)
+    for label, name in enumerate(pictures.classes):
+        own = (pictures.labels == label).nonzero()[:, 0].tolist()
+        count = math.ceil(share * len(own))
+        if count == len(own):
+            raise ValueError(
+                f"class {name} has {len(own)} pictures, and val_share {share} of them are all; expected more"
+            )
+
+        def digest(index: int) -> bytes:
+            below = os.path.relpath(pictures.name(index), pictures.folder)
+            return hashlib.blake2b(f"{seed} {below}".encode("utf-8", "surrogateescape")).digest()
+
+        held_out[sorted(own, key=digest)[:count]] = True
+    return held_out

@@ -50,6 +50,7 @@ class Recipe:
     """
 
     data: str = _field(DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
+    val_share: float | None = _field(None, "share of each class to hold out, of a folder without val (default: none)")
     clickme: str | None = _field(None, "folder of images with human maps, in place of data (default: none)")
     clickme_loss: str = _field("paper", "what maps are compared by; harmonization is for any network", tuple(WEIGHTS))
     clickme_weight: float | None = _field(
@@ -105,6 +106,7 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulate", "width", "image_size"):
             self._expect(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
         self._expect("workers", lambda value: isinstance(value, int) and value >= 0, "a whole number of at least 0")
+        self._expect("val_share", lambda value: 0 < value < 1, "0 < val_share < 1")
         for name in ("lr", "lr_256", "clip"):
             self._expect(name, lambda value: 0 < value < math.inf, "more than 0")
         for name in ("momentum", "warm_up", "label_smoothing", "ema"):

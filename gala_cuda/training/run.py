@@ -49,7 +49,7 @@ class RunFolder:
     """The folder of `run`. Of several processes all read it, and the first one writes."""
 
     def __init__(self, run: Run, recipe: Recipe, data: Data):
-        self.run, self.recipe, self.facts = run, recipe, facts(data)
+        self.run, self.recipe, self.facts, self.held_out = run, recipe, facts(data), data.held_out
         self.checkpoints = Checkpoints(run.output / "checkpoints", run.keep)
         self._log = run.output / "log.jsonl"
 
@@ -113,6 +113,9 @@ class RunFolder:
             with self._log.open("a") as lines:
                 lines.truncate(0 if checkpoint is None else checkpoint.state["log_bytes"])
             write_atomically(output / "recipe.yaml", as_yaml(self.recipe).encode())
+            if self.held_out:
+                names = "\n".join([*self.held_out, ""])
+                write_atomically(output / "held_out.txt", names.encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise CheckpointError(f"cannot write to {output}: {error.strerror}") from error
 

@@ -73,10 +73,11 @@ def load_images(
     try:
         data = load(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
-            augment=recipe.augment, preprocessing=preprocessing, map_mode=map_mode, pin_memory=device.type == "cuda",
+            augment=recipe.augment, preprocessing=preprocessing, map_mode=map_mode, val_share=recipe.val_share,
+            pin_memory=device.type == "cuda",
         )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
-        raise SettingError([recipe.source_field], str(error)) from error
+        raise SettingError([recipe.source_field, "val_share"], str(error)) from error
     for note in data.notes:
         say(note)
     return data

@@ -82,7 +82,7 @@ def weights_in(place: Path) -> Path:
 
 
 def trained_on(place: Path) -> tuple[dict[str, Any], Path]:
-    """(the fields data and clickme of the recipe beside the weights at `place`, or none; that recipe's file).
+    """(the fields that say which images, of the recipe beside the weights at `place`, or none; that recipe's file).
 
     Raises:
         RecipeError: the recipe cannot be read.
@@ -94,7 +94,8 @@ def trained_on(place: Path) -> tuple[dict[str, Any], Path]:
         recipe = resolve(str(beside), {})
     except RecipeError as error:
         raise RecipeError("data", f"is not given, and is not known from {beside}: {error}") from error
-    return {"data": recipe.data, "clickme": recipe.clickme}, beside
+    held_out = {} if recipe.val_share is None else {"val_share": recipe.val_share, "seed": recipe.seed}
+    return {"data": recipe.data, "clickme": recipe.clickme, **held_out}, beside
 
 
 def _refuse_others(path: Path, network: Network, weights: Collection[str], given: dict[str, Any]) -> None:
