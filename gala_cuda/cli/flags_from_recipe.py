@@ -9,16 +9,8 @@ from typing import Any
 from ..errors import SettingError
 from ..training.recipe import Recipe, stated
 
-_OF_WEIGHTS = (
-    "data",
-    "val_share",
-    "seed",
-    "clickme",
-    "model",
-    "layers",
-    "keep_output",
-    "image_size",
-)  # what these know of themselves
+# What weights know of themselves.
+_OF_WEIGHTS = ("data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size")
 
 
 def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:
