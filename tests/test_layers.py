@@ -18,23 +18,16 @@ LAYERS = (
     ("clickme",),
     ("networks",),
     ("training",),
-    ("inspection", "prediction"),
+    ("inspection", "prediction", "hub"),
     ("bench",),
     ("demo",),
     ("cli", "__main__"),
 )
 # Imported where they are used, for an install may lack them: what torch itself or an extra brings.
 OPTIONAL = {
-    "onnxruntime",
-    "pyarrow",
-    "pyarrow.parquet",
-    "scipy",
-    "tensorboard",
-    "timm",
-    "torch.utils.tensorboard",
-    "triton",
-    "yaml",
-}
+    "huggingface_hub", "onnxruntime", "pyarrow", "scipy", "tensorboard", "timm",
+    "torch.utils.tensorboard", "triton", "yaml",
+}  # fmt: skip
 # Our own modules that need what may be missing, by who imports them where they are used.
 NEEDING_EXTRAS = {
     "cli": ("bench", "console", "data", "demo", "inspection", "prediction", "training"),

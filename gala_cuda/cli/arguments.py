@@ -67,4 +67,4 @@ def device_of(args: argparse.Namespace) -> torch.device:
 
 def add_weights_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights_file", type=Path, metavar="WEIGHTS", help="safetensors or torch.save file of this "
-        "package, of torchvision or of timm; or the folder of a training")  # fmt: skip
+        "package, of torchvision or of timm; the folder of a training; or hf-hub:OWNER/NAME")  # fmt: skip

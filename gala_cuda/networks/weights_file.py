@@ -20,6 +20,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from . import hub_files
 from .errors import WeightsError
 from .file_kinds import HEAD, RETRY, is_safetensors, why_no_weights
 
@@ -62,13 +63,14 @@ class _Placeholder:
 
 
 def read(path: Path) -> WeightsFile:
-    """The weights in a file, whatever it is called.
+    """The weights in a file, whatever it is called; "hf-hub:OWNER/NAME" is one on the Hugging Face Hub.
 
     Names lose what torch.compile, DDP, FSDP and averaging put before them.
 
     Raises:
         WeightsError: the file is missing, damaged, or holds something else; the message says what.
     """
+    path = hub_files.local(path)
     try:
         problem = why_no_weights(path)
         if problem is not None:

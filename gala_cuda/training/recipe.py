@@ -59,7 +59,9 @@ class Recipe:
     model: str = _field("gala_resnet18", "network: one of this package, timm/NAME or torchvision/NAME")
     layers: tuple[str, ...] = _field((), "stages or blocks with GALA (default: layer3)")
     width: int | None = _field(None, "channels of the first stage (default: 16 for digits, else 64)")
-    weights: str | None = _field(None, "file of weights to start from: this package's, torchvision's or timm's")
+    weights: str | None = _field(
+        None, "weights to start from: a file of this package, torchvision or timm, or hf-hub:OWNER/NAME"
+    )
     init: str = _field("half", "how attention starts: half, near 1/2 everywhere, or as in the paper", INITS)
     keep_output: bool = _field(False, "start with GALA layers that leave the outputs of --weights as they are")
     image_size: int | None = _field(
