@@ -50,9 +50,9 @@ def run(cell: Cell, settings: Settings, folder: Path, device: str) -> dict[str, 
     began = time.perf_counter()
     images = load(settings.data[cell.data], settings, cell.seed)
     model = train(cell, settings, images, folder / cell.name, torch.device(device))
-    result = {**asdict(cell), "val": measure(model, images.val)}
+    result = {**asdict(cell), "val": measure(model, images.val, maps=False)}
     if cell.seed < CHOICE_SEEDS:
-        result["test"] = measure(model, images.test)
+        result["test"] = measure(model, images.test, maps=True)
     result["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     result["seconds"] = time.perf_counter() - began
     write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
@@ -104,14 +104,14 @@ def make_recipe(cell: Cell, settings: Settings) -> Recipe:
 
 
 @torch.no_grad()
-def measure(model: nn.Module, images: ImageDataset) -> dict[str, Any]:
-    """Error and cross-entropy; of scenes also the share of answers that are the background's, and scores of the maps.
+def measure(model: nn.Module, images: ImageDataset, maps: bool) -> dict[str, Any]:
+    """Error and cross-entropy; of scenes also the share of answers that are the background's, and with `maps` scores.
 
     The maps of the scenes are exact: the ceiling of the scores is 1.
     """
     device = next(model.parameters()).device
     scenes = images.scenes if isinstance(images, SceneImages) else None
-    kinds = () if scenes is None else ("attention", "saliency") if gala_layers(model) else ("saliency",)
+    kinds = () if scenes is None or not maps else ("attention", "saliency") if gala_layers(model) else ("saliency",)
     every = math.ceil(len(images.labels) / PAIRS)
     records = {kind: MapScoreMeter(kind == "saliency", every) for kind in kinds}
     answers = []

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from networks import NETWORKS, VARIANTS, images, network, randomized, relative_difference
 from torch import nn
 
@@ -185,8 +186,10 @@ def test_a_watched_relu_is_called_as_before():
     assert calls == [256, 256, 1024]
 
 
+@pytest.mark.parametrize("init", ["half", "paper"])
 @pytest.mark.parametrize("name", ["torchvision-bottleneck", "timm-basic", "ours-bottleneck"])
-def test_everything_else_stays(name):
+def test_everything_else_stays(name, init):
+    """But for scale and shift of the normalisations before an attention of 1/2, which are doubled."""
     model = network(name, torch.bfloat16).to(memory_format=torch.channels_last).train()
     model.layer3[0].eval()
     model.conv1.weight.requires_grad_(False)
@@ -197,12 +200,13 @@ def test_everything_else_stays(name):
     modes = {name: module.training for name, module in model.named_modules()}
     keys = list(model.state_dict())
 
-    convert(model, reduction=2)
+    convert(model, reduction=2, init=init)
+    doubled = [] if init == "paper" else last_norms(model.layer3)
     assert [key for key in model.state_dict() if ".attention." not in key] == keys
     after = dict(named_tensors(model))
     for name, (tensor, value, stride, requires_grad) in tensors.items():
         assert after[name] is tensor
-        assert torch.equal(tensor, value)
+        assert torch.equal(tensor, value * 2 if tensor.data_ptr() in doubled else value)
         assert (tensor.stride(), tensor.requires_grad) == (stride, requires_grad)
     assert all(module.training == modes[name] for name, module in model.named_modules() if name in modes)
     for block in model.layer3:
@@ -215,6 +219,29 @@ def test_everything_else_stays(name):
     model(images(dtype=torch.bfloat16).to(memory_format=torch.channels_last))
     assert features["x"].is_contiguous(memory_format=torch.channels_last)
     assert calls == ["block", "conv"]
+
+
+def last_norms(stage: nn.Module) -> list[int]:
+    """The addresses of the scales and shifts that end the dense paths of a stage."""
+    norms = [block.bn3 if hasattr(block, "bn3") else block.bn2 for block in stage]
+    return [tensor.data_ptr() for norm in norms for tensor in (norm.weight, norm.bias)]
+
+
+@pytest.mark.parametrize("make", [torchvision.models.resnet18, gala_cuda.resnet26], ids=["torchvision", "ours"])
+@torch.no_grad()
+def test_the_dense_path_weighs_what_it_did(make):
+    """By the default start; the paper's halves it."""
+    ratios = {}
+    for init in ("half", "paper"):
+        torch.manual_seed(0)
+        model = make(num_classes=5).train()
+        norm, inputs = getattr(model.layer3[0], "bn3", model.layer3[0].bn2), []
+        norm.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0]))
+        model(torch.randn(8, 3, 64, 64))
+        before, attention = norm(inputs[0]), convert(model, init=init).layer3[0].attention
+        ratios[init] = (attention(norm(inputs[0])).norm() / before.norm()).item()
+    assert ratios["half"] == pytest.approx(1, abs=0.2)
+    assert ratios["paper"] == pytest.approx(0.5, abs=0.2)
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

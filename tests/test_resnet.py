@@ -95,8 +95,16 @@ def test_the_same_seed_gives_the_plain_networks_weights():
     torch.manual_seed(3)
     plain = gala_cuda.resnet26(5, width=8).state_dict()
     torch.manual_seed(3)
-    gala = gala_cuda.gala_resnet26(5, width=8).state_dict()
+    gala = gala_cuda.gala_resnet26(5, width=8, init="paper").state_dict()
     assert all(torch.equal(gala[key], value) for key, value in plain.items())
+    torch.manual_seed(3)
+    half = gala_cuda.gala_resnet26(5, width=8).state_dict()
+    doubled = {key for key, value in plain.items() if not torch.equal(half[key], value)}
+    assert doubled == {"layer3.0.bn3.weight", "layer3.1.bn3.weight"}
+    assert all(torch.equal(half[key], 2 * plain[key]) for key in doubled)
+    torch.manual_seed(3)
+    converted = gala_cuda.convert(gala_cuda.resnet26(5, width=8)).state_dict()
+    assert all(torch.equal(half[key], value) for key, value in converted.items())
 
 
 def test_initial_weights():

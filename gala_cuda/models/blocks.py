@@ -44,6 +44,19 @@ def last_layers(block: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     return getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
 
 
+def scale_and_shift(norm: nn.Module) -> dict[str, Tensor]:
+    """Those that a normalisation has of weight and bias, as parameters or as buffers."""
+    own = dict(norm.named_parameters(recurse=False)) | dict(norm.named_buffers(recurse=False))
+    return {name: own[name] for name in ("weight", "bias") if name in own}
+
+
+@torch.no_grad()
+def double(norm: nn.Module) -> None:
+    """Doubles scale and shift, to make up for an attention of 1/2 behind it."""
+    for tensor in scale_and_shift(norm).values():
+        tensor.mul_(2)
+
+
 def attend_and_add(attention: GALA, x: Tensor, shortcut: Tensor, activation: nn.Module) -> Tensor:
     """activation(x A + shortcut), in one fused pass if the activation is a ReLU without hooks."""
     if type(activation) is nn.ReLU and not has_hooks(activation):

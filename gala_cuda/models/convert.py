@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from ..backends.dtypes import DTYPES
 from ..layer import GALA, starts_at_0
 from . import blocks
-from .blocks import last_layers, select_blocks
+from .blocks import double, last_layers, scale_and_shift, select_blocks
 from .narrow_convs import replace_narrow_convs
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,8 +32,10 @@ def convert(
     """Put GALA into residual blocks of a ResNet of torchvision, of timm or of this package, in place.
 
     Attention becomes ``<block>.attention``, after the last normalisation of the dense path and before timm's drop_path
-    and the shortcut; the final ReLU is fused with it where nothing stands between. Everything else stays as it is:
-    weights and their state-dict keys, buffers, dtype, device, memory format, training mode, requires_grad, hooks.
+    and the shortcut; the final ReLU is fused with it where nothing stands between. Where it starts near 1/2, scale and
+    shift of that normalisation are doubled, so that the dense path weighs as much as it did. Everything else
+    stays as it is: weights and their state-dict keys, buffers, dtype, device, memory format, training mode,
+    requires_grad, hooks.
     The new parameters have the dtype and the device of the block's last convolution, and the block's training mode.
     Convert before making an optimizer and before wrapping the model for distributed training.
 
@@ -46,9 +47,9 @@ def convert(
             timm.models.resnet (ResNet-D, ResNeXt and others are made of them too) or gala_cuda.
         where: names of blocks, or of modules with blocks inside, such as "layer3" or "layer3.0".
         reduction, squash, init: as for ``gala_cuda.GALA``; "half" has biases, "paper" has none.
-        keep_output: start with an attention of exactly 1/2 and double scale and shift of the normalisation before it,
-            so that the network's outputs are at first what they were, up to rounding; for pretrained weights. ``init``
-            has to be "half", the last weights of which are then 0; all parameters train from the second step on.
+        keep_output: start with an attention of exactly 1/2, so that the network's outputs are at first what they were,
+            up to rounding; for pretrained weights. ``init`` has to be "half", the last weights of which are then 0; all
+            parameters train from the second step on.
 
     Returns:
         ``model``.
@@ -79,8 +80,8 @@ def convert(
     layers = {name: _gala_for(modules[name], reduction, squash, init, keep_output) for name in chosen}
     for name, layer in layers.items():
         block = modules[name]
-        if keep_output:
-            _double(last_layers(block)[1])
+        if init == "half" and not _why_not_double(norm := last_layers(block)[1]):
+            double(norm)
         block.__class__ = forms[name][type(block)]
         block.attention = layer
     replace_narrow_convs(model)
@@ -143,7 +144,7 @@ def _why_not(block: nn.Module, forms: Forms, keep_output: bool, at_0: bool) -> s
     conv, norm = last_layers(block)
     if conv.weight.dtype not in DTYPES:
         return f"is {conv.weight.dtype}, expected one of {', '.join(map(str, DTYPES))}"
-    scale = _scale_and_shift(norm).get("weight")
+    scale = scale_and_shift(norm).get("weight")
     if at_0 and scale is not None and not scale.is_meta and not scale.any():
         return "ends in a normalisation of scale 0, behind which GALA with init='paper' and tanh never trains"
     return _why_not_double(norm) if keep_output else None
@@ -153,20 +154,9 @@ def _why_not_double(norm: nn.Module) -> str | None:
     cls = type(norm)
     if cls.forward not in _AFFINE_FORWARDS and (cls.__module__, cls.__name__) != _FROZEN_BATCH_NORM:
         return f"ends in {cls.__qualname__}, expected BatchNorm2d, SyncBatchNorm, GroupNorm or FrozenBatchNorm2d"
-    if not _scale_and_shift(norm).keys() >= {"weight", "bias"}:
+    if not scale_and_shift(norm).keys() >= {"weight", "bias"}:
         return f"ends in {cls.__qualname__} without weight and bias of its own, which keep_output needs"
     return None
-
-
-def _scale_and_shift(norm: nn.Module) -> dict[str, torch.Tensor]:
-    own = dict(norm.named_parameters(recurse=False)) | dict(norm.named_buffers(recurse=False))
-    return {name: own[name] for name in ("weight", "bias") if name in own}
-
-
-@torch.no_grad()
-def _double(norm: nn.Module) -> None:
-    for tensor in _scale_and_shift(norm).values():
-        tensor.mul_(2)
 
 
 def _gala_for(block: nn.Module, reduction: int, squash: str, init: str, keep_output: bool) -> GALA:

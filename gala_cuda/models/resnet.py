@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import check_positive
 from ..layer import GALA, starts_at_0
-from .blocks import BasicBlock, Bottleneck, last_layers, maps_wanted, select_blocks
+from .blocks import BasicBlock, Bottleneck, double, last_layers, maps_wanted, select_blocks
 from .narrow_convs import replace_narrow_convs
 from .squeeze_excite import SqueezeExcite
 
@@ -220,7 +220,8 @@ def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer
             in_channels, stem, width, zero_init_residual, device, dtype as for ``ResNet``.
 
     Without the keys ``<block>.attention.*`` the state dict is that of the plain network; with the same random seed,
-    so are the initial weights.
+    so are the initial weights, except that with ``init="half"`` the scales of the normalisations before GALA start at
+    2, to make up for an attention near 1/2.
 
     Raises:
         ValueError: an argument is out of range, or an entry of ``layers`` names no block; the message says which.
@@ -278,15 +279,9 @@ def _gala_resnet(
     model = ResNet(depth, num_classes, **options)
     blocks = dict(model.blocks())
     for name in select_blocks(blocks, layers, "layers"):
-        conv, _ = last_layers(blocks[name])
-        blocks[name].attention = GALA(
-            conv.out_channels,
-            reduction,
-            squash,
-            bias,
-            init=init,
-            backend=backend,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-        )
+        conv, norm = last_layers(blocks[name])
+        factory: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        blocks[name].attention = GALA(conv.out_channels, reduction, squash, bias, init=init, backend=backend, **factory)
+        if init == "half":
+            double(norm)
     return model

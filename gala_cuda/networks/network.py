@@ -83,7 +83,9 @@ class Network:
             NetworkError: an argument is out of range.
             WeightsError: the weights are of another network.
         """
-        converts = self.keep_output or "/" in self.model  # GALA is put into a network that is built without it
+        has_gala = weights is None or any(name.endswith(".attention.w_expand") for name in weights)
+        # Whether GALA is put into a network that is built, and gets its weights, without it.
+        converts = self.keep_output or "/" in self.model or (self.model.startswith("gala_") and not has_gala)
         model = self._build_without_gala() if converts else self._build_own(self.model, self.layers)
         if weights is not None:
             load_weights(model, self.own_weights(weights, model.state_dict()), self.head_names())
