@@ -49,6 +49,7 @@ STARTS = {
     "near half, norm 1": Start(spread=0.1, constant=0.5),
     "near 3/4": Start(spread=0.1, constant=0.75, norm=4 / 3),
     "sigmoid": Start("sigmoid", constant=0.5),  # as the released code has it
+    "sigmoid, near half": Start("sigmoid", spread=0.1, constant=0.5, norm=2.0),
     "paper, norm 0": Start(norm=0.0),
 }
 BASELINES = ("ResNet", "SE-ResNet", "CBAM-ResNet")

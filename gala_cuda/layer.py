@@ -12,16 +12,16 @@ from .backends.squash import HALFWAY, SQUASHES
 from .errors import check_positive
 from .functional import check_feature_map, gala, stands_for_tensor
 
-INITS = ("half", "paper")
+INITS = {"half": "sigmoid", "paper": "tanh"}  # starts, each with the squash that goes with it
 HALF_SPREAD = 0.1  # of the last weights of both paths, in units of the paper's start
 
 
-def starts_at_0(init: str, squash: str) -> bool:
+def starts_at_0(init: str, squash: str | None) -> bool:
     """Whether the attention of x = 0 is 0 at first, as with "paper" and tanh.
 
     Behind a normalisation whose scale starts at 0 too, neither the one nor the other ever gets a gradient.
     """
-    return init == "paper" and squash == "tanh"
+    return init == "paper" and squash in ("tanh", None)
 
 
 class GALA(nn.Module):
@@ -30,7 +30,8 @@ class GALA(nn.Module):
     Args:
         channels: C, the channels of the input.
         reduction: r; the hidden layers of both paths have R = max(1, C // r) units. The paper has 4.
-        squash: "tanh" (paper) or "sigmoid" (the authors' released code).
+        squash: "tanh" (paper) or "sigmoid" (the authors' released code). None: as ``init`` has it, which with "half" is
+            "sigmoid", with "paper" "tanh".
         bias: add biases to all four projections; the paper's formulas show none. None: as ``init`` has it, which with
             "half" is True, with "paper" False.
         init: how the parameters start, "half" or "paper"; see ``reset_parameters``.
@@ -59,7 +60,7 @@ class GALA(nn.Module):
         self,
         channels: int,
         reduction: int = 4,
-        squash: str = "tanh",
+        squash: str | None = None,
         bias: bool | None = None,
         *,
         init: str = "half",
@@ -69,12 +70,13 @@ class GALA(nn.Module):
     ):
         super().__init__()
         check_positive(channels=channels, reduction=reduction)
+        if init not in INITS:
+            raise ValueError(f"init is {init!r}; expected one of {', '.join(map(repr, INITS))}")
+        squash = INITS[init] if squash is None else squash
         if squash not in SQUASHES:
             raise ValueError(f"squash is {squash!r}; expected one of {', '.join(map(repr, SQUASHES))}")
         if backend is not None and backend not in NAMES:
             raise ValueError(f"backend is {backend!r}; expected None or one of {', '.join(map(repr, NAMES))}")
-        if init not in INITS:
-            raise ValueError(f"init is {init!r}; expected one of {', '.join(map(repr, INITS))}")
         bias = init == "half" if bias is None else bias
         if init == "half" and squash == "tanh" and not bias:
             raise ValueError("bias is False; expected True with init='half' and tanh, whose constant 1/2 is a bias")

@@ -40,7 +40,7 @@ def _build(
     depths: tuple[int, ...],
     layers: str | Sequence[str] = ("layer3",),
     reduction: int = 4,
-    squash: str = "tanh",
+    squash: str | None = None,
     init: str = "half",
     keep_output: bool = False,
     **options,
@@ -71,7 +71,7 @@ def gala_resnet18(pretrained: bool = False, **options) -> nn.Module:
         pretrained: load weights as timm does for its own networks. There are none to download: they come from a folder
             ("local-dir:FOLDER", which `timm.models.save_for_hf` writes), a repository ("hf-hub:NAME") or
             `pretrained_cfg_overlay=dict(file=..., num_classes=...)`, such as weights of gala-cuda train.
-        options: layers=("layer3",), reduction=4, squash="tanh", init="half", keep_output=False as of
+        options: layers=("layer3",), reduction=4, squash=None, init="half", keep_output=False as of
             `gala_cuda.convert`; others, such as num_classes, in_chans, features_only and drop_path_rate, go to timm.
 
     Raises:

@@ -81,7 +81,8 @@ def test_the_paper_has_no_biases():
     assert list(GALA(8, init="paper").state_dict()) == PLAIN
     assert list(GALA(8, init="paper", bias=True).state_dict()) == PLAIN + BIASES
     assert list(GALA(8).state_dict()) == PLAIN + BIASES
-    assert list(GALA(8, squash="sigmoid", bias=False).state_dict()) == PLAIN
+    assert list(GALA(8, bias=False).state_dict()) == PLAIN
+    assert [GALA(8, init=init).squash for init in ("half", "paper")] == ["sigmoid", "tanh"]
 
 
 def test_size_at_the_papers_width():
@@ -127,7 +128,7 @@ def test_initialisation_near_half(squash):
         ({"reduction": 0}, "reduction is 0"),
         ({"squash": "relu"}, "squash is 'relu'; expected one of 'tanh', 'sigmoid'"),
         ({"init": "random"}, "init is 'random'; expected one of 'half', 'paper'"),
-        ({"bias": False}, "bias is False; expected True with init='half' and tanh"),
+        ({"squash": "tanh", "bias": False}, "bias is False; expected True with init='half' and tanh"),
         ({"backend": "fast"}, "backend is 'fast'; expected None or one of"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -25,7 +25,7 @@ def convert(
     where: str | Sequence[str] = ("layer3",),
     *,
     reduction: int = 4,
-    squash: str = "tanh",
+    squash: str | None = None,
     init: str = "half",
     keep_output: bool = False,
 ) -> Model:
@@ -46,7 +46,7 @@ def convert(
         model: holds blocks of exactly the classes BasicBlock or Bottleneck of torchvision.models.resnet,
             timm.models.resnet (ResNet-D, ResNeXt and others are made of them too) or gala_cuda.
         where: names of blocks, or of modules with blocks inside, such as "layer3" or "layer3.0".
-        reduction, squash, init: as for ``gala_cuda.GALA``; "half" has biases, "paper" has none.
+        reduction, squash, init: as for ``gala_cuda.GALA``; "half" has sigmoid and biases, "paper" tanh and none.
         keep_output: start with an attention of exactly 1/2, so that the network's outputs are at first what they were,
             up to rounding; for pretrained weights. ``init`` has to be "half", the last weights of which are then 0; all
             parameters train from the second step on.
@@ -159,7 +159,7 @@ def _why_not_double(norm: nn.Module) -> str | None:
     return None
 
 
-def _gala_for(block: nn.Module, reduction: int, squash: str, init: str, keep_output: bool) -> GALA:
+def _gala_for(block: nn.Module, reduction: int, squash: str | None, init: str, keep_output: bool) -> GALA:
     conv, _ = last_layers(block)
     weight = conv.weight
     layer = GALA(conv.out_channels, reduction, squash, init=init, device=weight.device, dtype=weight.dtype)

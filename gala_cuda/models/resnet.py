@@ -216,7 +216,7 @@ def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer
     Args:
         num_classes: width of the last layer.
         layers: names of stages or blocks, such as "layer3" (the paper's choice in ResNet-50) or "layer3.0".
-        options: reduction=4, squash="tanh", bias=None, init="half", backend=None as for ``gala_cuda.GALA``;
+        options: reduction=4, squash=None, bias=None, init="half", backend=None as for ``gala_cuda.GALA``;
             in_channels, stem, width, zero_init_residual, device, dtype as for ``ResNet``.
 
     Without the keys ``<block>.attention.*`` the state dict is that of the plain network; with the same random seed,
@@ -268,7 +268,7 @@ def _gala_resnet(
     num_classes: int,
     layers: str | Sequence[str],
     reduction: int = 4,
-    squash: str = "tanh",
+    squash: str | None = None,
     bias: bool | None = None,
     init: str = "half",
     backend: str | None = None,

@@ -62,7 +62,7 @@ class Recipe:
     weights: str | None = _field(
         None, "weights to start from: a file of this package, torchvision or timm, or hf-hub:OWNER/NAME"
     )
-    init: str = _field("half", "how attention starts: half, near 1/2 everywhere, or as in the paper", INITS)
+    init: str = _field("half", "how attention starts: half, sigmoid near 1/2, or paper, tanh about 0", tuple(INITS))
     keep_output: bool = _field(False, "start with GALA layers that leave the outputs of --weights as they are")
     image_size: int | None = _field(
         None, "pixels (default: as weights or the network's library say, else 32 for digits, 224 for others)"
