@@ -29,6 +29,7 @@ from .images import load
 from .networks import gala
 from .settings import SIZES, Cell, Settings
 
+SHOWN = tuple(map(gala, ("paper", "half", "near half", "sigmoid, near half")))
 SEEDS = range(3)
 MOVEMENTS = {
     "mean": "mean of A",
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = SIZES[results["size"]]
     data = next(iter(settings.data))
     chosen = [Cell(**each, level=0.0, seed=0) for each in results["choices"] if each["data"] == data]
-    cells = [cell for cell in chosen if cell.network.startswith(gala(""))]
+    cells = [cell for cell in chosen if cell.network in SHOWN]
     torch.set_num_threads(1)
     draw_start([Cell(data, "ResNet", 0.1, True, 0.0, 0), *cells], settings, folder / "start.png")
     draw_movement(cells, settings, folder / "movement.png")

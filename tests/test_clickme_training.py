@@ -72,13 +72,14 @@ def data(recipe=RECIPE, maps=True, rank=0, world=1, sets=(TRAIN, TEST)):
 
 
 def network(make=gala_resnet18):
+    """With the paper's start, whose attention moves from the first step on: there are few."""
     torch.manual_seed(0)
-    return make(CLASSES, stem="small", width=4)
+    return make(CLASSES, stem="small", width=4, **({"init": "paper"} if make is gala_resnet18 else {}))
 
 
 def converted():
     """A network that does not return maps itself."""
-    return nn.Sequential(convert(resnet18(CLASSES, stem="small", width=4)))
+    return nn.Sequential(convert(resnet18(CLASSES, stem="small", width=4), init="paper"))
 
 
 def trained(output, recipe=RECIPE, model=None, maps=True, console=None, sets=(TRAIN, TEST), **options):
@@ -214,7 +215,7 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.attention, self.fc = nn.Conv2d(3, 8, 3, 2), GALA(8), nn.Linear(8, CLASSES)
+        self.conv, self.attention, self.fc = nn.Conv2d(3, 8, 3, 2), GALA(8, init="paper"), nn.Linear(8, CLASSES)
 
     def forward(self, x, return_maps=False):
         x, attn_map = self.attention(self.conv(x), return_map=True)
@@ -235,7 +236,7 @@ def test_compiled_step_has_the_same_loss():
 def unaware():
     """`Small`, but it does not return maps itself either."""
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), GALA(8), *pool, nn.Linear(8, CLASSES))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), GALA(8, init="paper"), *pool, nn.Linear(8, CLASSES))
 
 
 SHARED = {

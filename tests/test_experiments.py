@@ -96,9 +96,9 @@ def test_smoke_run_and_its_continuation(tmp_path, capsys):
     first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert "minus ResNet's" in first.stdout
     record = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(record["trials"]) == 5 * 2 + 4  # networks at 2 learning rates; those with attention without its decay
+    assert len(record["trials"]) == 6 * 2 + 5  # networks at 2 learning rates; those with attention without its decay
     assert not any("test" in trial for trial in record["trials"])
-    assert len(record["cells"]) == 2 * 5 * 2 + 2  # data sets, networks, seeds; a start that is taught, seeds
+    assert len(record["cells"]) == 2 * 6 * 2 + 2  # data sets, networks, seeds; a start that is taught, seeds
     choices = {(each["data"], each["network"]): (each["lr"], each["decay"]) for each in record["choices"]}
     for cell in record["cells"]:
         assert (cell["lr"], cell["decay"]) == choices["scenes", cell["network"]]
@@ -177,7 +177,7 @@ def test_the_networks_start_as_their_names_say(network):
 def test_the_default_start_is_that_of_the_study():
     states = []
     for make in (
-        lambda: build(gala("near half"), 18, 5, 3, 8, ("layer2",)),
+        lambda: build(gala("sigmoid, near half"), 18, 5, 3, 8, ("layer2",)),
         partial(gala_resnet18, 5, "layer2", width=8),
     ):
         torch.manual_seed(0)

@@ -80,7 +80,7 @@ def test_a_short_training_learns_and_writes(tmp_path):
 
 
 def test_image_folder(folder, tmp_path):
-    recipe = Recipe(epochs=4, batch_size=6)
+    recipe = Recipe(epochs=6, batch_size=6, lr=0.05)
     log, _ = train(tmp_path / "run", recipe, load(str(folder), 6, seed=0, size=16))
     assert (log[-1].train_accuracy, log[-1].skipped) == (1, 0)
 
