@@ -134,7 +134,7 @@ def test_gradients_of_the_map_loss(mode):
 def test_gradients_reach_the_attention_layer(backend, mode):
     """The gradient through the fused map is that through an attention that is written out."""
     torch.manual_seed(0)
-    layer, loss = GALA(8, backend=backend, dtype=torch.float64), GalaMapLoss(mode, weight=6.0, channels=8)
+    layer, loss = GALA(8, init="paper", backend=backend, dtype=torch.float64), GalaMapLoss(mode, weight=6.0, channels=8)
     x, heatmap = torch.randn(2, 8, 5, 6, dtype=torch.float64), torch.rand(2, 1, 20, 24, dtype=torch.float64)
     has_map = torch.ones(2, dtype=torch.bool)
     _, attn_map = layer(x, return_map=True)
