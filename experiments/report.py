@@ -23,7 +23,7 @@ from .scenes import CLASSES, SceneImages
 from .settings import Cell, Settings
 
 Results = list[dict[str, Any]]
-BASELINES = ("ResNet", "SE-ResNet")  # that the others are compared with
+YARDSTICKS = ("ResNet", "SE-ResNet")  # that the others are compared with
 EXAMPLES = 6
 COLOURS = ("#b33c5c", "#3c78b3")
 
@@ -48,7 +48,7 @@ def summary(cells: Results) -> list[dict[str, Any]]:
                 entry[maps] = _spread(100 * cell["test"][maps]["ratio"] for cell in own)
                 entry[maps]["largest_p"] = max(cell["test"][maps]["p"] for cell in own)
         entry["against"] = {
-            baseline: _paired(own, select(cells, data, baseline, 0.0)) for baseline in BASELINES if baseline != network
+            baseline: _paired(own, select(cells, data, baseline, 0.0)) for baseline in YARDSTICKS if baseline != network
         }
         found.append(entry)
     return found
@@ -67,13 +67,13 @@ def show(entries: list[dict[str, Any]], console: Console) -> None:
         seeds, maps = own[0]["seeds"], "saliency" in own[0]
         table = Table(title=f"{data}: test error and maps, mean ± standard deviation of {seeds} seeds, in percent")
         table.add_column("network")
-        for name in ("lr", "decay", "λ", "error", *(f"minus {name}'s" for name in BASELINES),
+        for name in ("lr", "decay", "λ", "error", *(f"minus {name}'s" for name in YARDSTICKS),
                      *(("of the background", "attention", "input gradient") if maps else ())):  # fmt: skip
             table.add_column(name, justify="right")
         for entry in own:
             table.add_row(
                 entry["network"], f"{entry['lr']:g}", "yes" if entry["decay"] else "no", f"{entry['level']:g}",
-                _text(entry["error"]), *(_interval(entry["against"].get(name)) for name in BASELINES),
+                _text(entry["error"]), *(_interval(entry["against"].get(name)) for name in YARDSTICKS),
                 *((_text(entry.get(name)) for name in ("deceived", "attention", "saliency")) if maps else ()),
             )  # fmt: skip
         console.print(table)

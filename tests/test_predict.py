@@ -11,14 +11,13 @@ import torchvision
 from imagesets import VAL, write_folder
 from sklearn.datasets import load_sample_images
 
-from gala_cuda import cli
 from gala_cuda.cli.main import main
 from gala_cuda.data.augmentation import centre_crop
 from gala_cuda.data.picture_decoding import decode_picture
 from gala_cuda.networks import libraries
 from gala_cuda.networks.classes import placeholder_names
 from gala_cuda.networks.network import Network
-from gala_cuda.prediction.tables import WRITERS
+from gala_cuda.prediction import SUFFIXES
 from gala_cuda.training.checkpoint import as_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,7 +74,7 @@ def read(path):
 @pytest.mark.parametrize("maps", [False, True], ids=["answers", "maps"])
 def test_all_formats_say_what_the_network_says(weights, pictures, tmp_path, capsys, maps):
     tables = {}
-    for suffix in WRITERS:
+    for suffix in SUFFIXES:
         path = tmp_path / "new" / f"table{suffix}"
         command = ["predict", str(weights / "gala_resnet18.safetensors"), str(pictures), "--output", str(path)]
         options = ["--top", "2", "--batch-size", "3", "--workers", "0", *(["--maps"] if maps else [])]
@@ -160,7 +159,7 @@ def test_names_that_are_no_text(weights, pictures, tmp_path):
     content = (pictures / "china" / "000.png").read_bytes()
     (folder / b'\xff,"x".png'.decode("utf-8", "surrogateescape")).write_bytes(content)
     found = []
-    for suffix in WRITERS:
+    for suffix in SUFFIXES:
         output = tmp_path / f"t{suffix}"
         command = ["predict", str(weights / "resnet18.safetensors"), str(folder), "--workers", "0"]
         assert main([*command, "--output", str(output)]) == 0
@@ -189,7 +188,3 @@ def test_weights_of_a_library(tmp_path):
     command = ["predict", str(tmp_path / "w.pth"), str(tmp_path / "china.png"), "--model", "torchvision/resnet18"]
     assert main([*command, "--output", str(tmp_path / "t.csv")]) == 0
     assert read(tmp_path / "t.csv")[0]["labels"][0] in libraries.imagenet_names()
-
-
-def test_the_formats_are_those_of_the_flag():
-    assert tuple(WRITERS) == cli.predict.SUFFIXES

@@ -18,18 +18,9 @@ from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
 HELP = "Test weights: accuracy, confusion, image/s."
 FIELDS = (
-    "data",
-    "val_share",
-    "seed",
-    "clickme",
-    "model",
-    "layers",
-    "keep_output",
-    "image_size",
-    "batch_size",
-    "precision",
+    "data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size", "batch_size", "precision",
     "workers",
-)
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

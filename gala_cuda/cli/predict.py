@@ -12,6 +12,7 @@ import torch
 
 from ..errors import GalaError
 from ..models.with_maps import gala_layers
+from ..prediction import SUFFIXES
 from ..training.recipe import resolve
 from .arguments import add_weights_file, count, device, device_of
 from .extras import extra
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..prediction.predict import Prediction
 
 HELP = "Write labels and probabilities of pictures to CSV, JSON lines or Parquet."
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

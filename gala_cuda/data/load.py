@@ -1,5 +1,6 @@
 """Loads the images to train and test on, from whichever kind of source, as batches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,27 +65,17 @@ def load(
     notes, held_out = list[str](), tuple[str, ...]()
     train: ImageDataset
     test: ImageDataset
-    if map_mode is None:
-        source = explicit_source(source)
-    shards = (
-        map_mode is None and not source.startswith(PREFIX) and (is_address(source) or is_shard_folder(Path(source)))
-    )
-    if val_share is not None and (map_mode is not None or source.startswith(PREFIX) or shards):
-        raise ValueError(f"val_share is {val_share}, and {source} is no folder of pictures; expected none")
     if map_mode is not None:
+        _refuse_val_share(val_share, source)
         train, test, classes = open_clickme_folder(Path(source), size or 224, augment, map_mode, preprocessing)
-    elif source.startswith(PREFIX):
+    elif (source := explicit_source(source)).startswith(PREFIX):
+        _refuse_val_share(val_share, source)
         train, test, classes = open_builtin(source, size)
         workers = 0  # there is nothing to do
     else:
-        train_files: PictureFiles
-        test_files: PictureFiles
-        if shards:
-            train_files, test_files, classes = open_shards(source)
-        else:
-            train_files, test_files, classes = open_picture_folder(Path(source), notes.append, val_share, seed)
-            if val_share is not None:
-                held_out = tuple(test_files.name(index) for index in range(len(test_files.labels)))
+        train_files, test_files, classes = _open_files(source, notes.append, val_share, seed)
+        if val_share is not None:
+            held_out = tuple(test_files.name(index) for index in range(len(test_files.labels)))
         side = size or 224
         train = PictureDataset(train_files, augmentation(augment, side, preprocessing), side)
         test = PictureDataset(test_files, centre_crop(side, preprocessing), side)
@@ -94,3 +85,17 @@ def load(
 
     channels, _, side = train.shape
     return Data(batches(train, True), batches(test, False), classes, channels, side, tuple(notes), held_out)
+
+
+def _open_files(
+    source: str, tell: Callable[[str], object], val_share: float | None, seed: int
+) -> tuple[PictureFiles, PictureFiles, tuple[str, ...]]:
+    if is_address(source) or is_shard_folder(Path(source)):
+        _refuse_val_share(val_share, source)
+        return open_shards(source)
+    return open_picture_folder(Path(source), tell, val_share, seed)
+
+
+def _refuse_val_share(val_share: float | None, source: str) -> None:
+    if val_share is not None:
+        raise ValueError(f"val_share is {val_share}, and {source} is no folder of pictures; expected none")

@@ -79,13 +79,17 @@ def convert(
         raise ValueError(f"where names blocks that cannot be converted: {'; '.join(refused)}")
     layers = {name: _gala_for(modules[name], reduction, squash, init, keep_output) for name in chosen}
     for name, layer in layers.items():
-        block = modules[name]
-        if init == "half" and not _why_not_double(norm := last_layers(block)[1]):
-            double(norm)
-        block.__class__ = forms[name][type(block)]
-        block.attention = layer
+        _put(layer, modules[name], forms[name])
     replace_narrow_convs(model)
     return model
+
+
+def _put(layer: GALA, block: nn.Module, forms: Forms) -> None:
+    _, norm = last_layers(block)
+    if layer.init == "half" and not _why_not_double(norm):
+        double(norm)
+    block.__class__ = forms[type(block)]
+    block.attention = layer
 
 
 def _describe_blocks(modules: Mapping[str, nn.Module]) -> str:

@@ -10,7 +10,7 @@ from . import libraries, weights_file
 from .classes import match_classes, placeholder_names
 from .errors import NetworkError, WeightsError
 from .network import Network, default_preprocessing
-from .state_dict import load_weights
+from .state_dict import holds_gala, load_weights
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], Network | None]:
@@ -58,8 +58,9 @@ def initial_model(network: Network, path: str | None) -> nn.Module:
 
 def _refuse_other_biases(network: Network, weights: Mapping[str, Tensor], path: str) -> None:
     """Raises NetworkError where ``weights`` hold GALA with biases and ``network`` has it without, or the reverse."""
-    holds_gala = any(name.endswith(".attention.w_expand") for name in weights)
-    if network.gala_layers and not network.keep_output and holds_gala and _init_of(weights) != network.init:
+    if not network.gala_layers or network.keep_output or not holds_gala(weights):
+        return
+    if _init_of(weights) != network.init:
         has, expected = ("none", "paper") if network.init == "half" else ("some", "half")
         raise NetworkError(
             "init", f"init is {network.init!r}, but the biases differ: GALA in {path} has {has}; expected {expected!r}"
@@ -87,17 +88,9 @@ def infer_network(
         raise NetworkError("model", f"{path} does not name its network; expected --model NAME")
     size, preprocessing = default_preprocessing(model, image_size, path.name)
     guess = Network(
-        model,
-        layers,
-        64,
-        keep_output,
-        "imagenet",
-        placeholder_names(2),
-        3,
-        size or 224,
-        preprocessing,
-        _init_of(weights),
-    )
+        model, layers, 64, keep_output, "imagenet", placeholder_names(2), 3, size or 224, preprocessing,
+        init=_init_of(weights),
+    )  # fmt: skip
     weights = guess.own_weights(weights, guess.state_dict_without_gala())
     counts = {len(weights[name]) for name in guess.head_names() if name in weights and weights[name].dim()}
     if len(counts) != 1:

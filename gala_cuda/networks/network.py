@@ -16,7 +16,7 @@ from ..models.resnet import MODELS
 from . import libraries
 from .classes import placeholder_names
 from .errors import NetworkError, WeightsError
-from .state_dict import load_weights, strip_prefix
+from .state_dict import holds_gala, load_weights, strip_prefix
 
 LAYERS = ("layer3",)  # the paper's
 KEY = "gala_cuda"  # of the description in the metadata of a safetensors file
@@ -85,9 +85,9 @@ class Network:
             NetworkError: an argument is out of range.
             WeightsError: the weights are of another network.
         """
-        has_gala = weights is None or any(name.endswith(".attention.w_expand") for name in weights)
+        without_gala = self.model.startswith("gala_") and weights is not None and not holds_gala(weights)
         # Whether GALA is put into a network that is built, and gets its weights, without it.
-        converts = self.keep_output or "/" in self.model or (self.model.startswith("gala_") and not has_gala)
+        converts = self.keep_output or "/" in self.model or without_gala
         model = self._build_without_gala() if converts else self._build_own(self.model, self.layers)
         if weights is not None:
             load_weights(model, self.own_weights(weights, model.state_dict()), self.head_names())

@@ -13,6 +13,11 @@ MAX_NAMED = 3  # problems that a message names
 _AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa)([._]|$)")
 
 
+def holds_gala(weights: Collection[str]) -> bool:
+    """Whether there is GALA among the weights of these names."""
+    return any(name.endswith(".attention.w_expand") for name in weights)
+
+
 def strip_prefix(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """Of the ``weights`` of a whole training those of the network whose weights have ``names``, by these names.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GalaError
+from . import SUFFIXES
 from .predict import Prediction
 
 GROUP = 1024  # rows of a row group of Parquet
@@ -22,7 +23,7 @@ class TableError(GalaError, RuntimeError):
 def write(predictions: Iterable[Prediction], path: Path, top: int, maps: bool) -> None:
     """Writes `predictions` of `top` classes each to `path`, which is there in the end, whole, or as it was before.
 
-    Its suffix is a key of WRITERS. A row has `image`, `labels` and `probabilities` (lists; in CSV `label`,
+    Its suffix is one of SUFFIXES. A row has `image`, `labels` and `probabilities` (lists; in CSV `label`,
     `probability`, `label_2`, `probability_2` and so on), with `maps` also `attention` [H][W] (in CSV as JSON), and
     `error`, which is empty where the picture was read. Bytes of names that are no UTF-8 are written as escapes.
 
@@ -84,4 +85,4 @@ def _row(prediction: Prediction, maps: bool) -> dict[str, Any]:
     return row | {"error": prediction.error}
 
 
-WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+WRITERS = dict(zip(SUFFIXES, (_write_csv, _write_jsonl, _write_parquet), strict=True))
