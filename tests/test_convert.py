@@ -78,6 +78,7 @@ def test_keep_output_in_lower_precision(dtype):
 @pytest.mark.parametrize(("name", "squash"), [("torchvision-basic", "tanh"), ("timm-basic", None)])
 def test_keep_output_trains_afterwards(name, squash):
     model = convert(network(name), squash=squash, keep_output=True).train()
+    assert model.layer3[0].attention.squash == "tanh"
     layers = blocks_with_gala(model)
     x, target = images(8, 16), torch.arange(8) % 5
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)

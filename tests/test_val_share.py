@@ -24,6 +24,15 @@ def names(pictures):
     return [pictures.name(index) for index in range(len(pictures.labels))]
 
 
+def test_a_share_that_comes_out_even_is_exact(tmp_path):
+    """In floating point 0.1 times 30 is more than 3."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            (tmp_path / name / f"{number}.png").write_bytes(b"")
+    assert hold_out(PictureFolder(tmp_path), 0.1, seed=0).sum() == 6
+
+
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5])
 def test_a_share_of_each_class_is_held_out(folder, share):
     pictures = PictureFolder(folder)

@@ -123,7 +123,7 @@ def hold_out(pictures: PictureFolder, share: float, seed: int) -> Tensor:
     held_out = torch.zeros(len(pictures.labels), dtype=torch.bool)
     for label, name in enumerate(pictures.classes):
         own = (pictures.labels == label).nonzero()[:, 0].tolist()
-        count = math.ceil(share * len(own))
+        count = math.ceil(round(share * len(own), 6))  # 0.1 * 30 is a little more than 3
         if count == len(own):
             raise ValueError(
                 f"class {name} has {len(own)} pictures, and val_share {share} of them are all; expected more"

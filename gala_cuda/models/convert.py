@@ -48,7 +48,8 @@ def convert(
         where: names of blocks, or of modules with blocks inside, such as "layer3" or "layer3.0".
         reduction, squash, init: as for ``gala_cuda.GALA``; "half" has sigmoid and biases, "paper" tanh and none.
         keep_output: start with an attention of exactly 1/2, so that the network's outputs are at first what they were,
-            up to rounding; for pretrained weights. ``init`` has to be "half", the last weights of which are then 0; all
+            up to rounding; for pretrained weights. Unless ``squash`` says otherwise it is the paper's tanh. ``init``
+            has to be "half", the last weights of which are then 0; all
             parameters train from the second step on.
 
     Returns:
@@ -166,6 +167,7 @@ def _why_not_double(norm: nn.Module) -> str | None:
 def _gala_for(block: nn.Module, reduction: int, squash: str | None, init: str, keep_output: bool) -> GALA:
     conv, _ = last_layers(block)
     weight = conv.weight
+    squash = "tanh" if keep_output and squash is None else squash
     layer = GALA(conv.out_channels, reduction, squash, init=init, device=weight.device, dtype=weight.dtype)
     if keep_output:
         for last in (layer.w_expand, layer.v_collapse):

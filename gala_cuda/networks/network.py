@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .. import models
 from ..data.preprocessing import IMAGENET, Preprocessing
-from ..layer import INITS
 from ..models.resnet import MODELS
 from . import libraries
 from .classes import placeholder_names
@@ -35,8 +34,8 @@ class Network:
         classes: their names.
         channels, size: of the images; the size in pixels.
         preprocessing: of pictures.
-        init: how GALA starts, and so its squash, and whether it has biases, as it has with ``keep_output`` too. Files
-            that do not say are older, and have "paper".
+        init: how GALA starts where not by ``keep_output``, and so its squash, and whether it has biases. Files that do
+            not say are older, and have "paper".
     """
 
     model: str
@@ -93,8 +92,8 @@ class Network:
             load_weights(model, self.own_weights(weights, model.state_dict()), self.head_names())
         if converts and self.gala_layers:
             try:
-                init, squash = "half" if self.keep_output else self.init, INITS[self.init]
-                models.convert(model, self.gala_layers, squash=squash, init=init, keep_output=self.keep_output)
+                init = "half" if self.keep_output else self.init
+                models.convert(model, self.gala_layers, init=init, keep_output=self.keep_output)
             except ValueError as error:
                 raise NetworkError("layers", str(error)) from error
         elif self.keep_output:

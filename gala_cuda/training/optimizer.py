@@ -26,13 +26,14 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         for parameter in layer.parameters()
     }
     depths = layer_depths(name for name, _ in model.named_parameters())
+    last = max(depths.values())
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decays = (recipe.decay_vectors or parameter.dim() > 1) and (
             recipe.decay_attention or parameter not in attention
         )
-        key = recipe.weight_decay if decays else 0.0, recipe.layer_decay ** (max(depths.values()) - depths[name])
+        key = recipe.weight_decay if decays else 0.0, recipe.layer_decay ** (last - depths[name])
         groups.setdefault(key, []).append(parameter)
     options = [
         {"params": parameters, "weight_decay": decay, LR_SCALE: scale}

@@ -90,17 +90,9 @@ def network_of(
     stem = "small" if size < SMALL_IMAGE else "imagenet"
     width = recipe.width or (16 if recipe.source == DIGITS else 64)
     return Network(
-        recipe.model,
-        recipe.layers,
-        width,
-        recipe.keep_output,
-        stem,
-        classes,
-        channels,
-        size,
-        preprocessing,
-        recipe.init,
-    )
+        recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, preprocessing,
+        init=recipe.init,
+    )  # fmt: skip
 
 
 def class_numbers(recipe: Recipe, data: Data, network: Network, say: Say) -> list[int]:
