@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 
 from gala_cuda.diagnostics import describe, doctor
-from gala_cuda.training.recipe import git_state
+from gala_cuda.training.recipe_file import git_state
 
 from . import cells, choose, report
 from .networks import gala

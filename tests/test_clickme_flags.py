@@ -15,7 +15,7 @@ from gala_cuda.data.load import load
 from gala_cuda.models.attention_maps import attention_maps, input_gradient
 from gala_cuda.networks.loading import read_weights, rebuild
 from gala_cuda.networks.network import Network
-from gala_cuda.training.recipe import resolve
+from gala_cuda.training.recipe_file import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

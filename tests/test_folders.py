@@ -20,7 +20,8 @@ from gala_cuda.data.folders import files_below, splits_named
 from gala_cuda.data.human_maps.split_reader import open_split, open_splits
 from gala_cuda.data.load import load
 from gala_cuda.data.picture_folder import PictureFolder
-from gala_cuda.training.recipe import Recipe, as_yaml, resolve
+from gala_cuda.training.recipe import Recipe
+from gala_cuda.training.recipe_file import as_yaml, resolve
 
 TWIN = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(200)  # as macOS leaves it beside every file
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".ipynb_checkpoints/0.png", "__MACOSX/0.png")

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from gala_cuda.cli.flags_from_recipe import add_recipe_flags, given_flags
-from gala_cuda.training.recipe import PRESETS, Recipe, RecipeError, as_yaml, resolve
+from gala_cuda.training.recipe import Recipe, RecipeError
+from gala_cuda.training.recipe_file import PRESETS, as_yaml, resolve
 from gala_cuda.training.schedule import learning_rate
 
 

@@ -21,7 +21,8 @@ from gala_cuda.training.loop import DivergenceError, fit
 from gala_cuda.training.meters import training_flops
 from gala_cuda.training.mixing import build_mixing
 from gala_cuda.training.optimizer import build_optimizer
-from gala_cuda.training.recipe import Recipe, resolve
+from gala_cuda.training.recipe import Recipe
+from gala_cuda.training.recipe_file import resolve
 from gala_cuda.training.run import Run
 from gala_cuda.training.schedule import learning_rate
 

@@ -11,7 +11,8 @@ import torch
 from ..clickme.score import CEILING, PAIRS, MapScore, MapScoreMeter
 from ..errors import SettingError
 from ..models.with_maps import gala_layers
-from ..training.recipe import Recipe, resolve
+from ..training.recipe import Recipe
+from ..training.recipe_file import resolve
 from .arguments import add_weights_file, device, device_of, positive
 from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..training.export import FORMATS
-from ..training.recipe import resolve
+from ..training.recipe_file import resolve
 from .arguments import add_weights_file
 from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags

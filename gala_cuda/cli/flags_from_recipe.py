@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import SettingError
-from ..training.recipe import Recipe, stated
+from ..training.recipe import Recipe
+from ..training.recipe_file import stated
 
 # What weights know of themselves.
 _OF_WEIGHTS = ("data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size")

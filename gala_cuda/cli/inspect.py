@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..training.recipe import resolve
+from ..training.recipe_file import resolve
 from .arguments import add_weights_file, count, device, device_of
 from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags

@@ -13,7 +13,7 @@ import torch
 from ..errors import GalaError
 from ..models.with_maps import gala_layers
 from ..prediction import SUFFIXES
-from ..training.recipe import resolve
+from ..training.recipe_file import resolve
 from .arguments import add_weights_file, count, device, device_of
 from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..training.recipe import PRESETS, resolve
+from ..training.recipe_file import PRESETS, resolve
 from .arguments import count, device, device_of
 from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags

@@ -19,7 +19,8 @@ from .epoch import Epoch, best_epoch
 from .evaluate import evaluate
 from .meters import Forecast, Means, Meter, Waiting, peak_flops, peak_memory
 from .progress import bar_text, duration, epoch_bar, epoch_line, print_summary
-from .recipe import Recipe, recorded
+from .recipe import Recipe
+from .recipe_file import recorded
 from .run import Run, RunFolder
 from .schedule import learning_rate
 from .step import Stepper

@@ -15,7 +15,8 @@ from ..data.load import Data
 from . import distributed
 from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
 from .epoch import Epoch
-from .recipe import Recipe, RecipeError, as_yaml, recorded
+from .recipe import Recipe, RecipeError
+from .recipe_file import as_yaml, recorded
 
 MAX_NAMED = 3  # classes in a message
 

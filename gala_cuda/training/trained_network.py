@@ -12,7 +12,8 @@ from ..networks import weights_file
 from ..networks.errors import NetworkError, WeightsError
 from ..networks.loading import infer_network, rebuild
 from ..networks.network import Network, default_preprocessing
-from .recipe import Recipe, RecipeError, resolve
+from .recipe import Recipe, RecipeError
+from .recipe_file import resolve
 from .trial import check
 
 _IN_FOLDERS = ("best.safetensors", "weights.safetensors")  # of a training; of a checkpoint
