@@ -67,3 +67,24 @@ def user_cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The address of a PostgreSQL server without a database's name; skips where none can be started."""
+    game_services = pytest.importorskip("game_services", reason="the game's extra postgres is not installed")
+    reason = game_services.why_no_postgres()
+    if reason:
+        pytest.skip(reason)
+    with game_services.postgres_server() as address:
+        yield address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """The address of a new database for the game, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'game.sqlite'}"
+    from game_services import new_database
+
+    return new_database(request.getfixturevalue("postgres"), "game")

@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gala_cuda"
-# From the bottom up. A module belongs to the first of these that its path starts with.
+# From the bottom up. A module belongs to the longest of these that its path starts with.
 LAYERS = (
     ("version", "errors", "text", "console", "native", "_C"),
     ("backends",),
@@ -18,6 +18,7 @@ LAYERS = (
     ("clickme",),
     ("networks",),
     ("training",),
+    ("clickme.game",),
     ("inspection", "prediction", "hub"),
     ("bench",),
     ("demo",),
@@ -30,7 +31,7 @@ OPTIONAL = {
 }  # fmt: skip
 # Our own modules that need what may be missing, by who imports them where they are used.
 NEEDING_EXTRAS = {
-    "cli": ("bench", "console", "data", "demo", "inspection", "prediction", "training"),
+    "cli": ("bench", "clickme", "console", "data", "demo", "inspection", "prediction", "training"),
     "models.convert": ("models.timm_blocks", "models.torchvision_blocks"),
     "backends.triton": ("backends.triton",),
     "bench.tune": ("bench.search",),
@@ -76,7 +77,8 @@ def imports(name, path, tree, known):
 
 
 def layer_of(name):
-    return next(number for number, starts in enumerate(LAYERS) if name.split(".")[0] in starts)
+    starts = [(len(start), number) for number, layer in enumerate(LAYERS) for start in layer if below(name, start)]
+    return max(starts)[1]
 
 
 def may_need(name, own):
