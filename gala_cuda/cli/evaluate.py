@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..clickme.score import CEILING, PAIRS, MapScore, MapScoreMeter
+from ..data.choices import VIEWS
 from ..errors import SettingError
 from ..models.with_maps import gala_layers
 from ..training.recipe import Recipe
@@ -19,8 +20,8 @@ from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
 HELP = "Test weights: accuracy, confusion, image/s."
 FIELDS = (
-    "data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size", "batch_size", "precision",
-    "workers",
+    "data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size", "mean", "std",
+    "interpolation", "batch_size", "precision", "workers",
 )  # fmt: skip
 
 
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--json", action="store_true", help="as JSON")
     add("--device", type=device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    add("--tta", choices=VIEWS, help="test-time augmentation: average over the image and its mirror image, five crops "
+        "of the scaled picture, or these and their mirror images")  # fmt: skip
     add("--maps", action="store_true", help="compare attention maps, or input gradients of networks without attention, "
         "with the human maps of --clickme: the columns of the paper's table")  # fmt: skip
     add("--saliency", action="store_true", help="with --maps: compare input gradients in any case")
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             say(f"tested on {recipe.source}, as {beside} says")
         elif recipe.clickme is None and recipe.data != given["data"]:
             say(f"tested on {recipe.data}")
-        data = load_images(recipe, recipe.batch_size, network.size, network.preprocessing, device, say)
+        data = load_images(recipe, recipe.batch_size, network.size, network.preprocessing, device, say, args.tta)
         numbers = class_numbers(recipe, data, network, say)
         model = model.to(device).to(memory_format=torch.channels_last)
         every = math.ceil(data.test.images / PAIRS)

@@ -11,7 +11,8 @@ from ..training.recipe import Recipe
 from ..training.recipe_file import stated
 
 # What weights know of themselves.
-_OF_WEIGHTS = ("data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size")
+_OF_WEIGHTS = ("data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size", "mean", "std",
+              "interpolation")  # fmt: skip
 
 
 def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:

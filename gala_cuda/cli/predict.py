@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..prediction.predict import Prediction
 
 HELP = "Write labels and probabilities of pictures to CSV, JSON lines or Parquet."
+FIELDS = (
+    "model", "layers", "keep_output", "image_size", "mean", "std", "interpolation", "batch_size", "precision", "workers"
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--maps", action="store_true", help="also the attention, the mean over layers of its norm over channels")
     add("--split", default="val", metavar="NAME", help="split of ClickMe's folders (default: %(default)s)")
     add("--device", type=device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    add_recipe_flags(parser, ("model", "layers", "keep_output", "image_size", "batch_size", "precision", "workers"))
+    add_recipe_flags(parser, FIELDS)
 
 
 def table(text: str) -> Path:

@@ -46,6 +46,9 @@ class Batches:
     batch is left out, unless that is all there is. To test, the order is that of the files and every image comes once:
     the last batch may be smaller, and with fewer images left than ranks it is empty on some.
 
+    With ``repeats`` above 1, an epoch is as long but has fewer images, each so many times, one copy after the other,
+    and each copy augmented in its own way (Hoffer et al., 2020); the ranks get different copies.
+
     In training, the next readable image of the epoch takes the place of an unreadable one; in a test it is left out.
 
     Attributes:
@@ -63,6 +66,7 @@ class Batches:
         workers: int = 0,
         *,
         train: bool,
+        repeats: int = 1,
         rank: int = 0,
         world: int = 1,
         pin_memory: bool = False,
@@ -81,7 +85,7 @@ class Batches:
         self._count = count // global_size if train else -(-count // global_size)
         self.images = self._count * global_size if train else count
         self.total = count
-        self._reader = _BatchReader(dataset, global_size, seed, train, rank, world)
+        self._reader = _BatchReader(dataset, global_size, seed, train, repeats, rank, world)
         self._seen, self._skipped = 0, dict[str, str]()
         self._requests = _Requests()
         self._loader: DataLoader = DataLoader(
@@ -161,6 +165,7 @@ class _BatchReader(Dataset):
     global_size: int  # images of a batch of all ranks
     seed: int
     train: bool
+    repeats: int
     rank: int
     world: int
 
@@ -174,19 +179,27 @@ class _BatchReader(Dataset):
             return error
 
     def _batch(self, epoch: int, batch: int) -> tuple[Batch, bool, dict[str, str]]:
-        order = shuffled_order(len(self), self.seed, epoch) if self.train else torch.arange(len(self))
+        order = self._order(epoch)
         end = min((batch + 1) * self.global_size, len(self))
         positions = range(batch * self.global_size, end)[self.rank :: self.world]
         samples, indices, failed = list[Tensor | ClickMeSample](), [], dict[int, str]()
         self.images.prepare([int(order[position]) for position in positions])
         for position in positions:
-            seed = derive_seed(self.seed, epoch, int(order[position]))
+            copy = position % self.repeats
+            seed = derive_seed(self.seed, epoch, int(order[position]), *([copy] if copy else []))
             for index, sample in self._first_readable(order, position, seed, failed):
                 samples.append(sample)
                 indices.append(index)
         unreadable = {self.images.name(index): reason for index, reason in failed.items()}
         gave_up = self.train and len(samples) < len(positions)
         return _stack(samples, self.images.labels[indices], self.images.shape), gave_up, unreadable
+
+    def _order(self, epoch: int) -> Tensor:
+        """The numbers of the images of an epoch, in their order: [n] int64."""
+        if not self.train:
+            return torch.arange(len(self))
+        order = shuffled_order(len(self), self.seed, epoch)
+        return order if self.repeats == 1 else order.repeat_interleave(self.repeats)[: len(self)]
 
     def _first_readable(
         self, order: Tensor, position: int, seed: int, failed: dict[int, str]

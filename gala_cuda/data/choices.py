@@ -1,10 +1,13 @@
-"""Names that users choose from: the built-in data sets and the augmentations."""
+"""Names that users choose from: the built-in data sets, augmentations, interpolations, views of test images."""
 
 from pathlib import Path
 
 PREFIX = "builtin:"
 DIGITS, SYNTHETIC = f"{PREFIX}digits", f"{PREFIX}synthetic"
 AUGMENTS = ("paper", "modern", "randaugment", "none")
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")  # torchvision's
+CHANNELS = (1, 3, 4)  # of pictures: grey, RGB, RGBA
+VIEWS = ("flip", "five-crops", "ten-crops")  # of a test image, over which a network's logits are averaged
 
 
 def explicit_source(source: str) -> str:

@@ -48,11 +48,11 @@ class PictureFiles(Protocol):
 
 
 class PictureDataset:
-    """Images [3, size, size] of picture files, decoded and transformed when they are read."""
+    """Images [channels, size, size] of picture files, decoded and transformed when they are read."""
 
-    def __init__(self, files: PictureFiles, transform: v2.Transform, size: int) -> None:
+    def __init__(self, files: PictureFiles, transform: v2.Transform, size: int, channels: int = 3) -> None:
         self.files, self.transform = files, transform
-        self.labels, self.shape = files.labels, (3, size, size)
+        self.labels, self.shape = files.labels, (channels, size, size)
 
     def name(self, index: int) -> str:
         return self.files.name(index)
@@ -65,7 +65,7 @@ class PictureDataset:
             data = self.files.load(index)
         except OSError as error:
             raise UnreadableError(str(error)) from error
-        picture = decode_picture(data)
+        picture = decode_picture(data, self.shape[0])
         with seeded(seed):
             return self.transform(picture)
 

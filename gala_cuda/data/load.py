@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .augmentation import augmentation, centre_crop
+from ..errors import SettingError
+from .augmentation import augmentation, centre_crop, several_views
 from .batches import Batches
 from .builtin import open_builtin
 from .choices import PREFIX, explicit_source
@@ -42,7 +43,11 @@ def load(
     rank: int = 0,
     world: int = 1,
     augment: str = "paper",
+    erasing: float | None = None,
+    repeats: int = 1,
     preprocessing: Preprocessing = IMAGENET,
+    test_size: int | None = None,
+    tta: str | None = None,
     map_mode: str | None = None,
     val_share: float | None = None,
     pin_memory: bool = False,
@@ -54,8 +59,11 @@ def load(
             "builtin:", unless there is a folder of that name; a folder of pictures; a folder of tar shards; or the
             http(s) address of shards with an index. With ``map_mode``, a folder of ClickMe files.
         size: of the images in pixels; 224 unless given, of digits 32.
-        augment: of pictures, see ``augmentation``. Built-in images are taken as they are.
-        preprocessing: how pictures are scaled, cropped and normalised.
+        augment, erasing: of pictures, see ``augmentation``. Built-in images are taken as they are.
+        repeats: how often an image comes in a batch, each time augmented in another way, to train on.
+        preprocessing: how pictures are scaled, cropped and normalised, and how many channels they have.
+        test_size: of the images to test on, where it is not ``size``.
+        tta: the views of each picture to test on, see ``several_views``: images are [n, views, channels, size, size].
         map_mode: how human maps are processed, see ``process_map``.
         val_share: of a folder of pictures without val, the share of each class that is held out; ``seed`` says which.
 
@@ -66,22 +74,33 @@ def load(
     train: ImageDataset
     test: ImageDataset
     if map_mode is not None:
-        _refuse_val_share(val_share, source)
-        train, test, classes = open_clickme_folder(Path(source), size or 224, augment, map_mode, preprocessing)
+        _refuse(source, "no folder of pictures", val_share=val_share, tta=tta)
+        train, test, classes = open_clickme_folder(
+            Path(source), size or 224, augment, map_mode, preprocessing, erasing, test_size
+        )
     elif (source := explicit_source(source)).startswith(PREFIX):
-        _refuse_val_share(val_share, source)
+        _refuse(source, "no folder of pictures", val_share=val_share, tta=tta, erasing=erasing,
+                repeats=repeats if repeats > 1 else None)  # fmt: skip
         train, test, classes = open_builtin(source, size)
+        if test_size is not None:
+            _, test, _ = open_builtin(source, test_size)
         workers = 0  # there is nothing to do
     else:
         train_files, test_files, classes = _open_files(source, notes.append, val_share, seed)
         if val_share is not None:
             held_out = tuple(test_files.name(index) for index in range(len(test_files.labels)))
         side = size or 224
-        train = PictureDataset(train_files, augmentation(augment, side, preprocessing), side)
-        test = PictureDataset(test_files, centre_crop(side, preprocessing), side)
+        crops = augmentation(augment, side, preprocessing, erasing)
+        train = PictureDataset(train_files, crops, side, preprocessing.channels)
+        side = test_size or side
+        centre = several_views(tta, side, preprocessing) if tta else centre_crop(side, preprocessing)
+        test = PictureDataset(test_files, centre, side, preprocessing.channels)
 
     def batches(dataset: ImageDataset, train: bool) -> Batches:
-        return Batches(dataset, batch_size, seed, workers, train=train, rank=rank, world=world, pin_memory=pin_memory)
+        return Batches(
+            dataset, batch_size, seed, workers, train=train, repeats=repeats if train else 1, rank=rank, world=world,
+            pin_memory=pin_memory,
+        )  # fmt: skip
 
     channels, _, side = train.shape
     return Data(batches(train, True), batches(test, False), classes, channels, side, tuple(notes), held_out)
@@ -91,11 +110,13 @@ def _open_files(
     source: str, tell: Callable[[str], object], val_share: float | None, seed: int
 ) -> tuple[PictureFiles, PictureFiles, tuple[str, ...]]:
     if is_address(source) or is_shard_folder(Path(source)):
-        _refuse_val_share(val_share, source)
+        _refuse(source, "no folder of pictures", val_share=val_share)
         return open_shards(source)
     return open_picture_folder(Path(source), tell, val_share, seed)
 
 
-def _refuse_val_share(val_share: float | None, source: str) -> None:
-    if val_share is not None:
-        raise ValueError(f"val_share is {val_share}, and {source} is no folder of pictures; expected none")
+def _refuse(source: str, what: str, **settings: object) -> None:
+    """Raises SettingError for a setting that is given, which ``source``, ``what`` it is, does not go with."""
+    for name, value in settings.items():
+        if value is not None:
+            raise SettingError((name,), f"{name} is {value}, and {source} is {what}; expected none")

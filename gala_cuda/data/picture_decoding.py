@@ -1,4 +1,4 @@
-"""Decodes picture files to RGB, and tells in one line why a file cannot be decoded."""
+"""Decodes picture files to grey, RGB or RGBA, and tells in one line why a file cannot be decoded."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import UnreadableError
 from .picture_files import FORMATS
-from .picture_modes import as_rgb, check_brightness, is_deep
+from .picture_modes import as_channels, check_brightness, is_deep
 
 MAX_PIXELS, MAX_SIDE = 89_478_485, 1_000_000  # of a picture: Pillow's own limit; each row costs Pillow a pointer too
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -23,8 +23,8 @@ _UPRIGHT = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its errors would be printed
 
 
-def decode_picture(data: bytes) -> Image.Image:
-    """The first frame of a picture file in RGB, as ``as_rgb`` converts it, turned upright as its EXIF data say.
+def decode_picture(data: bytes, channels: int = 3) -> Image.Image:
+    """The first frame of a picture file, as ``as_channels`` converts it, turned upright as its EXIF data say.
 
     Raises UnreadableError: it is no picture, damaged, too large, or its values cannot be shown in 8 bits.
     """
@@ -40,7 +40,7 @@ def decode_picture(data: bytes) -> Image.Image:
         opened.load()
         if deep:
             check_brightness(opened)
-        picture, turn = as_rgb(opened), _UPRIGHT.get(_orientation(opened))
+        picture, turn = as_channels(opened, channels), _UPRIGHT.get(_orientation(opened))
         return picture if turn is None else picture.transpose(turn)
 
 

@@ -1,4 +1,4 @@
-"""Converts pictures of any of Pillow's modes to RGB with their contrast kept, or refuses them."""
+"""Converts pictures of any of Pillow's modes to grey, RGB or RGBA with their contrast kept, or refuses them."""
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
@@ -7,6 +7,19 @@ from .errors import UnreadableError
 
 LARGEST = 65_535  # value of a grey picture of more than 8 bits
 DARK = 32  # of 255: a picture with all values below is as good as black
+
+
+def as_channels(picture: Image.Image, channels: int) -> Image.Image:
+    """A decoded picture in grey (1), which is the luma of colours, in RGB (3), or in RGBA (4).
+
+    In RGBA all four channels stay as they are, so that the fourth may be anything, such as infrared; where there is
+    none it is 255. Otherwise as ``as_rgb``, which says what is raised.
+    """
+    if channels != 4:
+        return as_rgb(picture) if channels == 3 else as_rgb(picture).convert("L")
+    if picture.mode.endswith(("A", "a")) or "transparency" in picture.info:
+        return picture.convert("RGBA")
+    return as_rgb(picture).convert("RGBA")
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:

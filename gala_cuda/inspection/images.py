@@ -142,4 +142,6 @@ class _ListedPictures:
 
 def _picture_dataset(paths: Sequence[str], network: Network) -> ImageDataset:
     transform = centre_crop(network.size, network.preprocessing)
-    return PictureDataset(_ListedPictures(paths, network.classes), transform, network.size)
+    return PictureDataset(
+        _ListedPictures(paths, network.classes), transform, network.size, network.preprocessing.channels
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..data.choices import CHANNELS
 from . import libraries, weights_file
 from .classes import match_classes, placeholder_names
 from .errors import NetworkError, WeightsError
@@ -97,14 +98,21 @@ def infer_network(
         raise WeightsError(f"{path} holds no last layer of {model}; expected the weights of {model}")
     guess = replace(guess, classes=placeholder_names(counts.pop()))
     if "/" in model:
-        return replace(guess, channels=libraries.input_channels(model, weights))
+        return _of_channels(guess, libraries.input_channels(model, weights))
     stem = weights.get("conv1.weight")
     if stem is None or stem.dim() != 4:
         raise WeightsError(f"{path} holds no first layer of {model}; expected the weights of {model}")
     width, channels, kernel, _ = stem.shape
-    if kernel == 3:
-        return replace(guess, width=width, channels=channels, stem="small", size=size or 32)
-    return replace(guess, width=width, channels=channels)
+    guess = _of_channels(replace(guess, width=width), channels)
+    return replace(guess, stem="small", size=size or 32) if kernel == 3 else guess
+
+
+def _of_channels(network: Network, channels: int) -> Network:
+    """The network for images of so many channels, to which its pictures are converted where they can be."""
+    preprocessing = network.preprocessing
+    if channels in CHANNELS:
+        preprocessing = preprocessing.of_channels(channels)
+    return replace(network, channels=channels, preprocessing=preprocessing)
 
 
 def _init_of(weights: Mapping[str, Tensor]) -> str:

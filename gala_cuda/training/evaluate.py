@@ -52,6 +52,7 @@ def evaluate(
 
     Args:
         model: on `device`, images to logits [n, K].
+        batches: of several views of each image the logits are averaged.
         map_meter: gets the network's maps of images that come with human ones, those of this process alone.
         class_numbers: the network's number of each class of `batches`; None where these are the same.
 
@@ -62,7 +63,8 @@ def evaluate(
     meter, confusion, began = Meter(device), None, time.perf_counter()
     with in_mode(model, training=False):
         for images, labels, *human in batches.epoch():
-            images, labels = to_device(images, labels, device)
+            views = images.shape[1] if images.dim() == 5 else 1
+            images, labels = to_device(images.flatten(0, 1) if views > 1 else images, labels, device)
             if number_of is not None:
                 labels = number_of[labels]
             with autocast(device, precision):
@@ -71,7 +73,7 @@ def evaluate(
                     map_meter.add(maps, *human)
                 else:
                     logits = model(images)
-            logits = logits.float()
+            logits = logits.float().unflatten(0, (-1, views)).mean(1)
             meter.add(F.cross_entropy(logits, labels), logits, labels)
             classes = logits.shape[1]
             if confusion is None:

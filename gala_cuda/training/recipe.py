@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..clickme.loss import WEIGHTS
-from ..data.choices import AUGMENTS, DIGITS, SYNTHETIC
+from ..data.choices import AUGMENTS, CHANNELS, DIGITS, INTERPOLATIONS, SYNTHETIC
 from ..errors import SettingError
 from ..layer import INITS
 
@@ -57,7 +57,22 @@ class Recipe:
     image_size: int | None = _field(
         None, "pixels (default: as weights or the network's library say, else 32 for digits, 224 for others)"
     )
+    test_size: int | None = _field(None, "pixels of the images to test on (default: image_size)")
+    channels: int | None = _field(
+        None, "of pictures: 1 is grey, 3 RGB, 4 RGBA, the fourth as it is (default: as weights or library say, else 3)"
+    )
+    interpolation: str | None = _field(
+        None, "how pictures are scaled (default: as weights or the network's library say)", INTERPOLATIONS
+    )
+    mean: tuple[float, ...] = _field(
+        (), "what is subtracted from channels of values in [0, 1] (default: as weights or the network's library say)"
+    )
+    std: tuple[float, ...] = _field((), "what they are then divided by (default: as weights or the library say)")
     augment: str = _field("paper", "augmentation of pictures", AUGMENTS)
+    erasing: float | None = _field(
+        None, "probability that a picture loses a rectangle (default: 0.1 with modern and randaugment, else 0)"
+    )
+    repeats: int = _field(1, "times that a picture comes in a batch, each time augmented in another way")
     epochs: int = _field(20, "passes through the training images")
     batch_size: int = _field(64, "images of one step, over all processes")
     accumulate: int = _field(1, "micro-batches that each process divides its images of a step into")
@@ -93,11 +108,15 @@ class Recipe:
         for each in fields(self):
             value = getattr(self, each.name)
             choices = each.metadata["choices"]
-            if choices and value not in choices:
+            if choices and value not in choices and not (value is None and each.default is None):
                 raise RecipeError(each.name, f"is {value!r}; expected one of {', '.join(choices)}")
-        for name in ("epochs", "batch_size", "accumulate", "width", "image_size"):
+        for name in ("epochs", "batch_size", "accumulate", "width", "image_size", "test_size", "repeats"):
             self._expect(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
         self._expect("workers", lambda value: isinstance(value, int) and value >= 0, "a whole number of at least 0")
+        self._expect("channels", lambda value: value in CHANNELS, "1, 3 or 4")
+        self._expect("mean", lambda values: all(0 <= value < math.inf for value in values), "numbers of at least 0")
+        self._expect("std", lambda values: all(0 < value < math.inf for value in values), "numbers above 0")
+        self._expect("erasing", lambda value: 0 <= value <= 1, "0 <= erasing <= 1")
         self._expect("val_share", lambda value: 0 < value < 1, "0 < val_share < 1")
         for name in ("lr", "lr_256", "clip"):
             self._expect(name, lambda value: 0 < value < math.inf, "more than 0")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,10 +13,11 @@ from ..data.preprocessing import IMAGENET, Preprocessing
 from ..errors import SettingError
 from ..networks.classes import match_classes
 from ..networks.loading import initial_model
-from ..networks.network import Network, default_preprocessing
+from ..networks.network import Network
 from . import distributed
+from .preparation import size_and_preprocessing
 from .recipe import Recipe, RecipeError
-from .trial import check_training
+from .trial import check, check_training
 
 SMALL_IMAGE = 64  # pixels; below, the stem keeps the resolution
 
@@ -25,7 +25,10 @@ Say = Callable[[str], object]  # shows a line to the user
 
 
 class Start(NamedTuple):
-    """A network before its first step, its description, the images, and the recipe with their size and its width."""
+    """A network before its first step, its description, the images, and the recipe with their size and its width.
+
+    The size of the description is that of the images to test on.
+    """
 
     model: nn.Module
     network: Network
@@ -43,9 +46,7 @@ def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
         raise RecipeError("keep_output", "is True, but weights is None; expected --weights FILE", ["weights"])
     if recipe.keep_output and recipe.init != "half":
         raise RecipeError("init", f"is {recipe.init!r}; expected 'half' with keep_output", ["keep_output"])
-    file = None if recipe.weights is None else Path(recipe.weights).name
-    size, preprocessing = default_preprocessing(recipe.model, recipe.image_size, file)
-    size = recipe.image_size if recipe.source == DIGITS else size
+    size, preprocessing = size_and_preprocessing(recipe)
     data = load_images(recipe, recipe.micro_batch_size(distributed.world().size), size, preprocessing, device, say)
     say(
         f"data: {recipe.source}: {data.train.total:,} images of {len(data.classes):,} classes to train on, "
@@ -56,13 +57,24 @@ def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
     torch.manual_seed(recipe.seed)
     model = initial_model(network, recipe.weights)
     check_training(model, network, recipe, data.train.images // len(data.train) // distributed.world().size)
+    if recipe.test_size:
+        network = replace(network, size=recipe.test_size)
+        check(model, network, "test_size")
     return Start(model, network, data, recipe)
 
 
 def load_images(
-    recipe: Recipe, batch_size: int, size: int | None, preprocessing: Preprocessing, device: torch.device, say: Say
+    recipe: Recipe,
+    batch_size: int,
+    size: int | None,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    say: Say,
+    tta: str | None = None,
 ) -> Data:
     """This process's share of the images of `recipe`, in batches: `size` pixels, after `preprocessing`.
+
+    `tta` is that of `gala_cuda.data.load.load`.
 
     Raises:
         SettingError: they cannot be had.
@@ -73,9 +85,12 @@ def load_images(
     try:
         data = load(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
-            augment=recipe.augment, preprocessing=preprocessing, map_mode=map_mode, val_share=recipe.val_share,
+            augment=recipe.augment, erasing=recipe.erasing, repeats=recipe.repeats, preprocessing=preprocessing,
+            test_size=recipe.test_size, tta=tta, map_mode=map_mode, val_share=recipe.val_share,
             pin_memory=device.type == "cuda",
         )  # fmt: skip
+    except SettingError:
+        raise
     except (FileNotFoundError, ValueError) as error:
         raise SettingError([recipe.source_field, "val_share"], str(error)) from error
     for note in data.notes:

@@ -12,6 +12,7 @@ from ..networks import weights_file
 from ..networks.errors import NetworkError, WeightsError
 from ..networks.loading import infer_network, rebuild
 from ..networks.network import Network, default_preprocessing
+from .preparation import prepared
 from .recipe import Recipe, RecipeError
 from .recipe_file import resolve
 from .trial import check
@@ -30,7 +31,8 @@ def open_network(
     """The network of the weights at `place`, a file or the folder of a training, tried on an empty image.
 
     Where the file names its network, the fields `fixed` of the recipe may only repeat it, if they are among those
-    that are `given`; the image size may differ. Where it does not, `recipe` says which network it is.
+    that are `given`; the images' size, mean, std and interpolation may differ. Where it does not, `recipe` says which
+    network it is.
 
     Raises:
         NetworkError: a field does not go with the weights.
@@ -59,7 +61,7 @@ def open_network(
                 "image_size", f"image_size is {size}, and {path} is for other images: {error}"
             ) from error
         raise
-    network = replace(network, size=size)
+    network = replace(network, size=size, preprocessing=prepared(recipe, network.preprocessing))
     check(model, network)
     return model, network
 

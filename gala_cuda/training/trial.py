@@ -12,10 +12,10 @@ from .recipe import Recipe, RecipeError
 _REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 
 
-def check(model: nn.Module, network: Network) -> None:
+def check(model: nn.Module, network: Network, name: str = "image_size") -> None:
     """`model`, on the CPU and the network that `network` describes, gives logits of an image in evaluation mode.
 
-    Its mode is restored.
+    Its mode is restored. `name` is the field that its images' size comes from.
 
     Raises:
         NetworkError: it does not, for images of that size or for any.
@@ -24,7 +24,7 @@ def check(model: nn.Module, network: Network) -> None:
         logits = _logits(model, network, 1, training=False)
     except _REFUSALS as error:
         raise NetworkError(
-            "image_size", f"{network.model} takes no images of {network.size} x {network.size} pixels: {_line(error)}"
+            name, f"{network.model} takes no images of {network.size} x {network.size} pixels: {_line(error)}"
         ) from error
     _expect_logits(logits, network, 1, "")
 

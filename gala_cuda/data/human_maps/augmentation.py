@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..augmentation import ERASE_PROBABILITY, check_augment
+from ..augmentation import check_augment, random_erasing
 from ..clickme_sample import ClickMeSample
 from ..preprocessing import IMAGENET, Preprocessing
 from .map_modes import check_map_mode, process_map, resize_map
@@ -33,28 +33,30 @@ class ClickMeTransform:
         return ClickMeSample(self.photometric(image), sample.label, heatmap, sample.has_map & (heatmap > 0).any())
 
 
-def augmentation(augment: str, size: int, map_mode: str, preprocessing: Preprocessing = IMAGENET) -> ClickMeTransform:
+def augmentation(
+    augment: str, size: int, map_mode: str, preprocessing: Preprocessing = IMAGENET, erasing: float | None = None
+) -> ClickMeTransform:
     """To train on: image [3, size, size] and map [1, size, size], augmented by the name ``augment``.
 
     "paper" is ClickMe's own: images of 256 pixels, a random square of 224 of them (8 to 7 for other sizes), a flip
     (paper's released code). "modern" and "randaugment" crop 8 to 100 % of the area, flip, then change the image by one
     or two of the operations on colours that TrivialAugment draws from, and erase; they neither rotate nor shear.
-    "none" crops the centre. ``map_mode`` is as for ``process_map``.
+    "none" crops the centre. ``erasing`` is the probability of erasing, where it is not what ``augment`` says, and
+    ``map_mode`` is as for ``process_map``.
 
     Raises ValueError where there is no such ``augment`` or ``map_mode``.
     """
     check_augment(augment)
     check_map_mode(map_mode)
-    if augment == "none":
-        return centre_crop(size, map_mode, preprocessing)
-    normalisation, flip = preprocessing.normalisation(), v2.RandomHorizontalFlip()
-    if augment == "paper":
-        crop = [preprocessing.resize(size), v2.RandomCrop(size, pad_if_needed=True)]
-        return ClickMeTransform(v2.Compose([*crop, flip]), v2.Compose(normalisation), map_mode)
+    last = [*preprocessing.normalisation(), *random_erasing(augment, erasing)]
+    flip = v2.RandomHorizontalFlip()
+    if augment in ("none", "paper"):
+        random = [v2.RandomCrop(size, pad_if_needed=True), flip] if augment == "paper" else [v2.CenterCrop(size)]
+        return ClickMeTransform(v2.Compose([preprocessing.resize(size), *random]), v2.Compose(last), map_mode)
     colours = [_random_colour_operation() for _ in range(1 if augment == "modern" else 2)]
     return ClickMeTransform(
         v2.Compose([v2.RandomResizedCrop(size), flip]),
-        v2.Compose([*colours, *normalisation, v2.RandomErasing(ERASE_PROBABILITY)]),
+        v2.Compose([*colours, *last]),
         map_mode,
     )
 

@@ -39,23 +39,26 @@ def open_clickme_folder(
     augment: str = "paper",
     map_mode: str = "paper",
     preprocessing: Preprocessing = IMAGENET,
+    erasing: float | None = None,
+    test_size: int | None = None,
 ) -> tuple[ClickMeDataset, ClickMeDataset, tuple[str, ...]]:
     """(train, val, names of the classes) of a folder with ClickMe's files of the splits train and val.
 
     Files of every format of ``gala_cuda.data.human_maps.formats`` may be in it, in FOLDER/SPLIT/ or in FOLDER with
     the split in the name. The names of the classes are the lines of FOLDER/classes.txt, else numbers up to the largest
-    label. ``augment`` and ``map_mode`` are as for ``augmentation``.
+    label. ``augment``, ``map_mode`` and ``erasing`` are as for ``augmentation``. val has images of ``test_size``.
 
     Raises:
         FileNotFoundError: there are no records of a split.
         ValueError: there is no such ``augment`` or ``map_mode``, or no label can be read.
     """
-    train_transform = augmentation(augment, size, map_mode, preprocessing)
+    train_transform = augmentation(augment, size, map_mode, preprocessing, erasing)
+    side = test_size or size
     train, val = open_split(path, "train"), open_split(path, "val")
     classes = find_class_names(path, [train, val])
     return (
         ClickMeDataset(train, train_transform, size, len(classes)),
-        ClickMeDataset(val, centre_crop(size, map_mode, preprocessing), size, len(classes)),
+        ClickMeDataset(val, centre_crop(side, map_mode, preprocessing), side, len(classes)),
         classes,
     )
 
