@@ -129,8 +129,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "python -m experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--size", choices=tuple(SIZES), default="default", help="default: about two hours on two cores; large: for a "
-        "GPU; smoke: seconds, to see that it runs (default: %(default)s)")  # fmt: skip
+    add("--size", choices=tuple(SIZES), default="default", help="default: about two hours on two cores; long: the "
+        "scenes alone, in longer trainings, one hour; large: for a GPU; smoke: seconds, to see that it runs "
+        "(default: %(default)s)")  # fmt: skip
     add("--smoke", action="store_const", const="smoke", dest="size", help="the same as --size smoke")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     add("--jobs", type=int, help="trainings at a time (default: one for each core; 1 on a GPU)")

@@ -78,6 +78,7 @@ SIZES = {
             "solar cells, 10 %": DataSet("solar cells", 157, 48, "solar cells", LIMITED),
         },
     ),
+    "long": Settings(data={"scenes": DataSet("scenes", 1200, 50, networks=LIMITED)}),  # until none is left at chance
     "smoke": Settings(
         data={
             "scenes": DataSet("scenes", 48, 1, networks=FEWER),
