@@ -1,6 +1,6 @@
 """Scores how well a network looks where people look: rank correlations of its maps with theirs, image by image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,7 +142,7 @@ def _chunks(draws: int) -> list[int]:
     return [min(_CHUNK, draws - done) for done in range(0, draws, _CHUNK)]
 
 
-def human_ceiling(participants: Sequence[Tensor], splits: int = 10, seed: int = 0) -> float:
+def human_ceiling(participants: Iterable[Tensor], splits: int = 10, seed: int = 0) -> float:
     """The mean split-half correlation between people, over images and ``splits`` random halvings of each.
 
     The correlation is Spearman's between the mean maps of both halves, without a correction for the halves' size.

@@ -123,8 +123,8 @@ def hold_out(pictures: PictureFolder, share: float, seed: int) -> Tensor:
     held_out = torch.zeros(len(pictures.labels), dtype=torch.bool)
     for label, name in enumerate(pictures.classes):
         own = (pictures.labels == label).nonzero()[:, 0].tolist()
-        count = math.ceil(round(share * len(own), 6))  # 0.1 * 30 is a little more than 3
-        if count == len(own):
+        count = held_out_count(len(own), share)
+        if own and count == len(own):
             raise ValueError(
                 f"class {name} has {len(own)} pictures, and val_share {share} of them are all; expected more"
             )
@@ -135,3 +135,8 @@ def hold_out(pictures: PictureFolder, share: float, seed: int) -> Tensor:
 
         held_out[sorted(own, key=digest)[:count]] = True
     return held_out
+
+
+def held_out_count(pictures: int, share: float) -> int:
+    """How many of a class's ``pictures`` are held out: the ``share``, rounded up."""
+    return math.ceil(round(share * pictures, 6))  # 0.1 * 30 is a little more than 3

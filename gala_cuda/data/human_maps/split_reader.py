@@ -66,8 +66,7 @@ class SplitReader:
             key = key_of(self._bytes(index))
         elif not self._alone[file]:
             key += f"-{self._number_in_file[index]:06d}"
-        parts = (re.sub(r"[^\w-]", "_", part, flags=re.ASCII)[:100] for part in key.split("/"))
-        return "/".join(part for part in parts if part.strip("_")) or "sample"
+        return plain_key(key)
 
     def _format(self, index: int) -> tuple[str, Format]:
         return _FORMATS[self._index.formats[self._index.file_of[index]]]
@@ -83,6 +82,12 @@ class SplitReader:
                 return file.read(length)
         except OSError as error:
             raise UnreadableError(str(error)) from error
+
+
+def plain_key(path: str) -> str:
+    """A relative path of ASCII letters, digits, _ and - for any path."""
+    parts = (re.sub(r"[^\w-]", "_", part, flags=re.ASCII)[:100] for part in path.split("/"))
+    return "/".join(part for part in parts if part.strip("_")) or "sample"
 
 
 def open_split(path: Path, split: str = "val") -> SplitReader:
