@@ -327,3 +327,26 @@ def test_full_disk_is_said_so(tmp_path):
         store.close()
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_rounds_of_excluded_people_stay_and_are_marked(store):
+    store.add_images(pictures(count=2))
+    codes = [join(store, number) for number in range(2)]
+    for code in codes:
+        play(store, code)
+    store.exclude_person(codes[0], "paints nothing")
+    assert [each.excluded for each in store.participants()] == ["paints nothing", None]
+    assert len(list(store.rounds())) == 2
+    store.exclude_person(codes[0], None)
+    assert [each.excluded for each in store.participants()] == [None, None]
+    with pytest.raises(KeyError, match="nobody"):
+        store.exclude_person("nobody", "reason")
+
+
+def test_rounds_of_one_image(store):
+    store.add_images(pictures(count=2))
+    code = join(store)
+    played = [play(store, code) for _ in range(2)]
+    for each in played:
+        assert [round.id for round in store.rounds(each.picture.id)] == [each.id]
+    assert len(list(store.rounds())) == 2

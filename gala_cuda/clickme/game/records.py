@@ -43,6 +43,7 @@ class Participant:
 
     Attributes:
         recruit: a number that is the same for all participants with one recruiter's id; None without such an id.
+        excluded: why their rounds do not count; None where they do.
     """
 
     code: str
@@ -50,6 +51,7 @@ class Participant:
     joined: float
     consent_hash: str
     recruit: int | None
+    excluded: str | None = None
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,16 @@ class Store(Rounds):
             columns = [participant.c[name] for name in Participant.__dataclass_fields__]
             return [Participant(*row) for row in connection.execute(select(*columns).order_by(participant.c.joined))]
 
+    def exclude_person(self, code: str, reason: str | None) -> None:
+        """Has no round of a participant count, for `reason`; None has them count again.
+
+        Raises KeyError where there is no such participant.
+        """
+        with self.writing() as connection:
+            done = connection.execute(update(participant).where(participant.c.code == code).values(excluded=reason))
+            if not done.rowcount:
+                raise KeyError(code)
+
     def forget(self, code: str) -> bool:
         """Deletes a participant and all that is known of them; whether there was one."""
         with self.writing() as connection:
@@ -142,8 +152,8 @@ class Store(Rounds):
         with self.reading() as connection:
             return [(row.name, row.total) for row in connection.execute(query)]
 
-    def rounds(self) -> Iterator[Round]:
-        """All finished rounds, the earliest first."""
+    def rounds(self, number: int | None = None) -> Iterator[Round]:
+        """All finished rounds, or those of the image with id `number`, the earliest first."""
         columns = [image.c[name] for name in ("label", "kind", "width", "height")]
         own = ("id", "participant", "attempt", "started", "finished", "outcome", "recognised_n", "score", "points",
                "untimed", "pointer", "ratio", "screen_width", "screen_height")  # fmt: skip
@@ -151,6 +161,8 @@ class Store(Rounds):
             select(*(rounds_.c[name] for name in own), image.c.path.label("image"), *columns)
             .join_from(rounds_, image).where(rounds_.c.finished.is_not(None)).order_by(rounds_.c.finished, rounds_.c.id)
         )  # fmt: skip
+        if number is not None:
+            query = query.where(rounds_.c.image == number)
         with self.reading() as connection:
             for row in connection.execution_options(yield_per=500).execute(query):
                 yield Round(**{**row._mapping, "points": points_from_text(row.points)})

@@ -51,6 +51,7 @@ participant = Table(
     Column("consent_hash", String(64), nullable=False),
     Column("joined", Float, nullable=False),
     Column("recruit", ForeignKey("recruit.id"), index=True),
+    Column("excluded", Text),  # why no round counts; NULL where they do
 )  # fmt: skip
 round_ = Table(
     "round", metadata,
