@@ -48,6 +48,11 @@ class Epoch:
     map_similarity: float | None = None
 
 
+def epochs_since_best(log: Sequence[Epoch]) -> int:
+    """How many epochs there were after `best_epoch`; 0 of an empty log."""
+    return len(log) - best_epoch(log).epoch if log else 0
+
+
 def best_epoch(log: Sequence[Epoch]) -> Epoch:
     """The epoch of the highest test accuracy; of equal ones that of the lowest test loss, then the earliest.
 

@@ -15,7 +15,7 @@ from ..errors import GalaError
 from . import distributed
 from .checkpoint import Checkpoint
 from .curves import draw_curves
-from .epoch import Epoch, best_epoch
+from .epoch import Epoch, best_epoch, epochs_since_best
 from .evaluate import evaluate
 from .meters import Forecast, Means, Meter, Waiting, peak_flops, peak_memory
 from .progress import bar_text, duration, epoch_bar, epoch_line, print_summary
@@ -55,10 +55,15 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
     with torch.backends.cudnn.flags(enabled=True, deterministic=exact, benchmark=not exact):
         trainer = Trainer(model, data, recipe, run)
         with closing(trainer.board):
-            while trainer.step < trainer.total_steps:
+            while trainer.step < trainer.total_steps and not trainer.is_patient_no_more:
                 speed = trainer.train_epoch()
                 trainer.finish_epoch(speed)
     if trainer.world.is_main:
+        if trainer.is_patient_no_more:
+            best = best_epoch(trainer.log).epoch
+            run.console.print_line(
+                f"no better test for {len(trainer.log) - best} epochs after epoch {best}: ended early"
+            )
         draw_curves(trainer.log, run.output / "curves.png")
         print_summary(trainer.log, run.console)
     return trainer.log
@@ -158,6 +163,11 @@ class Trainer:
             self.folder.append_to_log(epoch)
             self.board.add_epoch(epoch)
         self._save(best=best_epoch(self.log) is epoch)
+
+    @property
+    def is_patient_no_more(self) -> bool:
+        """Whether as many epochs as the recipe has patience for came after the best one."""
+        return self.recipe.patience is not None and epochs_since_best(self.log) >= self.recipe.patience
 
     @property
     def _title(self) -> str:

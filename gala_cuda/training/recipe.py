@@ -13,9 +13,12 @@ from ..layer import INITS
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("float32", "bfloat16", "float16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 PARALLEL = ("ddp", "fsdp")
 LR_BATCH = 256  # the batch size that lr_256 is for
-_MAY_CHANGE = ("workers", "accumulate", "compile", "epochs", "lr_256")  # when a training is resumed
+_MAY_CHANGE = (  # when a training is resumed
+    "workers", "accumulate", "compile", "compile_mode", "grad_checkpointing", "epochs", "patience", "lr_256",
+)  # fmt: skip
 
 
 class RecipeError(SettingError):
@@ -74,6 +77,7 @@ class Recipe:
     )
     repeats: int = _field(1, "times that a picture comes in a batch, each time augmented in another way")
     epochs: int = _field(20, "passes through the training images")
+    patience: int | None = _field(None, "epochs without a better test after which training ends (default: never)")
     batch_size: int = _field(64, "images of one step, over all processes")
     accumulate: int = _field(1, "micro-batches that each process divides its images of a step into")
     optimizer: str = _field(
@@ -98,6 +102,8 @@ class Recipe:
     precision: str = _field("float32", "dtype of activations, by autocast; float16 scales the loss", PRECISIONS)
     channels_last: bool = _field(True, "images and weights as NHWC in memory")
     compile: bool = _field(False, "compile the network by torch.compile")
+    compile_mode: str | None = _field(None, "of torch.compile, with compile (default: default)", COMPILE_MODES)
+    grad_checkpointing: bool = _field(False, "compute activations inside blocks again, which saves memory")
     sync_batchnorm: bool = _field(False, "BatchNorm over the images of all processes; GPU only")
     parallel: str = _field("ddp", "what each of several processes has: a replica, or a shard of the weights", PARALLEL)
     deterministic: bool = _field(True, "the same weights from the same recipe on a GPU too; slower there")
@@ -110,7 +116,7 @@ class Recipe:
             choices = each.metadata["choices"]
             if choices and value not in choices and not (value is None and each.default is None):
                 raise RecipeError(each.name, f"is {value!r}; expected one of {', '.join(choices)}")
-        for name in ("epochs", "batch_size", "accumulate", "width", "image_size", "test_size", "repeats"):
+        for name in ("epochs", "batch_size", "accumulate", "width", "image_size", "test_size", "repeats", "patience"):
             self._expect(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
         self._expect("workers", lambda value: isinstance(value, int) and value >= 0, "a whole number of at least 0")
         self._expect("channels", lambda value: value in CHANNELS, "1, 3 or 4")
@@ -125,6 +131,7 @@ class Recipe:
         for name in ("weight_decay", "mixup", "cutmix", "clickme_weight"):
             self._expect(name, lambda value: 0 <= value < math.inf, "at least 0")
         self._expect("layer_decay", lambda value: 0 < value <= 1, "0 < layer_decay <= 1")
+        self._expect("compile_mode", lambda _: self.compile, "it together with compile")
         self._expect("decay_at", lambda values: all(0 < value < 1 for value in values), "fractions between 0 and 1")
 
     def _expect(self, name: str, holds, expected: str) -> None:

@@ -15,6 +15,7 @@ from . import distributed
 from .ema import ModelEma
 from .evaluate import autocast, to_device
 from .freeze import freeze
+from .grad_checkpointing import checkpoint_blocks
 from .meters import Meter, training_flops
 from .mixing import build_mixing
 from .optimizer import LR_SCALE, build_optimizer
@@ -37,7 +38,7 @@ class Stepper:
 
     Raises:
         RecipeError: BatchNorm is to be synchronised on a CPU, the map loss does not go with network or recipe, there is
-            no such optimizer, or what is to be frozen is not there or is all.
+            no such optimizer, what is to be frozen is not there or is all, or there are no blocks to checkpoint.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Stepper:
         self.model = model.to(device).to(memory_format=layout)
         self.flops = training_flops(self.model, torch.zeros(1, *shape, device=device))
         self._frozen = freeze(self.model, recipe.freeze)
+        if recipe.grad_checkpointing:
+            checkpoint_blocks(self.model)
         self.parallel_model = distributed.parallelize(self.model, recipe, device)
         if recipe.compile:
-            self.parallel_model.compile()
+            self.parallel_model.compile(mode=recipe.compile_mode)
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.ema = None if recipe.ema is None else ModelEma(self.model, recipe.ema)
