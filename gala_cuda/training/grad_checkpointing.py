@@ -29,7 +29,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
             "with some, as ResNets have", ["model"],
         )  # fmt: skip
     for block in blocks:
-        block.forward = partial(_call, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_call, block, block.forward)
 
 
 def _call(block: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:

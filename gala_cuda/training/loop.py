@@ -55,15 +55,13 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
     with torch.backends.cudnn.flags(enabled=True, deterministic=exact, benchmark=not exact):
         trainer = Trainer(model, data, recipe, run)
         with closing(trainer.board):
-            while trainer.step < trainer.total_steps and not trainer.is_patient_no_more:
+            while trainer.step < trainer.total_steps and not trainer.ends_early:
                 speed = trainer.train_epoch()
                 trainer.finish_epoch(speed)
     if trainer.world.is_main:
-        if trainer.is_patient_no_more:
-            best = best_epoch(trainer.log).epoch
-            run.console.print_line(
-                f"no better test for {len(trainer.log) - best} epochs after epoch {best}: ended early"
-            )
+        if trainer.ends_early:
+            count, best = epochs_since_best(trainer.log), best_epoch(trainer.log).epoch
+            run.console.print_line(f"no better test for {count} epochs after epoch {best}: ended early")
         draw_curves(trainer.log, run.output / "curves.png")
         print_summary(trainer.log, run.console)
     return trainer.log
@@ -165,7 +163,7 @@ class Trainer:
         self._save(best=best_epoch(self.log) is epoch)
 
     @property
-    def is_patient_no_more(self) -> bool:
+    def ends_early(self) -> bool:
         """Whether as many epochs as the recipe has patience for came after the best one."""
         return self.recipe.patience is not None and epochs_since_best(self.log) >= self.recipe.patience
 
