@@ -1,6 +1,7 @@
 """What collect writes of rounds: maps, splits, people, every stroke; and what it refuses."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ import torch
 from game_rounds import CLASSES, line, made, write_images
 from PIL import Image
 
+from gala_cuda.cli.main import main
 from gala_cuda.clickme import human_ceiling
 from gala_cuda.clickme.game.export import CollectError, FileOptions, collect
 from gala_cuda.clickme.game.maps import MapOptions
+from gala_cuda.clickme.game.records import Device
 from gala_cuda.clickme.game.rules import click_map
+from gala_cuda.clickme.game.store import Picture, Store
 from gala_cuda.console import numbered
-from gala_cuda.data.human_maps import convert
+from gala_cuda.data.human_maps import convert, open_clickme_folder
 from gala_cuda.data.human_maps.check import check
 from gala_cuda.data.human_maps.formats import WRITERS
 from gala_cuda.data.human_maps.people import read_people
@@ -203,7 +207,7 @@ def test_keys_of_images_that_differ_in_their_suffix_stay_apart(tmp_path):
     ("rounds", "message"),
     [
         ([], "none of 0 finished rounds counts"),
-        ([ROUNDS[3]], "none of 1 finished rounds counts: 1 of its outcome is skip"),
+        ([ROUNDS[3]], r"none of 1 finished rounds counts: its outcome is skip \(1\)"),
     ],
 )
 def test_without_rounds_that_count_nothing_is_written(images, tmp_path, rounds, message):
@@ -238,3 +242,105 @@ def test_an_interrupted_collect_leaves_nothing(images, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         written(images, tmp_path / "maps")
     assert list(tmp_path.iterdir()) == []
+
+
+def play(store, code, path, outcome="timeout"):
+    """Plays an image of a study to its end."""
+    found = store.start(code, 1000.0)
+    assert found.picture.path == path
+    store.finish(found.id, code, outcome, line(10, 10), Device("mouse", 1.0, 1280, 720), "body", 1001.0)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of which two people have painted the first image, and one has passed over the second."""
+    images = write_images(tmp_path / "study" / "images")
+    store = Store(f"sqlite:///{tmp_path / 'study' / 'game.sqlite'}")
+    store.add_images([Picture(0, "play", "cat/0.png", "cat", 64, 48, "digest", people=2)])
+    codes = [store.join(f"token {number}", "consent") for number in range(2)]
+    for code in codes:
+        play(store, code, "cat/0.png")
+    store.add_images([Picture(0, "play", f"cat/{number}.png", "cat", 64, 48, "digest") for number in range(2)])
+    play(store, codes[0], "cat/1.png", "skip")
+    yield images.parent, store, codes
+    store.close()
+
+
+def run(study, *flags):
+    return main(["clickme", "collect", str(study), str(study.parent / "maps"), *flags])
+
+
+def test_the_command_collects_what_check_passes_and_a_training_reads(study, capsys):
+    folder, _, _ = study
+    assert run(folder) == 0
+    out = capsys.readouterr().out
+    assert "rounds: 2 of 3 count, of 2 people\n  left out 1: its outcome is skip\n" in out
+    assert "images: train 8, val 2; 1 with a map" in out
+    assert "ceiling: people agree by 1.000 on 1 images that several painted; for eval: --ceiling 1.000" in out
+    assert main(["clickme", "check", str(folder.parent / "maps")]) == 0
+    train, val, classes = open_clickme_folder(folder.parent / "maps", 32)
+    assert (len(train.labels), len(val.labels), classes) == (8, 2, CLASSES)
+    assert {int(dataset.read(0, 0).label) for dataset in (train, val)} <= {0, 1}
+
+
+def test_people_and_images_that_the_admin_excludes_are_left_out(study, capsys):
+    folder, store, codes = study
+    store.exclude_person(codes[0], "paints the middle")
+    assert run(folder) == 0
+    out = capsys.readouterr().out
+    assert "rounds: 1 of 3 count, of 1 people\n  left out 2: its person is excluded\n" in out
+    assert "ceiling: none, for no image was painted by two people" in out
+    store.exclude_person(codes[0], None)
+    store.exclude(next(each.id for each in store.images() if each.path == "cat/0.png"), "blurred")
+    new = [str(folder), str(folder.parent / "new")]
+    assert main(["clickme", "collect", *new, "--database", store.where]) == 1
+    said = "none of 3 finished rounds counts: its image is excluded (2); its outcome is skip (1)"
+    assert said in capsys.readouterr().err
+
+
+def test_flags_decide_which_rounds_count(study, capsys):
+    folder, _, codes = study
+    assert run(folder, "--outcomes", "skip", "--exclude", codes[1], "--only-mapped", "--val-share", "0") == 0
+    out = capsys.readouterr().out
+    assert "rounds: 1 of 3 count, of 1 people" in out
+    assert "images: train 1; 1 with a map" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "code"),
+    [
+        (["--exclude", "nobody"], r"argument --exclude: nobody: no participant of sqlite:\S+; expected their codes", 2),
+        (["--to", "csv"], "argument --to: invalid choice: 'csv'", 2),
+        (["--val-share", "1"], "argument --val-share: '1' was given; expected a number from 0 to below 1", 2),
+        (["--blur", "-1"], "argument --blur: '-1' was given; expected a number of at least 0", 2),
+        (["--outcomes", "won"], "argument --outcomes: invalid choice: 'won'", 2),
+        (["--min-bubbles", "500"], "none of 3 finished rounds counts", 1),
+        (["--database", "sqlite:///nowhere.sqlite"], "there is no database nowhere.sqlite; expected one that", 1),
+        (["--database", "game.sqlite"], "no database's address; expected sqlite:///FILE", 1),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(study, capsys, flags, message, code):
+    folder, _, _ = study
+    if code == 2:
+        with pytest.raises(SystemExit, match="2"):
+            run(folder, *flags)
+    else:
+        assert run(folder, *flags) == code
+    assert re.search(message, capsys.readouterr().err)
+    assert [path.name for path in folder.parent.iterdir()] == ["study"]
+
+
+def test_a_database_of_another_version_and_a_folder_that_is_there_are_refused(study, capsys):
+    folder, store, _ = study
+    (folder.parent / "maps").mkdir()
+    (folder.parent / "maps" / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        run(folder)
+    assert "maps is there already; expected a new folder, or an empty one" in capsys.readouterr().err
+    with store.writing() as connection:
+        connection.exec_driver_sql("UPDATE study SET schema = 7")
+    assert run(folder) == 1
+    assert "is a database of version 7; expected version 1" in capsys.readouterr().err
+    assert main(["clickme", "collect", str(folder.parent / "nowhere"), str(folder.parent / "new")]) == 1
+    assert "nowhere/game.sqlite; expected one that `gala-cuda clickme serve` has made" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["maps", "study"]

@@ -244,6 +244,18 @@ def test_admin_tokens_grow_old(store):
     assert not store.is_admin("hash", NOW + 31 * 86_400)
 
 
+def test_readers_make_no_database(database, tmp_path):
+    with pytest.raises(
+        StoreError, match=r"(has no game|there is no database \S+); expected one that `gala-cuda clickme"
+    ):
+        Store(database, create=False)
+    with pytest.raises(StoreError, match="there is no database"):
+        Store(f"sqlite:///{tmp_path / 'none.sqlite'}", create=False)
+    assert not (tmp_path / "none.sqlite").exists()
+    Store(database).close()
+    Store(database, create=False).close()
+
+
 def test_another_version_is_refused(database, store):
     join(store)
     with create_engine(database).begin() as connection:

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import torch
 
+_SHARE = "a number from 0 to below 1"
+
 
 class Parser(argparse.ArgumentParser):
     """Tells of a bad argument in one line, without the usage. Parsers of its commands are of this class too."""
@@ -25,6 +27,21 @@ def count(text: str) -> int:
 
 def positive(text: str) -> float:
     return _number(text, float, sys.float_info.min, "a number above 0")
+
+
+def not_negative(text: str) -> float:
+    return _number(text, float, 0, "a number of at least 0")
+
+
+def share_below_1(text: str) -> float:
+    number = _number(text, float, 0, _SHARE)
+    if number >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected {_SHARE}")
+    return number
+
+
+def whole(text: str) -> int:
+    return _number(text, int, 0, "a whole number of at least 0")
 
 
 def _number(text: str, kind: type, least: float, expected: str):

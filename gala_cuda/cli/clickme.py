@@ -1,4 +1,4 @@
-"""`gala-cuda clickme`: checks ClickMe's files, images with human maps, or converts them to another format."""
+"""`gala-cuda clickme`: checks and converts ClickMe's files, images with human maps, and collects such maps."""
 
 import argparse
 import json
@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import GalaError
+from . import clickme_collect
 from .arguments import count
 from .extras import extra
 
-HELP = "Check ClickMe's files, or convert them to another format."
+HELP = "Check ClickMe's files, convert them to another format, or collect human maps of your own images."
 CHECK = "Read every record of ClickMe's files: counts, ranges, and what is broken by name; exit code 1 if anything is."
 CONVERT = "Write the splits train, val and test of ClickMe's files anew in another format."
 KINDS = ("webdataset", "npz", "tfrecord", "tfrecord-jpeg", "pth")
@@ -43,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", choices=KINDS, default="webdataset", help="format to write (default: %(default)s, tar shards)")
     add("--per-shard", type=count, default=1000, metavar="N", help="samples per TFRecord or tar file "
         "(default: %(default)s)")  # fmt: skip
+    collect = actions.add_parser("collect", help=clickme_collect.HELP, description=clickme_collect.HELP)
+    collect.set_defaults(parser=collect, action=clickme_collect.run)
+    clickme_collect.add_arguments(collect, KINDS)
 
 
 def run(args: argparse.Namespace) -> int:

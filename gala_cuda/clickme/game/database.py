@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text, true
@@ -15,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from ...errors import GalaError
 from .tables import SCHEMA, metadata, study
 
+FILE = "game.sqlite"  # in the study's folder
 LOCK_WAIT = 10  # seconds that a transaction waits for another one
 CONNECTIONS = 8
 _LOCK = 0x434C4943  # of PostgreSQL's advisory locks: one assignment, or one change of the tables, at a time
@@ -35,29 +37,35 @@ class StoreFull(StoreError):  # noqa: N818 - what it says is more than that ther
 
 
 class Database:
-    """The database at `url`, whose tables are made where there are none.
+    """The database at `url`.
 
     Args:
         url: "sqlite:///FILE" or "postgresql+psycopg://USER@HOST/NAME".
+        create: make file and tables where there are none.
 
     Raises:
-        StoreError: it cannot be opened, is of another version, or holds other tables.
+        StoreError: it cannot be opened, is of another version, holds other tables, or none and ``create`` is False.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, create: bool = True):
         self._engine = open_engine(url)
         self.where = self._engine.url.render_as_string(hide_password=True)
+        file = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
+        if file and not create and not Path(file).exists():
+            raise StoreError(f"there is no database {file}; expected one that `gala-cuda clickme serve` has made")
         with self.writing() as connection:
-            self.secret = self._prepare(connection)
+            self.secret = self._prepare(connection, create)
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def _prepare(self, connection: Connection) -> bytes:
+    def _prepare(self, connection: Connection, create: bool) -> bytes:
         """Makes the tables, or checks their version; the secret of the study."""
         self.lock(connection)
         present = set(inspect(connection).get_table_names())
         if not present & metadata.tables.keys():
+            if not create:
+                raise StoreError(f"{self.where} has no game; expected one that `gala-cuda clickme serve` has made")
             metadata.create_all(connection)
             made = {"schema": SCHEMA, "secret": secrets.token_bytes(32), "created": time.time()}
             connection.execute(insert(study).values(made))
@@ -113,6 +121,11 @@ def store_errors(where: str) -> Iterator[None]:
         if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in (None, *_UNAVAILABLE):
             raise StoreError(f"{where} cannot be used: {str(error.orig).strip()}") from error
         raise
+
+
+def database_of(study: Path) -> str:
+    """The URL of a study's database where no other is given."""
+    return f"sqlite:///{study / FILE}"
 
 
 def open_engine(url: str) -> Engine:

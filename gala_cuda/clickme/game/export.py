@@ -92,7 +92,7 @@ def collect(
     uncounted = dict(Counter(reason for reason in reasons if reason))
     counting = [round for round, reason in zip(rounds, reasons, strict=True) if reason is None]
     if not counting:
-        listed = "; ".join(f"{number:,} of {reason}" for reason, number in uncounted.items())
+        listed = "; ".join(f"{reason} ({number:,})" for reason, number in uncounted.items())
         raise CollectError(f"none of {len(rounds):,} finished rounds counts{': ' * bool(listed)}{listed}")
     pictures, undivided = open_pictures(images, files.val_share, files.seed)
     classes = sorted({name for each in pictures.values() for name in each.classes})
