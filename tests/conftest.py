@@ -88,3 +88,18 @@ def database(request, tmp_path):
     from game_services import new_database
 
     return new_database(request.getfixturevalue("postgres"), "game")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, for the game's page."""
+    from game_browser import CHROMIUM, launch  # it needs the extra "test"
+
+    if not os.path.exists(CHROMIUM):
+        pytest.skip(f"no {CHROMIUM}: tests/system.sh installs it where apt does, as root")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = launch(playwright)
+        yield chromium
+        chromium.close()

@@ -78,9 +78,8 @@ def test_sdist_holds_every_source(source, sdist):
 def test_wheel_holds_the_package_alone(source, pure_wheel):
     assert pure_wheel.name == f"gala_cuda-{gala_cuda.__version__}-py3-none-any.whl"
     names = {name for name in zipfile.ZipFile(pure_wheel).namelist() if ".dist-info/" not in name}
-    assert names == {
-        name for name in files(source, "*.py", "*.pyi", "py.typed", "table.json") if name.startswith("gala_cuda/")
-    }
+    kinds = ("*.py", "*.pyi", "py.typed", "table.json", "*.html", "*.css", "*.js", "*.svg")
+    assert names == {name for name in files(source, *kinds) if name.startswith("gala_cuda/")}
 
 
 @pytest.mark.slow
