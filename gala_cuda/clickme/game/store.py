@@ -141,6 +141,12 @@ class Store(Rounds):
                 connection.execute(delete(recruit).where(recruit.c.id == number.recruit))
             return True
 
+    def total(self, code: str) -> float:
+        """The sum of a participant's scores."""
+        query = select(func.coalesce(func.sum(rounds_.c.score), 0.0)).where(rounds_.c.participant == code)
+        with self.reading() as connection:
+            return connection.execute(query).scalar_one()
+
     def board(self) -> list[tuple[str, float]]:
         """(name, sum of scores) of the best."""
         total = func.sum(rounds_.c.score).label("total")

@@ -1,0 +1,60 @@
+"""A study to try the game with: photographs that ship with scikit-image and scikit-learn, nothing downloaded."""
+
+import importlib.util
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from ...errors import GalaError
+
+SIDE = 256  # pixels of the images
+CONSENT = """\
+This is a trial of the game. What you paint is kept in the study's folder on the computer that runs it, and nowhere
+else: the places and times of your strokes, on which images, whether the partner recognised them, and the size of your
+screen. You can delete it at any time.
+"""
+SETTINGS = """\
+title: ClickMe, a trial
+people: 10
+ceiling_share: 0
+repeats: true
+"""
+# ImageNet's names, and the photographs: the package, the file in it, and where squares are taken: the left and upper
+# border and the side, as shares of the picture's shorter side. What the partner does not recognise is not played.
+_PICTURES = {
+    "Egyptian cat": ("skimage", "data/chelsea.png", [(0.2, 0, 1), (0.05, 0, 0.9), (0.35, 0.05, 0.85), (0.3, 0, 0.95)]),
+    "espresso": ("skimage", "data/coffee.png", [(0.25, 0, 1), (0.4, 0.1, 0.8), (0.3, 0.05, 0.9), (0.45, 0, 0.95)]),
+    "missile": ("skimage", "data/rocket.jpg", [(0.25, 0, 1), (0.35, 0.1, 0.8), (0.2, 0.05, 0.9), (0.4, 0.2, 0.75)]),
+    "moped": ("skimage", "data/motorcycle_left.png", [(0.25, 0, 1), (0.2, 0.1, 0.9), (0.35, 0.05, 0.9), (0.3, 0, 0.95)]),
+    "palace": ("sklearn", "datasets/images/china.jpg", [(0.25, 0, 1), (0, 0, 0.9), (0.45, 0.05, 0.95), (0.3, 0.1, 0.8)]),
+    "daisy": ("sklearn", "datasets/images/flower.jpg", [(0.25, 0, 1), (0.4, 0, 0.9), (0.3, 0.1, 0.8), (0.15, 0.05, 0.9)]),
+}  # fmt: skip
+
+
+def write_demo(folder: Path) -> None:
+    """Makes the study in `folder`; what is there already stays. Raises GalaError where a photograph is missing."""
+    for label, (package, path, squares) in _PICTURES.items():
+        place = folder / "images" / label
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(_file(package, path)) as picture:
+            photograph = picture.convert("RGB")
+        shorter = min(photograph.size)
+        for number, (left, top, side) in enumerate(squares):
+            x, y, length = (round(share * shorter) for share in (left, top, side))
+            square = photograph.resize((SIDE, SIDE), Image.Resampling.LANCZOS, (x, y, x + length, y + length))
+            for name, image in ((f"{number}.png", square), (f"{number}-mirrored.png", ImageOps.mirror(square))):
+                if not (place / name).exists():
+                    image.save(place / name)
+    for name, content in (("consent.txt", CONSENT), ("study.yaml", SETTINGS)):
+        if not (folder / name).exists():
+            (folder / name).write_text(content, "utf-8")
+
+
+def _file(package: str, path: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise GalaError(f"{package} is not installed; pip install 'gala-cuda[game]'")
+    file = Path(found.origin).parent / path
+    if not file.is_file():
+        raise GalaError(f"there is no {file}; expected {package} with its photographs")
+    return file
