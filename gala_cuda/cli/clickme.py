@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import GalaError
-from . import clickme_collect
+from . import clickme_collect, clickme_forget, clickme_serve
 from .arguments import count
 from .extras import extra
 
@@ -44,9 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", choices=KINDS, default="webdataset", help="format to write (default: %(default)s, tar shards)")
     add("--per-shard", type=count, default=1000, metavar="N", help="samples per TFRecord or tar file "
         "(default: %(default)s)")  # fmt: skip
+    serve = actions.add_parser("serve", help=clickme_serve.HELP, description=clickme_serve.HELP)
+    serve.set_defaults(parser=serve, action=clickme_serve.run)
+    clickme_serve.add_arguments(serve)
     collect = actions.add_parser("collect", help=clickme_collect.HELP, description=clickme_collect.HELP)
     collect.set_defaults(parser=collect, action=clickme_collect.run)
     clickme_collect.add_arguments(collect, KINDS)
+    forget = actions.add_parser("forget", help=clickme_forget.HELP, description=clickme_forget.HELP)
+    forget.set_defaults(parser=forget, action=clickme_forget.run)
+    clickme_forget.add_arguments(forget)
 
 
 def run(args: argparse.Namespace) -> int:

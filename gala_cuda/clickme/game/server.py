@@ -1,7 +1,7 @@
 """The game's server: its routes, its pages, and what it answers where something goes wrong."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from .access import Guard, Refused
@@ -23,8 +23,8 @@ from .store import Conflict, StoreError, StoreFull
 PAGE = Path(__file__).parent / "page"
 
 
-def make_app(game: Game) -> Starlette:
-    """The server of `game`, whose partner has been started; it is ended with the server."""
+def make_app(game: Game, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The server of `game`, whose partner has been started, with `more` routes; partner and store end with it."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -39,6 +39,7 @@ def make_app(game: Game) -> Starlette:
 
     routes = [
         *ROUTES,
+        *more,
         Route("/", page("index.html")),
         Route("/privacy", page("privacy.html")),
         Mount("/page", StaticFiles(directory=PAGE)),
