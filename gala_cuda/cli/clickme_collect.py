@@ -82,18 +82,15 @@ def _filters(args: argparse.Namespace, store: "Store") -> "Filters":
     """The rounds that count by the flags and by what the admin's page excludes."""
     from ..clickme.game.quality import Filters
 
-    people = store.participants()
-    unknown = sorted(set(args.exclude) - {person.code for person in people})
+    people, images = store.excluded()
+    unknown = sorted(set(args.exclude) - {person.code for person in store.participants()})
     if unknown:
         raise argparse.ArgumentError(
             None, f"argument --exclude: {', '.join(unknown)}: no participant of {store.where}; expected their codes"
         )
-    excluded = {person.code for person in people if person.excluded is not None}
     return Filters(
-        tuple(args.outcomes), args.min_bubbles, frozenset(excluded | set(args.exclude)),
-        frozenset(each.path for each in store.images() if each.excluded is not None and each.kind == "play"),
-        args.untimed, args.repeats,
-    )  # fmt: skip
+        tuple(args.outcomes), args.min_bubbles, people.union(args.exclude), images, args.untimed, args.repeats
+    )
 
 
 def _told(collected: "Collected", maps: Path) -> list[str]:

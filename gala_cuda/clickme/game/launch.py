@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...console import PlainConsole
+from .admin import Admin
 from .check import check_images, check_labels
 from .database import database_of
 from .demo import write_demo
@@ -61,9 +62,11 @@ def launch(options: Options, bound: socket.socket, console: PlainConsole) -> Non
         check_labels(study, knows.classes, _name(options.view))
         _check(study, store, worker, knows, top, console)
         game = Game(study, store, Partner(worker), top, options.public_url)
-        app = make_app(game)
+        admin = Admin(store, study.folder, study.masks(), game.secure)
+        app = make_app(game, admin.routes)
         address = options.public_url or address_of(bound)
         console.print_line(f"ClickMe is played at {address}/")
+        console.print_line(f"how it goes, for the admin: {address}/admin#token={admin.token}")
         serve(app, bound)
     finally:
         worker.stop()

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from . import names
 from .database import StoreError, StoreFull
-from .records import OpenRound, Participant, Picture, Round, points_from_text
+from .records import PLAY, OpenRound, Participant, Picture, Round, points_from_text
 from .rounds import Conflict, Rounds
 from .tables import admin, image, participant, recruit
 from .tables import round_ as rounds_
@@ -126,6 +126,13 @@ class Store(Rounds):
             done = connection.execute(update(participant).where(participant.c.code == code).values(excluded=reason))
             if not done.rowcount:
                 raise KeyError(code)
+
+    def excluded(self) -> tuple[frozenset[str], frozenset[str]]:
+        """(codes of participants, paths of images) whose rounds do not count."""
+        people = select(participant.c.code).where(participant.c.excluded.is_not(None))
+        images = select(image.c.path).where(image.c.excluded.is_not(None), image.c.kind == PLAY)
+        with self.reading() as connection:
+            return frozenset(connection.execute(people).scalars()), frozenset(connection.execute(images).scalars())
 
     def forget(self, code: str) -> bool:
         """Deletes a participant and all that is known of them; whether there was one."""
