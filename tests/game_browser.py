@@ -94,7 +94,7 @@ class FakeGame:
         route.fulfill(status=status, body=text, content_type="application/json")
 
     def _file(self, route: Route, path: str) -> None:
-        file = PAGE / (path.removeprefix("/page/") if path != "/" else "index.html")
+        file = PAGE / {"/": "index.html", "/privacy": "privacy.html"}.get(path, path.removeprefix("/page/"))
         if not file.is_file():
             return route.fulfill(status=404, body="")
         kind = mimetypes.guess_type(file.name)[0]
@@ -103,9 +103,8 @@ class FakeGame:
     def _answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         match method, path.split("/"):
             case "GET", ["study"]:
-                total = self.total()
-                return 200, {"title": "Rings and things", "consent": self.consent, "participant": self.joined,
-                             "total": total}  # fmt: skip
+                player = {"participant": self.joined, "total": self.total()} if self.joined else {}
+                return 200, {"title": "Rings and things", "consent": self.consent} | player
             case "POST", ["join"]:
                 self.joined = "quiet-otter"
                 return 200, {"participant": self.joined}
@@ -146,7 +145,7 @@ class FakeGame:
 
 @contextmanager
 def visit(
-    browser: Browser, game: FakeGame, *, width: int = 1280, height: int = 800, clock: bool = True, **options: Any
+    browser: Browser, game: FakeGame, *, width: int = 820, height: int = 560, clock: bool = True, **options: Any
 ) -> Iterator[Page]:
     """The game's first page in a fresh browser; its time stands still but for `page.clock`, unless `clock` is False."""
     options = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"} | options
@@ -154,6 +153,7 @@ def visit(
     try:
         game.attach(context)
         page = context.new_page()
+        page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: game.errors.append(str(error)))
         if clock:
             page.clock.install(time=0)

@@ -7,7 +7,6 @@ import json
 import random
 from decimal import Decimal
 from fractions import Fraction
-from itertools import pairwise
 from math import floor
 from typing import Any, NamedTuple
 
@@ -15,6 +14,8 @@ import numpy as np
 import pytest
 from game_browser import FakeGame, place, run_out, start_round, until, visit
 from playwright.sync_api import Browser, Page
+
+from gala_cuda.clickme.game.rules import check_points, click_map
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +137,8 @@ def test_bubbles_of_a_real_browser_are_those_of_the_logged_pointer(browser: Brow
     xs, ys = {x for x, _, _ in expected}, {y for _, y, _ in expected}
     assert {0, 16 * width} <= xs  # it went to the borders
     assert {0, 16 * height} <= ys
-    assert np.array_equal(painted_map(body["points"], width, height), painted_map(expected, width, height))
+    stored = check_points(body["points"], width, height)
+    assert np.array_equal(click_map(stored, height, width), painted_map(expected, width, height))
     assert game.guesses == [expected[:n] for n in range(10, len(expected) + 1, 10)]
 
 
@@ -163,6 +165,7 @@ def test_random_paths_through_the_module(browser: Browser):
     with visit(browser, FakeGame()) as page:
         made = page.evaluate(run, paths)
     for events, points in zip(paths, made, strict=True):
+        check_points(points, 200, 90)
         assert points == bubbles([Event(Fraction(time), x, y) for time, x, y in events])
 
 
@@ -179,11 +182,7 @@ def test_steering_stays_inside_and_within_a_step(browser: Browser):
     with visit(browser, FakeGame()) as page:
         points = page.evaluate(run)
     assert len(points) > 20
-    for (x0, y0, t0), (x1, y1, t1) in pairwise(points):
-        assert 0 <= x1 <= 60 * 16
-        assert 0 <= y1 <= 40 * 16
-        assert 0 < (x1 - x0) ** 2 + (y1 - y0) ** 2 <= (STEP + 2) ** 2
-        assert t1 - t0 >= INTERVAL
+    check_points(points, 60, 40)
     assert {x for x, _, _ in points} >= {0, 960}
 
 

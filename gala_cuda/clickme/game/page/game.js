@@ -7,9 +7,9 @@ import { Scene } from "./scene.js";
 import { $, notice, show, showBoard, showClock, showGuess, showResult, showRound, showTotal, tell } from "./screens.js";
 import * as wire from "./wire.js";
 
-const outbox = new Outbox(wire.finish, ({ waiting, refused }) => {
+const outbox = new Outbox(wire.finish, async ({ waiting, refused }) => {
   const rounds = waiting === 1 ? "1 finished round is" : `${waiting} finished rounds are`;
-  if (refused) notice(`The server did not take a round: ${refused}`);
+  if (refused) notice(`The server did not take a round: ${await wire.reason(refused)}`);
   else if (waiting) notice(`No connection. ${rounds} kept on this device and sent as soon as the server answers.`);
   else notice("");
 });
@@ -96,8 +96,7 @@ async function playNext() {
   const image = await wire.image(game.round);
   const result = await play(game, image, (points) => guess(game.round, points), untimed, game.practice ? "Practice" : "");
   const { outcome, points, pointer } = result;
-  const device = { pointer: pointer ?? "none", ratio: devicePixelRatio, width: screen.width, height: screen.height };
-  const finished = outbox.put(game.round, { outcome, points, device });
+  const finished = outbox.put(game.round, { outcome, points, device: device(pointer) });
   if (outcome !== "skip") {
     showResult(game, image, result);
     offerNext("Next picture");
@@ -105,6 +104,12 @@ async function playNext() {
   const answer = await finished;
   if (answer) showTotal(answer.total);
   if (outcome === "skip") await playNext();
+}
+
+/** What it was played on; a round that was skipped before the first press, on what it would have been. */
+function device(pointer) {
+  const usual = matchMedia("(pointer: coarse)").matches ? "touch" : "mouse";
+  return { pointer: pointer ?? usual, ratio: devicePixelRatio, width: innerWidth, height: innerHeight };
 }
 
 function offerNext(action) {

@@ -11,7 +11,7 @@ const settled = (request) =>
 
 export class Outbox {
   /** send(id, body) -> the server's Response, or null without a connection.
-   *  changed({waiting, refused}): how many rounds wait; the reason when the server will never take one. */
+   *  changed({waiting, refused}): how many rounds wait; the response by which the server will never take one. */
   constructor(send, changed) {
     this.send = send;
     this.changed = changed;
@@ -61,7 +61,7 @@ export class Outbox {
     const delivered = response?.ok ?? false;
     const refused = response !== null && isFinal(response.status);
     if (delivered || refused) await settled(this.#store().delete(record.id));
-    await this.#report(refused ? await response.text() : undefined);
+    await this.#report(refused ? response : undefined);
     return delivered ? response.json() : null;
   }
 

@@ -106,9 +106,10 @@ export function showResult({ label, width, height, rules }, image, { outcome, po
   painted.draw({ points, elapsed: Infinity, cursor: null });
   painted.close();
   drawView($("view"), image, width, height, rules.bubble, answer ? points.slice(0, answer.n) : points);
-  $("score").hidden = !answer;
-  if (answer) countUp(Math.round(answer.score));
-  say(`${$("verdict").textContent} ${answer ? `${Math.round(answer.score)} points` : ""}`);
+  const score = Math.round(answer?.score ?? 0); // practice, and a picture seen before, bring none
+  $("score").hidden = !score;
+  if (score) countUp(score);
+  say(`${$("verdict").textContent} ${score ? `${score} points` : ""}`);
 }
 
 function countUp(score) {

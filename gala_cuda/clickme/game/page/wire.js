@@ -20,16 +20,20 @@ function send(method, path, body, options) {
   });
 }
 
+/** Why the server said no: its own words, or a proxy's. */
+export async function reason(response) {
+  const text = await response.text();
+  try {
+    return JSON.parse(text).error ?? text;
+  } catch (error) {
+    if (error instanceof SyntaxError) return text || response.statusText;
+    throw error;
+  }
+}
+
 async function answered(response) {
   if (response.ok) return response;
-  const text = await response.text();
-  let message = text || response.statusText;
-  try {
-    message = JSON.parse(text).error ?? message;
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error; // a proxy's own page is no JSON
-  }
-  throw new Refusal(response.status, message);
+  throw new Refusal(response.status, await reason(response));
 }
 
 /** -> the server's JSON, or null where it has no more to say (202, 204). */
