@@ -50,7 +50,7 @@ def run(output: Path, console: PlainConsole) -> None:
         log = fit(model, data, RECIPE, Run(output, torch.device("cpu"), console))
     finally:
         torch.set_num_threads(threads)
-    reached = log[-1].test_accuracy
+    reached = log[-1].tested
     console.print(
         f"test accuracy {reached:.1%} on {data.test.images} images never trained on, "
         f"{time.perf_counter() - start:.0f} s"

@@ -35,11 +35,15 @@ Or `gala-cuda predict hf-hub:NAME pictures`. Pictures are prepared so: {{ prepro
 
 Classes: {{ classes | join(", ") }}.
 {% if epoch %}
-| epoch | top-1 error | top-5 error | loss | images |
+{% if epoch.test_map is none %}| epoch | top-1 error | top-5 error | loss | images |
 |---|---|---|---|---|
 | {{ epoch.epoch }} | {{ "%.2f" | format(100 * (1 - epoch.test_accuracy)) }} % | {{
     "%.2f" | format(100 * (1 - epoch.test_top5)) }} % | {{ "%.4f" | format(epoch.test_loss) }} | held out in training |
-{% endif %}"""
+{% else %}| epoch | mAP | loss | images |
+|---|---|---|---|
+| {{ epoch.epoch }} | {{ "%.2f" | format(100 * epoch.test_map) }} % | {{
+    "%.4f" | format(epoch.test_loss) }} | held out in training |
+{% endif %}{% endif %}"""
 
 
 class GalaResNet(

@@ -8,7 +8,8 @@ import torch
 from imagesets import SEED, TRAIN, read, write_folder
 
 from gala_cuda.cli.main import main
-from gala_cuda.data.picture_folder import PictureFolder, hold_out
+from gala_cuda.data.hold_out import hold_out
+from gala_cuda.data.picture_folder import PictureFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = ["--image-size", "16", "--width", "4", "--epochs", "1", "--workers", "0", "--batch-size", "16"]

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,10 +19,13 @@ from .arguments import add_weights_file, device, device_of, positive
 from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 
+if TYPE_CHECKING:
+    from ..training.evaluate import Evaluation
+
 HELP = "Test weights: accuracy, confusion, image/s."
 FIELDS = (
-    "data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size", "mean", "std",
-    "interpolation", "batch_size", "precision", "workers",
+    "data", "val_share", "seed", "image_column", "label_column", "multi_label", "loss", "clickme", "model", "layers",
+    "keep_output", "image_size", "mean", "std", "interpolation", "batch_size", "precision", "workers",
 )  # fmt: skip
 
 
@@ -69,19 +73,30 @@ def run(args: argparse.Namespace) -> int:
         model = model.to(device).to(memory_format=torch.channels_last)
         every = math.ceil(data.test.images / PAIRS)
         map_meter = MapScoreMeter(args.saliency or not gala_layers(model), every) if args.maps else None
-        result = evaluate(model, data.test, device, recipe.precision, map_meter, numbers)
+        result = evaluate(model, data.test, device, recipe.precision, map_meter, numbers, recipe.criterion)
         score = None if map_meter is None else _score(map_meter, args)
         if not world.is_main:
             return 0
         if args.json:
             maps = {} if score is None else {"maps": asdict(score)}
-            print(json.dumps({**asdict(result), "confusion": result.confusion.tolist(), **maps}))
+            print(json.dumps({**_as_json(result), **maps}))
             return 0
         in_order = numbers == list(range(len(network.classes)))
         print_evaluation(result, data.classes if in_order else network.classes, console := PlainConsole())
         if score is not None:
             print_score(result, score, console)
     return 0
+
+
+def _as_json(result: "Evaluation") -> dict[str, Any]:
+    """The figures; null of those that there are none of."""
+    confusion, precision = result.confusion, result.average_precision
+    return {
+        **asdict(result), "map": result.mean_average_precision,
+        "confusion": None if confusion is None else confusion.tolist(),
+        "average_precision":
+            None if precision is None else [None if math.isnan(value) else value for value in precision.tolist()],
+    }  # fmt: skip
 
 
 def _check_maps(args: argparse.Namespace, recipe: Recipe, processes: int) -> None:

@@ -11,8 +11,10 @@ from ..training.recipe import Recipe
 from ..training.recipe_file import stated
 
 # What weights know of themselves.
-_OF_WEIGHTS = ("data", "val_share", "seed", "clickme", "model", "layers", "keep_output", "image_size", "mean", "std",
-              "interpolation")  # fmt: skip
+_OF_WEIGHTS = (
+    "data", "val_share", "seed", "image_column", "label_column", "multi_label", "loss", "clickme", "model", "layers",
+    "keep_output", "image_size", "mean", "std", "interpolation",
+)  # fmt: skip
 
 
 def add_recipe_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:

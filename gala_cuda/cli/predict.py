@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     total, top = sum(len(images.labels) for images in sources), min(args.top, len(classes))
     found = predict.predict(
         model, sources, classes, device, batch_size=recipe.batch_size, top=top, maps=args.maps,
-        precision=recipe.precision, workers=recipe.workers,
+        precision=recipe.precision, workers=recipe.workers, multi_label=network.multi_label,
     )  # fmt: skip
     seen = Seen(total)
     tables.write(seen.passing(found, epoch_bar(PlainConsole(stderr=True))), args.output, top, args.maps)

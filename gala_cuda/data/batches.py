@@ -35,8 +35,15 @@ def shuffled_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, epoch)))
 
 
+def count_labels(labels: Tensor, classes: int) -> Tensor:
+    """How many images have each class: [classes] int64. ``labels`` are [n] int64, or [n, classes] bool."""
+    return labels.sum(0) if labels.dim() == 2 else labels.bincount(minlength=classes)
+
+
 class Batches:
     """One rank's batches: (images [n, channels, size, size] float32 normalised, labels [n] int64).
+
+    Where images have any number of labels, these are [n, classes] bool.
 
     Of a dataset with human maps a batch is a ``ClickMeSample``, which starts with the same two. An empty batch
     is always a pair.
@@ -54,7 +61,7 @@ class Batches:
     Attributes:
         total: number of images in the dataset.
         images: number of images of an epoch, over all ranks.
-        labels: of all images of the dataset, [n] int64.
+        labels: of all images of the dataset, [n] int64 or [n, classes] bool.
         skipped: (file, reason) of each unreadable image that this rank has met.
     """
 

@@ -1,6 +1,7 @@
 """Names that users choose from: the built-in data sets, augmentations, interpolations, views of test images."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 PREFIX = "builtin:"
 DIGITS, SYNTHETIC = f"{PREFIX}digits", f"{PREFIX}synthetic"
@@ -8,6 +9,17 @@ AUGMENTS = ("paper", "modern", "randaugment", "none")
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")  # torchvision's
 CHANNELS = (1, 3, 4)  # of pictures: grey, RGB, RGBA
 VIEWS = ("flip", "five-crops", "ten-crops")  # of a test image, over which a network's logits are averaged
+
+
+class Columns(NamedTuple):
+    """The columns of a table of images and labels; None is the first with a usual name."""
+
+    image: str | None = None
+    label: str | None = None
+    multi_label: bool = False  # any number of labels for each image
+
+
+USUAL = Columns()
 
 
 def explicit_source(source: str) -> str:

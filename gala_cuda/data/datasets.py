@@ -16,7 +16,7 @@ from .picture_decoding import decode_picture
 class ImageDataset(Protocol):
     """A numbered set of images."""
 
-    labels: Tensor  # [n] int64
+    labels: Tensor  # [n] int64, or of any number of labels each [n, classes] bool
     shape: tuple[int, int, int]  # of an image: channels, height, width
 
     def name(self, index: int) -> str:
@@ -35,7 +35,9 @@ class ImageDataset(Protocol):
 class PictureFiles(Protocol):
     """A numbered set of picture files with their classes."""
 
-    labels: Tensor  # [n] int64
+    @property
+    def labels(self) -> Tensor:
+        """[n] int64, or of any number of labels each [n, classes] bool."""
 
     def name(self, index: int) -> str:
         """A name of the file for messages."""

@@ -8,13 +8,14 @@ from ..errors import SettingError
 from .augmentation import augmentation, centre_crop, several_views
 from .batches import Batches
 from .builtin import open_builtin
-from .choices import PREFIX, explicit_source
+from .choices import PREFIX, USUAL, Columns, explicit_source
 from .datasets import ImageDataset, PictureDataset, PictureFiles
 from .human_maps.dataset import open_clickme_folder
 from .picture_folder import open_picture_folder
 from .preprocessing import IMAGENET, Preprocessing
 from .shard_index import is_shard_folder
 from .shards import is_address, open_shards
+from .table import open_table, tables_of
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,16 @@ def load(
     tta: str | None = None,
     map_mode: str | None = None,
     val_share: float | None = None,
+    columns: Columns = USUAL,
     pin_memory: bool = False,
 ) -> Data:
     """The batches of one of ``world`` processes, of ``batch_size`` images each, read by ``workers`` further processes.
 
     Args:
         source: "builtin:digits"; "builtin:synthetic", or "builtin:synthetic:N" for N images; one of these without
-            "builtin:", unless there is a folder of that name; a folder of pictures; a folder of tar shards; or the
-            http(s) address of shards with an index. With ``map_mode``, a folder of ClickMe files.
+            "builtin:", unless there is a folder of that name; a folder of pictures; a table of them, FILE.csv or a
+            folder with train.csv and val.csv; a folder of tar shards; or the http(s) address of shards with an index.
+            With ``map_mode``, a folder of ClickMe files.
         size: of the images in pixels; 224 unless given, of digits 32.
         augment, erasing: of pictures, see ``augmentation``. Built-in images are taken as they are.
         repeats: how often an image comes in a batch, each time augmented in another way, to train on.
@@ -65,7 +68,8 @@ def load(
         test_size: of the images to test on, where it is not ``size``.
         tta: the views of each picture to test on, see ``several_views``: images are [n, views, channels, size, size].
         map_mode: how human maps are processed, see ``process_map``.
-        val_share: of a folder of pictures without val, the share of each class that is held out; ``seed`` says which.
+        val_share: of pictures without val, the share of each class that is held out; ``seed`` says which.
+        columns: of a table.
 
     Raises:
         FileNotFoundError, ValueError: as the function says that opens this kind of source, or a number is out of range.
@@ -74,19 +78,19 @@ def load(
     train: ImageDataset
     test: ImageDataset
     if map_mode is not None:
-        _refuse(source, "no folder of pictures", val_share=val_share, tta=tta)
+        _refuse(source, "no folder of pictures", val_share=val_share, tta=tta, **_given(columns))
         train, test, classes = open_clickme_folder(
             Path(source), size or 224, augment, map_mode, preprocessing, erasing, test_size
         )
     elif (source := explicit_source(source)).startswith(PREFIX):
         _refuse(source, "no folder of pictures", val_share=val_share, tta=tta, erasing=erasing,
-                repeats=repeats if repeats > 1 else None)  # fmt: skip
+                repeats=repeats if repeats > 1 else None, **_given(columns))  # fmt: skip
         train, test, classes = open_builtin(source, size)
         if test_size is not None:
             _, test, _ = open_builtin(source, test_size)
         workers = 0  # there is nothing to do
     else:
-        train_files, test_files, classes = _open_files(source, notes.append, val_share, seed)
+        train_files, test_files, classes = _open_files(source, notes.append, val_share, seed, columns)
         if val_share is not None:
             held_out = tuple(test_files.name(index) for index in range(len(test_files.labels)))
         side = size or 224
@@ -107,12 +111,22 @@ def load(
 
 
 def _open_files(
-    source: str, tell: Callable[[str], object], val_share: float | None, seed: int
+    source: str, tell: Callable[[str], object], val_share: float | None, seed: int, columns: Columns
 ) -> tuple[PictureFiles, PictureFiles, tuple[str, ...]]:
+    if tables := tables_of(Path(source)):
+        return open_table(tables, columns, tell, val_share, seed)
+    _refuse(source, "no table", **_given(columns))
     if is_address(source) or is_shard_folder(Path(source)):
         _refuse(source, "no folder of pictures", val_share=val_share)
         return open_shards(source)
     return open_picture_folder(Path(source), tell, val_share, seed)
+
+
+def _given(columns: Columns) -> dict[str, object]:
+    """What is not as usual, by the names of settings."""
+    return {
+        "multi_label": columns.multi_label or None, "image_column": columns.image, "label_column": columns.label,
+    }  # fmt: skip
 
 
 def _refuse(source: str, what: str, **settings: object) -> None:

@@ -1,8 +1,6 @@
 """Pictures in one folder per class, as ImageNet is laid out: FOLDER/train/CLASS/* and FOLDER/val/CLASS/*."""
 
 import copy
-import hashlib
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .folders import files_below, is_litter, split_folder
+from .hold_out import hold_out
 from .picture_files import describe_left_out, is_picture, read_file
 
 
@@ -109,34 +108,3 @@ def open_picture_folder(
     if line := describe_left_out([*train.left_out, *val.left_out]):
         tell(line)
     return train, val, tuple(train.classes)
-
-
-def hold_out(pictures: PictureFolder, share: float, seed: int) -> Tensor:
-    """Which pictures are held out, [n] bool: of each class the ``share``, rounded up, that comes first by a digest.
-
-    The digest is of ``seed`` and the picture's path in their folder, so that it does not matter where the folder lies,
-    and pictures that are added later move few of the others.
-
-    Raises:
-        ValueError: a class would have none left to train on.
-    """
-    held_out = torch.zeros(len(pictures.labels), dtype=torch.bool)
-    for label, name in enumerate(pictures.classes):
-        own = (pictures.labels == label).nonzero()[:, 0].tolist()
-        count = held_out_count(len(own), share)
-        if own and count == len(own):
-            raise ValueError(
-                f"class {name} has {len(own)} pictures, and val_share {share} of them are all; expected more"
-            )
-
-        def digest(index: int) -> bytes:
-            below = os.path.relpath(pictures.name(index), pictures.folder)
-            return hashlib.blake2b(f"{seed} {below}".encode("utf-8", "surrogateescape")).digest()
-
-        held_out[sorted(own, key=digest)[:count]] = True
-    return held_out
-
-
-def held_out_count(pictures: int, share: float) -> int:
-    """How many of a class's ``pictures`` are held out: the ``share``, rounded up."""
-    return math.ceil(round(share * pictures, 6))  # 0.1 * 30 is a little more than 3

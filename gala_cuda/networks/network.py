@@ -36,6 +36,7 @@ class Network:
         preprocessing: of pictures.
         init: how GALA starts where not by ``keep_output``, and so its squash, and whether it has biases. Files that do
             not say are older, and have "paper".
+        multi_label: an image has any number of the classes, each by the sigmoid of its logit.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Network:
     size: int
     preprocessing: Preprocessing = IMAGENET
     init: str = "paper"
+    multi_label: bool = False
 
     def metadata(self) -> dict[str, str]:
         """The description for the metadata of a safetensors file."""
@@ -55,6 +57,8 @@ class Network:
         values[PREPROCESSING_KEY] = values.pop("preprocessing")
         if self.init == "paper":
             del values["init"]  # as files have it that earlier versions wrote
+        if not self.multi_label:
+            del values["multi_label"]
         return {KEY: json.dumps(values)}
 
     @classmethod
@@ -73,7 +77,8 @@ class Network:
             raise WeightsError(f"{path} does not describe its network as this version does: {error}") from error
         numbers = (network.width, network.channels, network.size)
         names = (network.model, network.stem, network.init, *network.layers, *network.classes)
-        if not all(type(number) is int and number > 0 for number in numbers) or not all(type(n) is str for n in names):
+        right = all(type(number) is int and number > 0 for number in numbers) and type(network.multi_label) is bool
+        if not right or not all(type(name) is str for name in names):
             raise WeightsError(f"{path} does not describe its network as this version does: {metadata[KEY]}")
         return network
 

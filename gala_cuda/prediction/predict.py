@@ -23,7 +23,7 @@ class Prediction:
     Attributes:
         image: its name.
         labels: the likeliest classes, the likeliest first; () where the picture cannot be read.
-        probabilities: theirs, by softmax.
+        probabilities: theirs, by softmax; by sigmoid where an image has any number of labels.
         attention: [H, W], the mean over layers of the attention's L2 norm over channels; None where not asked for.
         error: why the picture cannot be read, or None.
     """
@@ -65,6 +65,7 @@ def predict(
     maps: bool = False,
     precision: str = "float32",
     workers: int = 0,
+    multi_label: bool = False,
 ) -> Iterator[Prediction]:
     """The predictions of `model`, which is on `device`, for all images of `sources`, in their order.
 
@@ -75,6 +76,7 @@ def predict(
         maps: return the attention too, of a network with GALA, resized to its largest layer.
         precision: dtype of activations, by autocast: "float32", "bfloat16", "float16".
         workers: processes that read images.
+        multi_label: an image has any number of labels.
     """
     loader: Iterable[list[tuple[str, Tensor | None, str | None]]] = DataLoader(
         ConcatDataset([_Read(images) for images in sources]), batch_size, num_workers=workers, collate_fn=list
@@ -82,7 +84,7 @@ def predict(
     run = partial(_run, model, device=device, maps=maps, precision=precision)
     for batch in loader:
         readable = [image for _, image, _ in batch if image is not None]
-        answers = _answers(*run(torch.stack(readable)), min(top, len(classes))) if readable else iter(())
+        answers = _answers(*run(torch.stack(readable)), min(top, len(classes)), multi_label) if readable else iter(())
         for name, image, error in batch:
             if image is None:
                 yield Prediction(name, error=error)
@@ -106,8 +108,8 @@ def _run(
 
 
 def _answers(
-    logits: Tensor, attention: Tensor | None, top: int
+    logits: Tensor, attention: Tensor | None, top: int, multi_label: bool
 ) -> Iterator[tuple[list[int], list[float], Tensor | None]]:
-    probabilities, numbers = logits.softmax(1).topk(top)
+    probabilities, numbers = (logits.sigmoid() if multi_label else logits.softmax(1)).topk(top)
     for i in range(len(logits)):
         yield numbers[i].tolist(), probabilities[i].tolist(), None if attention is None else attention[i]

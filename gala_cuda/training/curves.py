@@ -21,10 +21,7 @@ def draw_curves(log: Sequence[Epoch], path: Path) -> None:
     epochs = [epoch.epoch for epoch in log]
     panels: list[tuple[str, list[tuple[str, list[float]]]]] = [
         ("loss", [("training", [e.loss for e in log]), ("test", [e.test_loss for e in log])]),
-        (
-            "top-1, %",
-            [("training", [100 * e.train_accuracy for e in log]), ("test", [100 * e.test_accuracy for e in log])],
-        ),
+        _accuracy(log),
         ("learning rate", [("", [e.lr for e in log])]),
     ]
     for title, name in MAP_FIELDS.items():
@@ -44,6 +41,14 @@ def draw_curves(log: Sequence[Epoch], path: Path) -> None:
         if title.endswith("loss"):
             _scale_losses(axis, title, [value for _, values in series for value in values])
     figure.savefig(path, dpi=150)
+
+
+def _accuracy(log: Sequence[Epoch]) -> tuple[str, list[tuple[str, list[float]]]]:
+    tested = [100 * epoch.tested for epoch in log]
+    if log[-1].test_map is not None:
+        return "mAP in the test, %", [("", tested)]
+    trained = [math.nan if epoch.train_accuracy is None else 100 * epoch.train_accuracy for epoch in log]
+    return "top-1, %", [("training", trained), ("test", tested)]
 
 
 def _scale_losses(axis: Axes, title: str, losses: list[float]) -> None:

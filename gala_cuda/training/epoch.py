@@ -26,17 +26,19 @@ class Epoch:
         seconds: since the start of the training.
         map_loss: mean map loss of the training images with a human map, before its weight; None without such images.
         map_similarity: mean rank correlation of maps with human ones on the test images; None without.
+        test_map: mean average precision of the held-out images, where images have any number of labels; then there are
+            no accuracies.
     """
 
     epoch: int
     step: int
     lr: float
     loss: float
-    train_accuracy: float
-    train_top5: float
+    train_accuracy: float | None
+    train_top5: float | None
     test_loss: float
-    test_accuracy: float
-    test_top5: float
+    test_accuracy: float | None
+    test_top5: float | None
     images_per_second: float
     data_wait: float
     peak_memory: int
@@ -46,6 +48,14 @@ class Epoch:
     seconds: float
     map_loss: float | None = None
     map_similarity: float | None = None
+    test_map: float | None = None
+
+    @property
+    def tested(self) -> float:
+        """What epochs are compared by: accuracy or mean average precision in the test."""
+        figure = self.test_accuracy if self.test_map is None else self.test_map
+        assert figure is not None
+        return figure
 
 
 def epochs_since_best(log: Sequence[Epoch]) -> int:
@@ -54,13 +64,15 @@ def epochs_since_best(log: Sequence[Epoch]) -> int:
 
 
 def best_epoch(log: Sequence[Epoch]) -> Epoch:
-    """The epoch of the highest test accuracy; of equal ones that of the lowest test loss, then the earliest.
+    """The epoch of the highest accuracy, or mean average precision, in the test.
+
+    Of equal ones it is that of the lowest test loss, then the earliest.
 
     An epoch whose test loss is no finite number comes after all others.
     """
 
     def rank(epoch: Epoch) -> tuple[bool, float, float]:
         finite = math.isfinite(epoch.test_loss)
-        return finite, epoch.test_accuracy, -epoch.test_loss if finite else 0.0
+        return finite, epoch.tested, -epoch.test_loss if finite else 0.0
 
     return max(log, key=rank)

@@ -14,6 +14,7 @@ from ..data.load import Data
 from ..errors import GalaError
 from . import distributed
 from .checkpoint import Checkpoint
+from .criterion import build_criterion
 from .curves import draw_curves
 from .epoch import Epoch, best_epoch, epochs_since_best
 from .evaluate import evaluate
@@ -80,10 +81,11 @@ class Trainer:
     def __init__(self, model: nn.Module, data: Data, recipe: Recipe, run: Run):
         self.data, self.recipe, self.run, self.world = data, recipe, run, distributed.world()
         shape = (data.channels, data.size, data.size)
-        self.stepper = Stepper(model, recipe, run.device, len(data.classes), shape)
+        criterion = build_criterion(recipe, data, run.device)
+        self.stepper = Stepper(model, recipe, run.device, len(data.classes), shape, criterion)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.accumulate)
         self.total_steps = recipe.epochs * self.steps_per_epoch
-        self.step, self.log, self.meter = 0, list[Epoch](), Meter(run.device)
+        self.step, self.log, self.meter = 0, list[Epoch](), self._new_meter()
         self.began, self.forecast = time.perf_counter(), Forecast()
         self._unseen: list[tuple[int, float, Tensor]] = []  # step, learning rate and loss, not looked at yet
         self._skipped: set[str] = set()  # names of images
@@ -130,8 +132,9 @@ class Trainer:
         distributed.broadcast_buffers(self.stepper.model)
         with self.stepper.averaged():
             tested = evaluate(
-                self.stepper.model, self.data.test, device, self.recipe.precision, self.stepper.map_meter()
-            )
+                self.stepper.model, self.data.test, device, self.recipe.precision, self.stepper.map_meter(),
+                loss=self.recipe.criterion,
+            )  # fmt: skip
         work = self.stepper.flops * speed.images_per_second
         peak = peak_flops(device, self.recipe.precision)
         epoch = Epoch(
@@ -153,14 +156,18 @@ class Trainer:
             seconds=time.perf_counter() - self.began,
             map_loss=means.map_loss,
             map_similarity=tested.map_similarity,
+            test_map=tested.mean_average_precision,
         )
         self.log.append(epoch)
-        self.meter = Meter(device)
+        self.meter = self._new_meter()
         if self.world.is_main:
             self.run.console.print(epoch_line(epoch, self.recipe.epochs))
             self.folder.append_to_log(epoch)
             self.board.add_epoch(epoch)
         self._save(best=best_epoch(self.log) is epoch)
+
+    def _new_meter(self, sums: Tensor | None = None) -> Meter:
+        return Meter(self.run.device, sums, self.recipe.multi_label)
 
     @property
     def ends_early(self) -> bool:
@@ -229,7 +236,7 @@ class Trainer:
         self.log = [Epoch(**epoch) for epoch in state["log"]]
         if not self.world.is_main:
             return
-        self.meter = Meter(self.run.device, state["meter"])  # the sums of all ranks, which are added up again
+        self.meter = self._new_meter(state["meter"])  # the sums of all ranks, which are added up again
         self.run.console.print_line(f"resumed at step {self.step}, from {checkpoint.path}")
         before = recorded(state["recipe"])
         if before.epochs != self.recipe.epochs:

@@ -29,8 +29,8 @@ class Means(NamedTuple):
 
     images: int
     loss: float
-    top1: float
-    top5: float
+    top1: float | None  # None where images have any number of labels
+    top5: float | None
     map_loss: float | None  # of the images with a human map; None where there were none
 
 
@@ -38,16 +38,17 @@ class Meter:
     """Sums over the images of one epoch, on the device until they are asked for.
 
     They are of the loss, of right answers among the best 1 and 5, and of images, and of those with a human map the map
-    loss and number: [6] float64.
+    loss and number: [6] float64. Of images with any number of labels no answers are counted.
     """
 
-    def __init__(self, device: torch.device, sums: Tensor | None = None):
+    def __init__(self, device: torch.device, sums: Tensor | None = None, multi_label: bool = False):
+        self._multi_label = multi_label
         start = torch.zeros(0, dtype=torch.float64) if sums is None else sums
         self._sums = F.pad(start, (0, 6 - len(start))).to(device)  # of this rank; former checkpoints have 4
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Counts a batch: `loss` is the mean of its images, `logits` [n, K], `labels` [n]."""
+        """Counts a batch: `loss` is the mean of its images, `logits` [n, K], `labels` [n] or [n, K]."""
         self._sums[:4] += batch_sums(loss, logits, labels)
 
     @torch.no_grad()
@@ -67,12 +68,16 @@ class Meter:
     def means(self) -> Means:
         """The means over all ranks; every rank has to call."""
         loss, top1, top5, images, map_loss, maps = self.sums().tolist()
-        return Means(int(images), loss / images, top1 / images, top5 / images, map_loss / maps if maps else None)
+        means = Means(int(images), loss / images, top1 / images, top5 / images, map_loss / maps if maps else None)
+        return means._replace(top1=None, top5=None) if self._multi_label else means
 
 
 def batch_sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """[4] float64: loss times images, right answers, right answers among the best five, images."""
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # [n, 5]
+    if labels.dim() == 2:
+        best = logits.new_zeros(len(logits), 1)
+    else:
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # [n, 5]
     count = torch.tensor(float(len(labels)), dtype=torch.float64, device=logits.device)
     weighted = loss.detach().double() * count if len(labels) else count
     return torch.stack([weighted, best[:, :1].sum().double(), best.sum().double(), count])

@@ -9,6 +9,10 @@ from rich.table import Table
 from .epoch import MAP_FIELDS, Epoch, best_epoch
 from .meters import format_loss
 
+FIGURES = {
+    "top-1 in training": "train_accuracy", "top-1 in the test": "test_accuracy", "top-5 in the test": "test_top5",
+    "mAP in the test": "test_map",
+}  # fmt: skip
 MIN_WAIT = 0.05  # fraction of the time; less waiting for data is not worth a word in the line of an epoch
 
 
@@ -36,9 +40,10 @@ def epoch_bar(console: Console) -> Progress:
     )
 
 
-def bar_text(rate: float, waiting: float, loss: float, top1: float) -> str:
+def bar_text(rate: float, waiting: float, loss: float, top1: float | None) -> str:
     """The text beside the bar: images per second, the fraction of the time spent waiting, loss and accuracy so far."""
-    return f"{rate:.0f} image/s{_waiting(waiting)}  loss {format_loss(loss)}  top-1 {top1:.1%}"
+    accuracy = "" if top1 is None else f"  top-1 {top1:.1%}"
+    return f"{rate:.0f} image/s{_waiting(waiting)}  loss {format_loss(loss)}{accuracy}"
 
 
 def _waiting(fraction: float) -> str:
@@ -51,10 +56,12 @@ def epoch_line(epoch: Epoch, epochs: int) -> str:
     maps = "" if epoch.map_loss is None else f"  map loss {format_loss(epoch.map_loss)}"
     if epoch.map_similarity is not None:
         maps += f"  map rho {epoch.map_similarity:+.3f}"
+    trained = "" if epoch.train_accuracy is None else f"train {epoch.train_accuracy:5.1%}  "
+    tested = f"test {epoch.tested:5.1%}" if epoch.test_map is None else f"test mAP {epoch.tested:5.1%}"
     left = (epochs - epoch.epoch) * epoch.seconds / epoch.epoch
     return (
-        f"epoch {epoch.epoch:{digits}}/{epochs}  loss {format_loss(epoch.loss)}  train {epoch.train_accuracy:5.1%}  "
-        f"test {epoch.test_accuracy:5.1%}  {epoch.images_per_second:.0f} image/s{_waiting(epoch.data_wait)}{maps}  "
+        f"epoch {epoch.epoch:{digits}}/{epochs}  loss {format_loss(epoch.loss)}  {trained}{tested}  "
+        f"{epoch.images_per_second:.0f} image/s{_waiting(epoch.data_wait)}{maps}  "
         + (f"{duration(left)} left" if epoch.epoch < epochs else f"done in {duration(epoch.seconds)}")
     )
 
@@ -64,15 +71,14 @@ def print_summary(log: list[Epoch], console: Console) -> None:
     chosen = (log[-1], best_epoch(log))
     rows: list[tuple[str, Callable[[Epoch], str]]] = [
         ("epoch", lambda epoch: str(epoch.epoch)),
-        ("top-1 in training", lambda epoch: f"{epoch.train_accuracy:.2%}"),
-        ("top-1 in the test", lambda epoch: f"{epoch.test_accuracy:.2%}"),
-        ("top-5 in the test", lambda epoch: f"{epoch.test_top5:.2%}"),
+        *((title, lambda epoch, name=name: f"{getattr(epoch, name):.2%}") for title, name in FIGURES.items()
+          if getattr(log[-1], name) is not None),
         ("loss in the test", lambda epoch: format_loss(epoch.test_loss)),
         ("images per second", lambda epoch: f"{epoch.images_per_second:.0f}"),
         ("waiting for data", lambda epoch: f"{epoch.data_wait:.1%}"),
         ("memory", lambda epoch: f"{epoch.peak_memory / 2**30:.2f} GiB"),
         ("GFLOP/s", lambda epoch: f"{epoch.flops_per_second / 1e9:.0f}"),
-    ]
+    ]  # fmt: skip
     if any(epoch.mfu is not None for epoch in chosen):
         rows.append(("fraction of the peak (MFU)", lambda epoch: "-" if epoch.mfu is None else f"{epoch.mfu:.1%}"))
     for title, name in MAP_FIELDS.items():

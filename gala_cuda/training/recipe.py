@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..clickme.loss import WEIGHTS
-from ..data.choices import AUGMENTS, CHANNELS, DIGITS, INTERPOLATIONS, SYNTHETIC
+from ..data.choices import AUGMENTS, CHANNELS, DIGITS, INTERPOLATIONS, SYNTHETIC, Columns
 from ..errors import SettingError
 from ..layer import INITS
 
+BALANCED = "balanced"  # weights of classes
+LOSSES = ("cross_entropy", "bce")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -42,8 +44,13 @@ class Recipe:
         RecipeError: a value is out of range.
     """
 
-    data: str = _field(DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, or tar shards")
+    data: str = _field(
+        DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, a table FILE.csv, or tar shards"
+    )
     val_share: float | None = _field(None, "share of each class to hold out, of a folder without val (default: none)")
+    image_column: str | None = _field(None, "column of a table with the images (default: image, path, file, ...)")
+    label_column: str | None = _field(None, "column with the labels (default: label, class, ...)")
+    multi_label: bool = _field(False, "any number of labels for each image: a|b, or a column of 0 and 1 for each label")
     clickme: str | None = _field(None, "folder of images with human maps, in place of data (default: none)")
     clickme_loss: str = _field("paper", "what maps are compared by; harmonization is for any network", tuple(WEIGHTS))
     clickme_weight: float | None = _field(
@@ -80,6 +87,12 @@ class Recipe:
     patience: int | None = _field(None, "epochs without a better test after which training ends (default: never)")
     batch_size: int = _field(64, "images of one step, over all processes")
     accumulate: int = _field(1, "micro-batches that each process divides its images of a step into")
+    loss: str | None = _field(
+        None, "cross_entropy, or bce, binary of each class (default: bce with multi_label, else cross_entropy)", LOSSES
+    )
+    class_weights: tuple[str, ...] = _field(
+        (), "balanced, a CSV file of class,weight, or a number for each class; of bce the weight of yes (default: none)"
+    )
     optimizer: str = _field(
         "sgd", "sgd, with Nesterov momentum, adamw, or one of timm's by name: lamb, lion, muon, ..."
     )
@@ -131,6 +144,9 @@ class Recipe:
         for name in ("weight_decay", "mixup", "cutmix", "clickme_weight"):
             self._expect(name, lambda value: 0 <= value < math.inf, "at least 0")
         self._expect("layer_decay", lambda value: 0 < value <= 1, "0 < layer_decay <= 1")
+        if self.multi_label:
+            self._expect("loss", lambda value: value == "bce", "bce with multi_label")
+            self._expect("clickme", lambda _: False, "no human maps with multi_label")
         self._expect("compile_mode", lambda _: self.compile, "it together with compile")
         self._expect("decay_at", lambda values: all(0 < value < 1 for value in values), "fractions between 0 and 1")
 
@@ -143,6 +159,16 @@ class Recipe:
     def peak_lr(self) -> float:
         """The learning rate after the warm-up."""
         return self.lr_256 * self.batch_size / LR_BATCH if self.lr is None else self.lr
+
+    @property
+    def criterion(self) -> str:
+        """The loss, one of `LOSSES`."""
+        return self.loss or ("bce" if self.multi_label else "cross_entropy")
+
+    @property
+    def columns(self) -> Columns:
+        """Where a table has images and labels."""
+        return Columns(self.image_column, self.label_column, self.multi_label)
 
     @property
     def source(self) -> str:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..console import PlainConsole
+from ..data.batches import count_labels
 from ..data.load import Data
 from . import distributed
 from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
@@ -141,7 +142,7 @@ class RunFolder:
 def facts(data: Data) -> dict[str, Any]:
     """What a checkpoint knows of the images: names and sizes of their classes, channels and size of an image."""
     counts = {
-        split: torch.bincount(batches.labels, minlength=len(data.classes)).tolist()
+        split: count_labels(batches.labels, len(data.classes)).tolist()
         for split, batches in (("train", data.train), ("test", data.test))
     }
     return {"classes": list(data.classes), "channels": data.channels, "size": data.size, **counts}

@@ -87,7 +87,7 @@ def load_images(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
             augment=recipe.augment, erasing=recipe.erasing, repeats=recipe.repeats, preprocessing=preprocessing,
             test_size=recipe.test_size, tta=tta, map_mode=map_mode, val_share=recipe.val_share,
-            pin_memory=device.type == "cuda",
+            columns=recipe.columns, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except SettingError:
         raise
@@ -106,7 +106,7 @@ def network_of(
     width = recipe.width or (16 if recipe.source == DIGITS else 64)
     return Network(
         recipe.model, recipe.layers, width, recipe.keep_output, stem, classes, channels, size, preprocessing,
-        init=recipe.init,
+        init=recipe.init, multi_label=recipe.multi_label,
     )  # fmt: skip
 
 
@@ -121,7 +121,11 @@ def class_numbers(recipe: Recipe, data: Data, network: Network, say: Say) -> lis
             raise ValueError(
                 f"has images of {data.channels} channels; expected {network.channels}, as the network takes"
             )
+        if network.multi_label and not recipe.multi_label:
+            raise RecipeError("multi_label", "is False; expected True, as the weights' training had it")
         numbers, note = match_classes(data.classes, network.classes)
+    except RecipeError:
+        raise
     except ValueError as error:
         raise SettingError([recipe.source_field], f"{recipe.source} {error}") from error
     if note is not None:

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clickme.score import MapScoreMeter
 from ..data.batches import Batch
 from ..models.with_maps import gala_layers
 from . import distributed
+from .criterion import Criterion
 from .ema import ModelEma
 from .evaluate import autocast, to_device
 from .freeze import freeze
@@ -29,6 +29,7 @@ class Stepper:
     Args:
         classes: number of them.
         shape: (channels, height, width) of an image.
+        criterion: the loss, where it is not the recipe's without weights of classes.
 
     Attributes:
         model: the network itself, by whose names weights are saved.
@@ -42,9 +43,16 @@ class Stepper:
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, device: torch.device, classes: int, shape: tuple[int, int, int]
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: torch.device,
+        classes: int,
+        shape: tuple[int, int, int],
+        criterion: Criterion | None = None,
     ):
         self.recipe, self.device, self.lr = recipe, device, 0.0
+        self.criterion = criterion or Criterion(recipe.criterion, recipe.label_smoothing)
         if recipe.sync_batchnorm:
             if device.type == "cpu":
                 raise RecipeError("sync_batchnorm", "is True; expected False on a CPU, where torch has none")
@@ -92,7 +100,7 @@ class Stepper:
                 logits, map_losses = output.float(), None
             else:
                 logits, map_losses = supervision.losses(output, images, labels, heatmap, has_map)
-            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            loss = self.criterion(logits, targets)
             meter.add(loss, logits, labels)
             if map_losses is not None:
                 meter.add_maps(map_losses, has_map)

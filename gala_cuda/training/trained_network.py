@@ -97,8 +97,11 @@ def trained_on(place: Path) -> tuple[dict[str, Any], Path]:
         recipe = resolve(str(beside), {})
     except RecipeError as error:
         raise RecipeError("data", f"is not given, and is not known from {beside}: {error}") from error
-    held_out = {} if recipe.val_share is None else {"val_share": recipe.val_share, "seed": recipe.seed}
-    return {"data": recipe.data, "clickme": recipe.clickme, **held_out}, beside
+    given = {} if recipe.val_share is None else {"val_share": recipe.val_share, "seed": recipe.seed}
+    for name in ("image_column", "label_column", "multi_label", "loss"):
+        if value := getattr(recipe, name):
+            given[name] = value
+    return {"data": recipe.data, "clickme": recipe.clickme, **given}, beside
 
 
 def _refuse_others(path: Path, network: Network, weights: Collection[str], given: dict[str, Any]) -> None:
