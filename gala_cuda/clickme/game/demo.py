@@ -8,11 +8,11 @@ from PIL import Image, ImageOps
 from ...errors import GalaError
 
 SIDE = 256  # pixels of the images
-CONSENT = """\
-This is a trial of the game. What you paint is kept in the study's folder on the computer that runs it, and nowhere
-else: the places and times of your strokes, on which images, whether the partner recognised them, and the size of your
-screen. You can delete it at any time.
-"""
+CONSENT = (
+    "This is a trial of the game. What you paint is kept in the study's folder on the computer that runs it, and "
+    "nowhere else: the places and times of your strokes, on which images, whether the partner recognised them, and the "
+    "size of your window.\n\nYou can delete it at any time.\n"
+)
 SETTINGS = """\
 title: ClickMe, a trial
 people: 10
