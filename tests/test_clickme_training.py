@@ -90,7 +90,7 @@ def trained(output, recipe=RECIPE, model=None, maps=True, console=None, sets=(TR
 
 def test_attention_learns_to_be_where_people_look(tmp_path):
     recipe, console = replace(RECIPE, epochs=6), PlainConsole(record=True, width=200)
-    taught, _ = trained(tmp_path / "taught", recipe, console=console, tensorboard=True)
+    taught, _ = trained(tmp_path / "taught", recipe, console=console, logs=["tensorboard"])
     untaught, _ = trained(tmp_path / "untaught", replace(recipe, clickme_weight=0.0))
     assert taught[-1].map_loss < 0.8 * taught[0].map_loss
     assert taught[-1].map_similarity > 0.4 > untaught[-1].map_similarity

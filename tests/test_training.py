@@ -64,7 +64,7 @@ def vector(model):
 
 
 def test_a_short_training_learns_and_writes(tmp_path):
-    log, model = train(tmp_path, Recipe(epochs=2), tensorboard=True, metadata={"a": "b"})
+    log, model = train(tmp_path, Recipe(epochs=2), logs=["tensorboard"], metadata={"a": "b"})
     assert log[1].loss < 0.5 * log[0].loss
     assert 0.5 < log[1].test_accuracy < log[1].test_top5
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -1,6 +1,7 @@
 """`gala-cuda train`: trains a network by a recipe."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 from ..training.recipe_file import PRESETS, resolve
@@ -9,6 +10,7 @@ from .extras import extra
 from .flags_from_recipe import add_recipe_flags, blaming_arguments, given_flags
 from .interrupt import command_line
 
+LOGS = ("csv", "tensorboard", "wandb")
 HELP = "Train a network on digits or on pictures of your own."
 
 
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", type=device, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add("--checkpoint-every", type=count, metavar="STEPS", help="steps between checkpoints, beside those after epochs")
     add("--keep", type=count, default=2, metavar="N", help="newest checkpoints to keep (default: %(default)s)")
-    add("--tensorboard", action="store_true", help="also log for TensorBoard")
+    add("--log", nargs="+", choices=LOGS, default=[], help="also log to log.csv, for TensorBoard, to Weights & Biases")
     add("--quiet", action="store_true", help="print nothing but errors")
     add_recipe_flags(parser.add_argument_group("recipe"))
 
@@ -34,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
         from ..training.loop import fit
         from ..training.run import Run
         from ..training.start import start
+    for name in args.log:
+        with extra(name):
+            import_module(name)  # before anything is written; csv is Python's own
     device = device_of(args)
     resume, written = args.resume or distributed.was_restarted(), args.output / "recipe.yaml"
     source = str(written) if resume and args.recipe is None and written.exists() else args.recipe
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         console = PlainConsole(quiet=args.quiet or not world.is_main)
         model, network, data, recipe = start(recipe, device, console.print_line)
         fit(model, data, recipe, Run(
-            args.output, device, console, resume, args.checkpoint_every, args.keep, args.tensorboard,
+            args.output, device, console, resume, args.checkpoint_every, args.keep, args.log,
             network.metadata(),
         ))  # fmt: skip
         console.print_line(f"weights and log are in {args.output.resolve()}")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 MAP_FIELDS = {"map loss": "map_loss", "map rho": "map_similarity"}  # by their titles
 
@@ -49,6 +49,11 @@ class Epoch:
     map_loss: float | None = None
     map_similarity: float | None = None
     test_map: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """All that there are by their names, but for the numbers of epoch and step."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value is not None and name not in ("epoch", "step")}
 
     @property
     def tested(self) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from .criterion import build_criterion
 from .curves import draw_curves
 from .epoch import Epoch, best_epoch, epochs_since_best
 from .evaluate import evaluate
+from .logs import Log, open_logs
 from .meters import Forecast, Means, Meter, Waiting, peak_flops, peak_memory
 from .progress import bar_text, duration, epoch_bar, epoch_line, print_summary
 from .recipe import Recipe
@@ -25,7 +26,6 @@ from .recipe_file import recorded
 from .run import Run, RunFolder
 from .schedule import learning_rate
 from .step import Stepper
-from .tensorboard import TensorBoard
 
 LOG_INTERVAL = 10  # steps between looks at the losses, each of which waits for the device
 
@@ -55,7 +55,9 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, run: Run) -> list[Epoch]:
     exact = recipe.deterministic
     with torch.backends.cudnn.flags(enabled=True, deterministic=exact, benchmark=not exact):
         trainer = Trainer(model, data, recipe, run)
-        with closing(trainer.board):
+        with ExitStack() as stack:
+            for log in trainer.logs:
+                stack.callback(log.close)
             while trainer.step < trainer.total_steps and not trainer.ends_early:
                 speed = trainer.train_epoch()
                 trainer.finish_epoch(speed)
@@ -95,8 +97,9 @@ class Trainer:
         self.folder.open(checkpoint)
         if checkpoint is not None:
             self._resume(checkpoint)
-        logs = run.tensorboard and self.world.is_main
-        self.board = TensorBoard(run.output / "tensorboard" if logs else None, self.step)
+        self.logs: list[Log] = []
+        if self.world.is_main:
+            self.logs = [self.folder.log, *open_logs(run.logs, run.output, self.step, asdict(recipe))]
 
     def train_epoch(self) -> Speed:
         """Trains to the end of the epoch that is under way."""
@@ -162,8 +165,8 @@ class Trainer:
         self.meter = self._new_meter()
         if self.world.is_main:
             self.run.console.print(epoch_line(epoch, self.recipe.epochs))
-            self.folder.append_to_log(epoch)
-            self.board.add_epoch(epoch)
+            for log in self.logs:
+                log.add_epoch(epoch)
         self._save(best=best_epoch(self.log) is epoch)
 
     def _new_meter(self, sums: Tensor | None = None) -> Meter:
@@ -184,7 +187,8 @@ class Trainer:
         for (step, lr, _), loss in zip(self._unseen, losses.tolist(), strict=True):
             if not math.isfinite(loss):
                 raise self._divergence(f"the loss is {loss} in {self._title}", step, lr)
-            self.board.add_step(step, loss=loss, lr=lr)
+            for log in self.logs:
+                log.add_step(step, loss=loss, lr=lr)
         self._unseen.clear()
         return self.meter.means()
 

@@ -1,7 +1,6 @@
 """A training's folder: what is written there, and whether a training may go on from what is there."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ..data.batches import count_labels
 from ..data.load import Data
 from . import distributed
 from .checkpoint import Checkpoint, CheckpointError, Checkpoints, as_bytes, write_atomically
-from .epoch import Epoch
+from .logs import JsonLines
 from .recipe import Recipe, RecipeError
 from .recipe_file import as_yaml, recorded
 
@@ -33,7 +32,7 @@ class Run:
         resume: continue from the newest checkpoint there, if there is one; else what is there is replaced.
         checkpoint_every: steps between checkpoints, beside those after each epoch.
         keep: number of checkpoints that stay.
-        tensorboard: also write tensorboard/.
+        logs: further ones: csv writes log.csv, tensorboard and wandb their own folders.
         metadata: of the weights' files.
     """
 
@@ -43,7 +42,7 @@ class Run:
     resume: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
-    tensorboard: bool = False
+    logs: Sequence[str] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -53,7 +52,7 @@ class RunFolder:
     def __init__(self, run: Run, recipe: Recipe, data: Data):
         self.run, self.recipe, self.facts, self.held_out = run, recipe, facts(data), data.held_out
         self.checkpoints = Checkpoints(run.output / "checkpoints", run.keep)
-        self._log = run.output / "log.jsonl"
+        self.log = JsonLines(run.output / "log.jsonl")
 
     def find_checkpoint(self, shapes: Mapping[str, torch.Size]) -> Checkpoint | None:
         """The one to go on from, None to start anew; `shapes` are those of the network's weights, by name.
@@ -112,21 +111,13 @@ class RunFolder:
                 self.checkpoints.clear()
                 for name in ("last.safetensors", "best.safetensors", "curves.png"):
                     (output / name).unlink(missing_ok=True)
-            with self._log.open("a") as lines:
-                lines.truncate(0 if checkpoint is None else checkpoint.state["log_bytes"])
+            self.log.truncate(0 if checkpoint is None else checkpoint.state["log_bytes"])
             write_atomically(output / "recipe.yaml", as_yaml(self.recipe).encode())
             if self.held_out:
                 names = "\n".join([*self.held_out, ""])
                 write_atomically(output / "held_out.txt", names.encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise CheckpointError(f"cannot write to {output}: {error.strerror}") from error
-
-    def append_to_log(self, epoch: Epoch) -> None:
-        try:
-            with self._log.open("a") as lines:
-                print(json.dumps(asdict(epoch)), file=lines)
-        except OSError as error:
-            raise CheckpointError(f"cannot write {self._log}: {error.strerror}") from error
 
     def save(
         self, step: int, weights: Mapping[str, Tensor], tested: Mapping[str, Tensor], state: dict[str, Any], best: bool
@@ -135,7 +126,7 @@ class RunFolder:
         metadata = dict(self.run.metadata)
         for name in ("best", "last") if best else ("last",):
             write_atomically(self.run.output / f"{name}.safetensors", as_bytes(tested, metadata))
-        state = {"recipe": asdict(self.recipe), "data": self.facts, "log_bytes": self._log.stat().st_size, **state}
+        state = {"recipe": asdict(self.recipe), "data": self.facts, "log_bytes": self.log.size, **state}
         self.checkpoints.save(step, as_bytes(weights, metadata), state, as_yaml(self.recipe))
 
 
