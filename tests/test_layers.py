@@ -26,7 +26,7 @@ LAYERS = (
 )
 # Imported where they are used, for an install may lack them: what torch itself or an extra brings.
 OPTIONAL = {
-    "huggingface_hub", "onnxruntime", "pyarrow", "scipy", "tensorboard", "timm",
+    "datasets", "fsspec", "huggingface_hub", "onnxruntime", "pyarrow", "scipy", "tensorboard", "timm",
     "torch.utils.tensorboard", "triton", "wandb", "yaml",
 }  # fmt: skip
 # Our own modules that need what may be missing, by who imports them where they are used.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 HELP = "Test weights: accuracy, confusion, image/s."
 FIELDS = (
-    "data", "val_share", "seed", "image_column", "label_column", "multi_label", "loss", "clickme", "model", "layers",
-    "keep_output", "image_size", "mean", "std", "interpolation", "batch_size", "precision", "workers",
+    "data", "val_share", "seed", "image_column", "label_column", "multi_label", "stream", "loss", "clickme", "model",
+    "layers", "keep_output", "image_size", "mean", "std", "interpolation", "batch_size", "precision", "workers",
 )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from ..training.recipe_file import stated
 
 # What weights know of themselves.
 _OF_WEIGHTS = (
-    "data", "val_share", "seed", "image_column", "label_column", "multi_label", "loss", "clickme", "model", "layers",
-    "keep_output", "image_size", "mean", "std", "interpolation",
+    "data", "val_share", "seed", "image_column", "label_column", "multi_label", "stream", "loss", "clickme", "model",
+    "layers", "keep_output", "image_size", "mean", "std", "interpolation",
 )  # fmt: skip
 
 

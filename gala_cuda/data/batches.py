@@ -3,9 +3,8 @@
 A training that was interrupted can therefore go on with the very batches that it would have seen.
 """
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,19 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .clickme_sample import ClickMeSample
-from .datasets import ImageDataset
+from .datasets import ImageDataset, derive_seed
 from .errors import TooManyUnreadableError, UnreachableError, UnreadableError
+from .streams import Batch, Read, StreamedDataset, StreamReader
 
 MAX_UNREADABLE = 0.01  # fraction of the images; more end a run
 MIN_SEEN = 10_000  # images to have seen before that fraction is judged, unless there are fewer
 MAX_NAMED = 5  # unreadable files that a message names
-Batch = tuple[Tensor, Tensor] | ClickMeSample  # images [n, channels, size, size], labels [n], and perhaps human maps
-
-
-def derive_seed(*parts: int) -> int:
-    """A seed of 63 bits for a tuple of whole numbers, the same on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 @lru_cache(maxsize=2)
@@ -56,7 +49,8 @@ class Batches:
     With ``repeats`` above 1, an epoch is as long but has fewer images, each so many times, one copy after the other,
     and each copy augmented in its own way (Hoffer et al., 2020); the ranks get different copies.
 
-    In training, the next readable image of the epoch takes the place of an unreadable one; in a test it is left out.
+    In training, the next readable image of the epoch takes the place of an unreadable one; in a test, and of a stream,
+    it is left out. The order of a ``StreamedDataset`` is shuffled as far as that of a stream can be.
 
     Attributes:
         total: number of images in the dataset.
@@ -67,7 +61,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: ImageDataset | StreamedDataset,
         batch_size: int,
         seed: int = 0,
         workers: int = 0,
@@ -92,7 +86,11 @@ class Batches:
         self._count = count // global_size if train else -(-count // global_size)
         self.images = self._count * global_size if train else count
         self.total = count
-        self._reader = _BatchReader(dataset, global_size, seed, train, repeats, rank, world)
+        self._reader: _BatchReader | StreamReader
+        if isinstance(dataset, StreamedDataset):
+            self._reader = StreamReader(dataset, self._count, global_size, seed, train, rank, world)
+        else:
+            self._reader = _BatchReader(dataset, self._count, global_size, seed, train, repeats, rank, world)
         self._seen, self._skipped = 0, dict[str, str]()
         self._requests = _Requests()
         self._loader: DataLoader = DataLoader(
@@ -127,48 +125,45 @@ class Batches:
         return self._draw(epoch, start)
 
     def _draw(self, epoch: int, start: int) -> Iterator[Batch]:
-        self._requests.pending = [(epoch, batch) for batch in range(start, len(self))]
+        self._requests.pending = self._reader.requests(epoch, start)
+        failures = 0  # in this epoch; pictures of a stream may have the same name, of others the same may fail twice
         for result in self._loader:
             if isinstance(result, UnreachableError):  # raised here: a worker's would bring its traceback as message
                 raise result
-            batch, gave_up, unreadable = result
-            self._seen += len(batch[1]) + len(unreadable)
+            batch, gave_up, unreadable, failed = result
+            self._seen += len(batch[1]) + failed
             self._skipped |= unreadable
+            failures += failed if isinstance(self._reader, StreamReader) else 0
             allowed = MAX_UNREADABLE * min(len(self._reader), max(self._seen, MIN_SEEN))
-            if gave_up or len(self._skipped) > allowed:
-                raise TooManyUnreadableError(self._complaint())
+            if gave_up or max(len(self._skipped), failures) > allowed:
+                raise TooManyUnreadableError(self._complaint(max(len(self._skipped), failures)))
             yield batch
 
-    def _complaint(self) -> str:
+    def _complaint(self, count: int) -> str:
         named = ", ".join(f"{name} ({reason})" for name, reason in self.skipped[:MAX_NAMED])
         more = len(self._skipped) - MAX_NAMED
         return (
-            f"{len(self._skipped)} of {self._seen} images seen, of {len(self._reader)} there are, cannot be read; "
+            f"{count} of {self._seen} images seen, of {len(self._reader)} there are, cannot be read; "
             f"more than {MAX_UNREADABLE:.0%} end the run: {named}" + (f", and {more} more" if more > 0 else "")
         )
 
 
 @dataclass
 class _Requests:
-    """The DataLoader's sampler: which (epoch, batch) the workers read next."""
+    """The DataLoader's sampler: what the workers read next."""
 
-    pending: list[tuple[int, int]] = field(default_factory=list)
+    pending: Iterable[Any] = ()
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.pending)
-
-    def __len__(self) -> int:
-        return len(self.pending)
 
 
 @dataclass(frozen=True)
 class _BatchReader(Dataset):
-    """The DataLoader's dataset: a request (epoch, batch) to (the batch, whether it gave up, {file: why unreadable}).
-
-    An UnreachableError is returned in place of these, not raised.
-    """
+    """The DataLoader's dataset: a request (epoch, batch) to what was read; UnreachableError is returned, not raised."""
 
     images: ImageDataset
+    batches: int  # of an epoch
     global_size: int  # images of a batch of all ranks
     seed: int
     train: bool
@@ -179,13 +174,17 @@ class _BatchReader(Dataset):
     def __len__(self) -> int:
         return len(self.images.labels)
 
-    def __getitem__(self, request: tuple[int, int]) -> tuple[Batch, bool, dict[str, str]] | UnreachableError:
+    def requests(self, epoch: int, start: int) -> list[tuple[int, int]]:
+        """(epoch, batch) for the batches of an epoch from number ``start`` on."""
+        return [(epoch, batch) for batch in range(start, self.batches)]
+
+    def __getitem__(self, request: tuple[int, int]) -> Read | UnreachableError:
         try:
             return self._batch(*request)
         except UnreachableError as error:
             return error
 
-    def _batch(self, epoch: int, batch: int) -> tuple[Batch, bool, dict[str, str]]:
+    def _batch(self, epoch: int, batch: int) -> Read:
         order = self._order(epoch)
         end = min((batch + 1) * self.global_size, len(self))
         positions = range(batch * self.global_size, end)[self.rank :: self.world]
@@ -199,7 +198,7 @@ class _BatchReader(Dataset):
                 indices.append(index)
         unreadable = {self.images.name(index): reason for index, reason in failed.items()}
         gave_up = self.train and len(samples) < len(positions)
-        return _stack(samples, self.images.labels[indices], self.images.shape), gave_up, unreadable
+        return Read(_stack(samples, self.images.labels[indices], self.images.shape), gave_up, unreadable, len(failed))
 
     def _order(self, epoch: int) -> Tensor:
         """The numbers of the images of an epoch, in their order: [n] int64."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PREFIX = "builtin:"
+DATASETS = "datasets:"  # before what the library datasets knows
 DIGITS, SYNTHETIC = f"{PREFIX}digits", f"{PREFIX}synthetic"
 AUGMENTS = ("paper", "modern", "randaugment", "none")
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")  # torchvision's

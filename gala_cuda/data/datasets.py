@@ -1,5 +1,6 @@
 """Numbered sets of images with their classes, which batches are made of: of picture files, or in memory."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -88,6 +89,12 @@ class InMemoryDataset:
 
     def read(self, index: int, seed: int) -> Tensor:
         return self.images[index % len(self.images)]
+
+
+def derive_seed(*parts: int) -> int:
+    """A seed of 63 bits for a tuple of whole numbers, the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager

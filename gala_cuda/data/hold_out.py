@@ -2,9 +2,7 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,10 +10,7 @@ from torch import Tensor
 
 
 class Pictures(Protocol):
-    """Pictures of classes, below or beside a folder."""
-
-    @property
-    def folder(self) -> Path: ...
+    """Pictures of classes."""
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -24,8 +19,8 @@ class Pictures(Protocol):
     def labels(self) -> Tensor:
         """[n] int64, or of any number of labels each [n, classes] bool."""
 
-    def name(self, index: int) -> str:
-        """The path of a picture."""
+    def below(self, index: int) -> str:
+        """The path of a picture below its folder, or whatever else it is known by wherever the data lie."""
 
 
 def hold_out(pictures: Pictures, share: float, seed: int) -> Tensor:
@@ -52,8 +47,7 @@ def hold_out(pictures: Pictures, share: float, seed: int) -> Tensor:
             raise ValueError(f"{part} has {len(own)} pictures, and val_share {share} of them are all; expected more")
 
         def digest(index: int) -> bytes:
-            below = os.path.relpath(pictures.name(index), pictures.folder)
-            return hashlib.blake2b(f"{seed} {below}".encode("utf-8", "surrogateescape")).digest()
+            return hashlib.blake2b(f"{seed} {pictures.below(index)}".encode("utf-8", "surrogateescape")).digest()
 
         held_out[sorted(own, key=digest)[:count]] = True
     return held_out

@@ -10,11 +10,13 @@ from .batches import Batches
 from .builtin import open_builtin
 from .choices import PREFIX, USUAL, Columns, explicit_source
 from .datasets import ImageDataset, PictureDataset, PictureFiles
+from .hf_datasets import is_of_datasets, open_datasets
 from .human_maps.dataset import open_clickme_folder
 from .picture_folder import open_picture_folder
 from .preprocessing import IMAGENET, Preprocessing
 from .shard_index import is_shard_folder
 from .shards import is_address, open_shards
+from .streams import StreamedDataset
 from .table import open_table, tables_of
 
 
@@ -52,6 +54,7 @@ def load(
     map_mode: str | None = None,
     val_share: float | None = None,
     columns: Columns = USUAL,
+    stream: bool = False,
     pin_memory: bool = False,
 ) -> Data:
     """The batches of one of ``world`` processes, of ``batch_size`` images each, read by ``workers`` further processes.
@@ -60,7 +63,7 @@ def load(
         source: "builtin:digits"; "builtin:synthetic", or "builtin:synthetic:N" for N images; one of these without
             "builtin:", unless there is a folder of that name; a folder of pictures; a table of them, FILE.csv or a
             folder with train.csv and val.csv; a folder of tar shards; or the http(s) address of shards with an index.
-            With ``map_mode``, a folder of ClickMe files.
+            "datasets:WHAT" as for ``open_datasets``. With ``map_mode``, a folder of ClickMe files.
         size: of the images in pixels; 224 unless given, of digits 32.
         augment, erasing: of pictures, see ``augmentation``. Built-in images are taken as they are.
         repeats: how often an image comes in a batch, each time augmented in another way, to train on.
@@ -69,38 +72,47 @@ def load(
         tta: the views of each picture to test on, see ``several_views``: images are [n, views, channels, size, size].
         map_mode: how human maps are processed, see ``process_map``.
         val_share: of pictures without val, the share of each class that is held out; ``seed`` says which.
-        columns: of a table.
+        columns: of a table, or of a data set of datasets.
+        stream: whether a data set of datasets is read as a stream.
 
     Raises:
         FileNotFoundError, ValueError: as the function says that opens this kind of source, or a number is out of range.
     """
     notes, held_out = list[str](), tuple[str, ...]()
-    train: ImageDataset
-    test: ImageDataset
+    train: ImageDataset | StreamedDataset
+    test: ImageDataset | StreamedDataset
+    of_table = _given(columns) | {"stream": stream or None}
     if map_mode is not None:
-        _refuse(source, "no folder of pictures", val_share=val_share, tta=tta, **_given(columns))
+        _refuse(source, "no folder of pictures", val_share=val_share, tta=tta, **of_table)
         train, test, classes = open_clickme_folder(
             Path(source), size or 224, augment, map_mode, preprocessing, erasing, test_size
         )
     elif (source := explicit_source(source)).startswith(PREFIX):
         _refuse(source, "no folder of pictures", val_share=val_share, tta=tta, erasing=erasing,
-                repeats=repeats if repeats > 1 else None, **_given(columns))  # fmt: skip
+                repeats=repeats if repeats > 1 else None, **of_table)  # fmt: skip
         train, test, classes = open_builtin(source, size)
         if test_size is not None:
             _, test, _ = open_builtin(source, test_size)
         workers = 0  # there is nothing to do
     else:
-        train_files, test_files, classes = _open_files(source, notes.append, val_share, seed, columns)
+        kind: type[PictureDataset] | type[StreamedDataset] = StreamedDataset if stream else PictureDataset
+        if is_of_datasets(source):
+            if stream:
+                _refuse(source, "read as a stream", repeats=repeats if repeats > 1 else None)
+            train_files, test_files, classes = open_datasets(source, columns, notes.append, val_share, seed, stream)
+        else:
+            _refuse(source, "not of datasets", stream=stream or None)
+            train_files, test_files, classes = _open_files(source, notes.append, val_share, seed, columns)
         if val_share is not None:
             held_out = tuple(test_files.name(index) for index in range(len(test_files.labels)))
         side = size or 224
         crops = augmentation(augment, side, preprocessing, erasing)
-        train = PictureDataset(train_files, crops, side, preprocessing.channels)
+        train = kind(train_files, crops, side, preprocessing.channels)
         side = test_size or side
         centre = several_views(tta, side, preprocessing) if tta else centre_crop(side, preprocessing)
-        test = PictureDataset(test_files, centre, side, preprocessing.channels)
+        test = kind(test_files, centre, side, preprocessing.channels)
 
-    def batches(dataset: ImageDataset, train: bool) -> Batches:
+    def batches(dataset: ImageDataset | StreamedDataset, train: bool) -> Batches:
         return Batches(
             dataset, batch_size, seed, workers, train=train, repeats=repeats if train else 1, rank=rank, world=world,
             pin_memory=pin_memory,

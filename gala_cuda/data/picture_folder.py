@@ -57,6 +57,10 @@ class PictureFolder:
     def name(self, index: int) -> str:
         return os.fsdecode(self._files[index])
 
+    def below(self, index: int) -> str:
+        """The path of a picture in the folder."""
+        return os.path.relpath(self.name(index), self.folder)
+
     def load(self, index: int) -> bytes:
         return read_file(self.name(index))
 

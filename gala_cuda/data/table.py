@@ -40,6 +40,10 @@ class TablePictures:
     def name(self, index: int) -> str:
         return os.fsdecode(self.paths[index])
 
+    def below(self, index: int) -> str:
+        """The path of a picture in the folder."""
+        return os.path.relpath(self.name(index), self.folder)
+
     def load(self, index: int) -> bytes:
         return read_file(self.name(index))
 
@@ -90,7 +94,7 @@ def open_table(
         rows = _merged(rows)
     else:
         _refuse_contradictions(rows)
-    classes = tuple(sorted({label for row in rows for label in row.labels}, key=_in_order))
+    classes = tuple(sorted({label for row in rows for label in row.labels}, key=in_order))
     _refuse_missing(rows)
     if val_share is not None:
         if any(row.split for row in rows):
@@ -220,7 +224,7 @@ def _refuse_missing(rows: Sequence[_Row]) -> None:
                                 "absolute or relative to the table's folder")  # fmt: skip
 
 
-def _in_order(name: str) -> tuple[bool, int, str]:
+def in_order(name: str) -> tuple[bool, int, str]:
     """Numbers come first, by their size."""
     return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 

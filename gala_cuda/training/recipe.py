@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..clickme.loss import WEIGHTS
-from ..data.choices import AUGMENTS, CHANNELS, DIGITS, INTERPOLATIONS, SYNTHETIC, Columns
+from ..data.choices import AUGMENTS, CHANNELS, DATASETS, DIGITS, INTERPOLATIONS, SYNTHETIC, Columns
 from ..errors import SettingError
 from ..layer import INITS
 
@@ -45,12 +45,15 @@ class Recipe:
     """
 
     data: str = _field(
-        DIGITS, f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, a table FILE.csv, or tar shards"
+        DIGITS,
+        f"{DIGITS}, {SYNTHETIC}, a folder with train/CLASS/* and val/CLASS/*, a table FILE.csv, tar shards, "
+        f"or {DATASETS}WHAT of Hugging Face",
     )
     val_share: float | None = _field(None, "share of each class to hold out, of a folder without val (default: none)")
     image_column: str | None = _field(None, "column of a table with the images (default: image, path, file, ...)")
     label_column: str | None = _field(None, "column with the labels (default: label, class, ...)")
     multi_label: bool = _field(False, "any number of labels for each image: a|b, or a column of 0 and 1 for each label")
+    stream: bool = _field(False, "read a data set of datasets as a stream, of which nothing is kept")
     clickme: str | None = _field(None, "folder of images with human maps, in place of data (default: none)")
     clickme_loss: str = _field("paper", "what maps are compared by; harmonization is for any network", tuple(WEIGHTS))
     clickme_weight: float | None = _field(

@@ -87,7 +87,7 @@ def load_images(
             recipe.source, batch_size, recipe.seed, size, recipe.workers, rank=world.rank, world=world.size,
             augment=recipe.augment, erasing=recipe.erasing, repeats=recipe.repeats, preprocessing=preprocessing,
             test_size=recipe.test_size, tta=tta, map_mode=map_mode, val_share=recipe.val_share,
-            columns=recipe.columns, pin_memory=device.type == "cuda",
+            columns=recipe.columns, stream=recipe.stream, pin_memory=device.type == "cuda",
         )  # fmt: skip
     except SettingError:
         raise

@@ -98,7 +98,7 @@ def trained_on(place: Path) -> tuple[dict[str, Any], Path]:
     except RecipeError as error:
         raise RecipeError("data", f"is not given, and is not known from {beside}: {error}") from error
     given = {} if recipe.val_share is None else {"val_share": recipe.val_share, "seed": recipe.seed}
-    for name in ("image_column", "label_column", "multi_label", "loss"):
+    for name in ("image_column", "label_column", "multi_label", "stream", "loss"):
         if value := getattr(recipe, name):
             given[name] = value
     return {"data": recipe.data, "clickme": recipe.clickme, **given}, beside
