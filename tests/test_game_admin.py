@@ -6,56 +6,20 @@ import zipfile
 
 import numpy as np
 import pytest
-from game_rounds import line, write_images
+from game_admin import DEVICE, NOW, ServedStudy
+from game_rounds import line
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gala_cuda.clickme.game import dashboard
-from gala_cuda.clickme.game.access import Refused
 from gala_cuda.clickme.game.admin import COOKIE, Admin
 from gala_cuda.clickme.game.dashboard import Dashboard, overlay
-from gala_cuda.clickme.game.records import Device, Picture
-from gala_cuda.clickme.game.store import Store
-
-NOW = 1000.0
-DEVICE = Device("mouse", 1.0, 1280, 720)
-
-
-class Study:
-    """A study with a server of the admin's routes alone."""
-
-    def __init__(self, folder):
-        images = write_images(folder / "images", 2)
-        paths = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
-        self.folder, self.store = folder, Store(f"sqlite:///{folder / 'game.sqlite'}")
-        pictures = [Picture(0, "play", path, path.split("/")[0], 64, 48, "d", people=2) for path in paths]
-        catch = Picture(0, "catch", "cat/c.png", "cat", 64, 48, "d")
-        self.store.add_images([*pictures, catch])
-        self.codes = [self.store.join(f"token {number}", "consent") for number in range(3)]
-        mask = np.zeros((48, 64), bool)
-        mask[:, :32] = True
-        self.admin = Admin(self.store, folder, {"cat/c.png": mask})
-        answer = {Refused: lambda _, error: error.response()}
-        self.app = Starlette(routes=self.admin.routes, exception_handlers=answer)
-        self.client = TestClient(self.app)
-
-    def play(self, code, points=None, outcome="timeout"):
-        found = self.store.start(code, NOW, catch_every=0)
-        drawn = line(10, 10) if points is None else points
-        if outcome == "recognised":
-            self.store.recognise(found.id, code, drawn[:10])
-        self.store.finish(found.id, code, outcome, drawn, DEVICE, "body", NOW + 1)
-        return found.picture
-
-    def log_in(self):
-        assert self.client.post("/admin/login", json={"token": self.admin.token}).status_code == 204
-        return self.client
 
 
 @pytest.fixture
 def study(tmp_path):
-    made = Study(tmp_path)
+    made = ServedStudy(tmp_path)
     yield made
     made.store.close()
 

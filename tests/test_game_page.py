@@ -40,6 +40,17 @@ def test_nothing_is_asked_for_before_consent(browser: Browser, game: FakeGame):
         assert page.evaluate("document.cookie") == ""
 
 
+def test_a_recruiting_services_number_goes_along(browser: Browser, game: FakeGame):
+    joined = []
+    game.hook = lambda method, path, body: joined.append(body) if path == "/api/join" else None  # type: ignore[func-returns-value]
+    with visit(browser, game) as page:
+        page.goto(f"{ORIGIN}/?recruit=5f3a%20b")
+        page.check("#agree")
+        page.click("#consent-form button")
+        page.wait_for_selector("#round:not([hidden])")
+    assert joined == [{"consent": True, "recruit": "5f3a b"}]
+
+
 def test_practice_needs_no_server(browser: Browser, game: FakeGame):
     with visit(browser, game) as page:
         page.check("#agree")

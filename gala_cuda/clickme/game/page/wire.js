@@ -43,7 +43,10 @@ async function json(method, path, body) {
 }
 
 export const study = () => json("GET", "study");
-export const join = () => json("POST", "join", { consent: true });
+export function join() {
+  const recruit = new URLSearchParams(location.search).get("recruit"); // a recruiting service's number of the player
+  return json("POST", "join", recruit ? { consent: true, recruit } : { consent: true });
+}
 export const board = () => json("GET", "board");
 export const forget = () => json("DELETE", "me");
 export const newRound = (untimed) => json("POST", "rounds", untimed ? { untimed } : {});
