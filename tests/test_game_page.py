@@ -42,7 +42,7 @@ def test_nothing_is_asked_for_before_consent(browser: Browser, game: FakeGame):
 
 def test_a_recruiting_services_number_goes_along(browser: Browser, game: FakeGame):
     joined = []
-    game.hook = lambda method, path, body: joined.append(body) if path == "/api/join" else None  # type: ignore[func-returns-value]
+    game.hook = lambda method, path, body: joined.append(body) if path == "/api/join" else None
     with visit(browser, game) as page:
         page.goto(f"{ORIGIN}/?recruit=5f3a%20b")
         page.check("#agree")
