@@ -12,6 +12,7 @@ LAYERS = (
     ("operator", "flops"),
     ("functional",),
     ("layer",),
+    ("released",),
     ("diagnostics", "testing"),
     ("models", "timm"),
     ("data",),

@@ -95,7 +95,7 @@ def test_what_is_out_of_range_is_named(name, value):
         pytest.param("preset: best", "preset is 'best'; expected one of paper", id="preset"),
         pytest.param("- epochs", "holds a list; expected fields and values", id="list"),
         pytest.param("a: [", "is no YAML", id="syntax"),
-        pytest.param(None, "expected one of paper, modern, finetune, or a YAML file", id="missing"),
+        pytest.param(None, "expected one of paper, gala_tpu, modern, finetune, or a YAML file", id="missing"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, text, message):

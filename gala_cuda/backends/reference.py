@@ -41,11 +41,33 @@ def attention(x: Tensor, w: Weights, squash: Squash) -> Tensor:
 def apply(x: Tensor, w: Weights, residual: Tensor | None, squash: Squash) -> tuple[Tensor, Tensor]:
     """(out [N, C, H, W] in x's dtype, map [N, H, W] = L2 norm of A over channels); autograd follows."""
     u = x.to(accumulation_dtype(x.dtype))  # once, so that the gradient's two parts meet before they are rounded
-    attended = attention(u, w, squash)
-    out = u * attended
+    return attend(u, attention(u, w, squash), residual, x.dtype)
+
+
+def attend(
+    x: Tensor, attended: Tensor, residual: Tensor | None, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `apply`, with the attention A [N, C, H, W] in the accumulation dtype; out in `dtype`, else in that of x."""
+    out = x.to(attended.dtype) * attended
     if residual is not None:
         out = torch.relu(out + residual)
-    return out.to(x.dtype), _norm(attended)
+    return out.to(dtype or x.dtype), _norm(attended)
+
+
+def released_attention(x: Tensor, w: Weights, v_spatial: Tensor, b_v_spatial: Tensor) -> Tensor:
+    """A [N, C, H, W] as the authors' released code has it, in the accumulation dtype, from x [N, C, H, W].
+
+    Beside the sigmoid there is a ReLU on g, and in the local path a convolution `v_spatial` [R, R, K, K] with its ReLU.
+    """
+    if autocast_on(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return released_attention(x, w, v_spatial, b_v_spatial)
+    u, w = _accumulate(x, w)
+    _, g = _gate(u.mean((2, 3)), w)
+    hidden = torch.relu(F.conv2d(u, w.v_shrink[:, :, None, None], w.b_v_shrink))  # [N, R, H, W]
+    hidden = torch.relu(F.conv2d(hidden, v_spatial.to(u.dtype), b_v_spatial.to(u.dtype), padding="same"))
+    s = F.conv2d(hidden, w.v_collapse[None, :, None, None], w.b_v_collapse).squeeze(1)  # [N, H, W]
+    return _attend(torch.relu(g), s, w, Squash.SIGMOID)
 
 
 def forward(call: ForwardCall) -> Outputs:

@@ -29,7 +29,13 @@ ARCHITECTURES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] 
     101: (Bottleneck, (3, 4, 23, 3)),
 }
 _STEMS = ("imagenet", "small")
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+def check_stem(stem: str) -> None:
+    """Raises ValueError where there is no such stem."""
+    if stem not in _STEMS:
+        raise ValueError(f"stem is {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
 
 
 class Stage(nn.Sequential):
@@ -80,8 +86,7 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in ARCHITECTURES:
             raise ValueError(f"depth is {depth!r}; expected one of {', '.join(map(str, ARCHITECTURES))}")
-        if stem not in _STEMS:
-            raise ValueError(f"stem is {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
+        check_stem(stem)
         check_positive(num_classes=num_classes, in_channels=in_channels, width=width)
         block, depths = ARCHITECTURES[depth]
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -91,7 +96,7 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(width, **factory)
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
         channels = width
-        for i, stage_name in enumerate(_STAGES):
+        for i, stage_name in enumerate(STAGES):
             stage = Stage()
             for j in range(depths[i]):
                 stage.append(block(channels, width * 2**i, stride=2 if i and not j else 1, **factory))
@@ -111,7 +116,7 @@ class ResNet(nn.Module):
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """The residual blocks and their names, "layer1.0" and so on."""
-        for stage_name in _STAGES:
+        for stage_name in STAGES:
             for name, block in self.get_submodule(stage_name).named_children():
                 yield f"{stage_name}.{name}", block
 
@@ -129,7 +134,7 @@ class ResNet(nn.Module):
             raise ValueError("return_maps is True, but this network has no GALA block; see gala_resnet50 and convert")
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         maps = {}
-        for stage_name in _STAGES:
+        for stage_name in STAGES:
             stage = self.get_submodule(stage_name)
             if return_maps:
                 x, stage_maps = stage(x, return_maps=True)
@@ -140,76 +145,77 @@ class ResNet(nn.Module):
         return (logits, maps) if return_maps else logits
 
 
-MODELS: dict[str, Callable[..., ResNet]] = {}  # the functions below, by their names
-Builder = TypeVar("Builder", bound=Callable[..., ResNet])
+MODELS: dict[str, Callable[..., nn.Module]] = {}  # the functions below and of preact_resnet, by their names
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 
-def _named(builder: Builder) -> Builder:
+def named(builder: Builder) -> Builder:
+    """Makes the function one of ``MODELS``."""
     MODELS[builder.__name__] = builder
     return builder
 
 
-@_named
+@named
 def resnet18(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-18. Options: in_channels, stem, width, zero_init_residual, device, dtype, as for ``ResNet``."""
     return ResNet(18, num_classes, **options)
 
 
-@_named
+@named
 def resnet26(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-26, with two Bottlenecks per stage. Options as for ``resnet18``."""
     return ResNet(26, num_classes, **options)
 
 
-@_named
+@named
 def resnet34(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-34. Options as for ``resnet18``."""
     return ResNet(34, num_classes, **options)
 
 
-@_named
+@named
 def resnet50(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-50. Options as for ``resnet18``."""
     return ResNet(50, num_classes, **options)
 
 
-@_named
+@named
 def resnet101(num_classes: int = 1000, **options) -> ResNet:
     """ResNet-101. Options as for ``resnet18``."""
     return ResNet(101, num_classes, **options)
 
 
-@_named
+@named
 def se_resnet18(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-18: ``SqueezeExcite`` at the end of every dense path. Options as for ``resnet18``."""
     return _se_resnet(18, num_classes, reduction, **options)
 
 
-@_named
+@named
 def se_resnet26(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-26. Options as for ``se_resnet18``."""
     return _se_resnet(26, num_classes, reduction, **options)
 
 
-@_named
+@named
 def se_resnet34(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-34. Options as for ``se_resnet18``."""
     return _se_resnet(34, num_classes, reduction, **options)
 
 
-@_named
+@named
 def se_resnet50(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-50. Options as for ``se_resnet18``."""
     return _se_resnet(50, num_classes, reduction, **options)
 
 
-@_named
+@named
 def se_resnet101(num_classes: int = 1000, reduction: int = 16, **options) -> ResNet:
     """SE-ResNet-101. Options as for ``se_resnet18``."""
     return _se_resnet(101, num_classes, reduction, **options)
 
 
-@_named
+@named
 def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-18 with ``gala_cuda.GALA`` at the end of the dense paths of ``layers``.
 
@@ -229,25 +235,25 @@ def gala_resnet18(num_classes: int = 1000, layers: str | Sequence[str] = ("layer
     return _gala_resnet(18, num_classes, layers, **options)
 
 
-@_named
+@named
 def gala_resnet26(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-26 with GALA. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(26, num_classes, layers, **options)
 
 
-@_named
+@named
 def gala_resnet34(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-34 with GALA. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(34, num_classes, layers, **options)
 
 
-@_named
+@named
 def gala_resnet50(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """The paper's GALA-ResNet-50. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(50, num_classes, layers, **options)
 
 
-@_named
+@named
 def gala_resnet101(num_classes: int = 1000, layers: str | Sequence[str] = ("layer3",), **options) -> ResNet:
     """ResNet-101 with GALA. Arguments as for ``gala_resnet18``."""
     return _gala_resnet(101, num_classes, layers, **options)

@@ -150,7 +150,7 @@ class Network:
         try:
             return MODELS[name](len(self.classes), **options)
         except ValueError as error:
-            raise NetworkError("layers", str(error)) from error
+            raise NetworkError("init" if str(error).startswith("init ") else "layers", str(error)) from error
 
 
 def default_preprocessing(model: str, size: int | None, file: str | None = None) -> tuple[int | None, Preprocessing]:

@@ -25,6 +25,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "steps", "weight_decay": 1e-4, "decay_vectors": True, "deterministic": False,
         "workers": 8,
     },
+    # the same network and loss as in the authors' released code
+    "gala_tpu": {
+        "model": "gala_preact_resnet50", "init": "paper", "clickme_loss": "gala_tpu", "decay_attention": False,
+        "epochs": 90, "batch_size": 1024, "lr_256": 0.1, "warm_up": 5 / 90, "schedule": "steps", "weight_decay": 1e-4,
+        "deterministic": False, "workers": 8,
+    },
     # long, strongly regularised, averaged
     "modern": {
         "model": "gala_resnet50", "epochs": 300, "batch_size": 1024, "lr_256": 0.125, "warm_up": 5 / 300,
