@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from ...errors import GalaError
 
-SIDE = 256  # pixels of the images
+SIDE = 160  # pixels of the images: small enough that a round's brush reaches all that matters, and a beginner wins
 CONSENT = (
     "This is a trial of the game. What you paint is kept in the study's folder on the computer that runs it, and "
     "nowhere else: the places and times of your strokes, on which images, whether the partner recognised them, and the "
