@@ -103,10 +103,12 @@ class FakeGame:
     def _answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         match method, path.split("/"):
             case "GET", ["study"]:
-                player = {"participant": self.joined, "total": self.total()} if self.joined else {}
+                player = (
+                    {"participant": self.joined, "name": "quiet otter", "total": self.total()} if self.joined else {}
+                )
                 return 200, {"title": "Rings and things", "consent": self.consent} | player
             case "POST", ["join"]:
-                self.joined = "quiet-otter"
+                self.joined = "k7mq2xw9ab"
                 return 200, {"participant": self.joined}
             case "POST", ["rounds"]:
                 if not self.left:

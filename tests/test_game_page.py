@@ -36,7 +36,7 @@ def test_nothing_is_asked_for_before_consent(browser: Browser, game: FakeGame):
         page.click("#consent-form button")
         page.wait_for_selector("#round:not([hidden])")
         assert ("POST", "/api/join") in game.asked
-        assert page.text_content("#code") == "quiet-otter"
+        assert page.text_content("#who") == "You are quiet otter (k7mq2xw9ab)"
         assert page.evaluate("document.cookie") == ""
 
 
@@ -261,9 +261,11 @@ def test_the_board(browser: Browser, game: FakeGame):
         page.click("#open-board")
         page.wait_for_selector("text=Nobody has scored yet")
         page.keyboard.press("Escape")
-        game.board = [{"name": "quiet otter", "score": 99.6}, {"name": "amber falcon", "score": 3.2}]
+        start_round(page)
+        game.board = [{"name": "brave teapot", "score": 99.6}, {"name": "quiet otter", "score": 3.2}]
         page.click("#open-board")
-        until(page, lambda: page.locator("#ranks li").all_text_contents() == ["quiet otter100", "amber falcon3"])
+        until(page, lambda: page.locator("#ranks li").all_text_contents() == ["brave teapot100", "quiet otter3"])
+        assert page.locator("#ranks [aria-current]").all_text_contents() == ["quiet otter3"]
 
 
 def test_the_last_picture(browser: Browser, game: FakeGame):
@@ -295,7 +297,7 @@ def test_forget_my_data(browser: Browser, game: FakeGame):
 
 
 def test_a_session_that_the_server_has_lost(browser: Browser, game: FakeGame):
-    game.joined = "quiet-otter"
+    game.joined = "k7mq2xw9ab"
     with visit(browser, game) as page:
         assert page.is_hidden("#consent-form")
         game.joined = None
@@ -305,7 +307,7 @@ def test_a_session_that_the_server_has_lost(browser: Browser, game: FakeGame):
 
 
 def test_the_servers_reason_is_shown(browser: Browser, game: FakeGame):
-    game.joined = "quiet-otter"
+    game.joined = "k7mq2xw9ab"
     game.hook = lambda method, path, body: (503, {"error": "no room left"}) if path == "/api/rounds" else None
     with visit(browser, game) as page:
         page.click("#play")

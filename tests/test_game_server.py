@@ -65,7 +65,7 @@ def test_a_round_from_beginning_to_end(port, study):
     assert list(answer) == ["participant"]
     cookie = player.response.headers["Set-Cookie"]
     assert all(part in cookie for part in ("HttpOnly", "SameSite=lax", "Path=/"))
-    player.cookie = cookie.partition(";")[0]
+    player.cookie, code = cookie.partition(";")[0], answer["participant"]
     status, played = player.ask("POST", "/api/rounds", {})
     assert status == 200
     assert list(played) == ["round", "label", "width", "height", "rules"]
@@ -89,18 +89,13 @@ def test_a_round_from_beginning_to_end(port, study):
     assert status == 200
     assert [list(line) for line in board] == [["name", "score"]]
     assert player.ask("GET", "/api/study")[1] == {
-        "title": "Colours", "consent": "You paint; we keep where.", "participant": answer_code(player, port),
-        "total": pytest.approx(SCORE),
+        "title": "Colours", "consent": "You paint; we keep where.", "participant": code,
+        "name": board[0]["name"], "total": pytest.approx(SCORE),
     }  # fmt: skip
     status, nothing = player.ask("DELETE", "/api/me")
     assert (status, nothing) == (204, b"")
     assert player.ask("POST", "/api/rounds", {})[0] == 401
     assert player.ask("GET", "/api/board")[1] == []
-
-
-def answer_code(player, port):
-    """The player's code, as the page asks for it."""
-    return player.ask("GET", "/api/study")[1]["participant"]
 
 
 def test_consent_is_needed(port):

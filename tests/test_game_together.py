@@ -27,7 +27,7 @@ def page(browser: Browser, game: Game):
         page.on("console", lambda message: seen.append(message.text))
         page.on("pageerror", lambda error: seen.append(str(error)))
         origin = f"http://127.0.0.1:{port}/"
-        page.on("request", lambda request: request.url.startswith(origin) or seen.append(request.url))
+        page.on("request", lambda request: None if request.url.startswith(origin) else seen.append(request.url))
         page.goto(origin)
         page.wait_for_selector("#welcome:not([hidden])")
         yield page
@@ -47,11 +47,11 @@ def test_rounds_of_a_player(page: Page, game: Game):
     assert page.text_content("#study-title") == "Colours & <b>more</b>"
     start_round(page)
     assert page.text_content("#word") in COLOURS
+    corners = [place(page, *way) for way in ((0.5, 0.5), (0.1, 0.9), (0.1, 0.1), (0.9, 0.1))]
     paint_now(page, 0.9, 0.9)
-    for way in ((0.5, 0.5), (0.1, 0.9), (0.1, 0.1), (0.9, 0.1)):
-        if page.is_visible("#round"):
-            page.wait_for_timeout(500)
-            page.mouse.move(*place(page, *way))
+    for corner in corners:
+        page.wait_for_timeout(500)
+        page.mouse.move(*corner)
     page.wait_for_selector("#result:not([hidden])")
     assert "your partner got it" in (page.text_content("#verdict") or "")
     until(page, lambda: page.text_content("#total") == page.text_content("#won") != "0")
@@ -76,7 +76,8 @@ def test_rounds_of_a_player(page: Page, game: Game):
     assert page.evaluate("document.cookie") == ""
     (cookie,) = page.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
-    assert page.text_content("#code") == first.participant
+    (player,) = game.store.participants()
+    assert page.text_content("#who") == f"You are {player.name} ({first.participant})"
 
     page.click("#open-board")
     page.wait_for_selector("#ranks li")

@@ -41,8 +41,9 @@ async def study(request: Request) -> Response:
     answer: dict[str, Any] = {"title": game.study.title, "consent": game.study.consent}
     if session_tokens(request.headers, game.cookie):
         with contextlib.suppress(Refused):
-            answer["participant"] = await player(request)
-            answer["total"] = await stored(request, game.store.total, answer["participant"])
+            answer["participant"] = code = await player(request)
+            answer["name"] = await stored(request, game.store.name_of, code)
+            answer["total"] = await stored(request, game.store.total, code)
     return JSONResponse(answer)
 
 

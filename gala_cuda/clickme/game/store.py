@@ -112,6 +112,11 @@ class Store(Rounds):
             query = select(participant.c.code).where(participant.c.token_hash == token_hash)
             return connection.execute(query).scalar()
 
+    def name_of(self, code: str) -> str | None:
+        """The name by which the participant `code` is on the board."""
+        with self.reading() as connection:
+            return connection.execute(select(participant.c.name).where(participant.c.code == code)).scalar()
+
     def participants(self) -> list[Participant]:
         with self.reading() as connection:
             columns = [participant.c[name] for name in Participant.__dataclass_fields__]

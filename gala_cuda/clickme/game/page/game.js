@@ -4,7 +4,7 @@ import { Outbox } from "./outbox.js";
 import { PRACTICE, drawBoat, pretendPartner } from "./practice.js";
 import { Round } from "./round.js";
 import { Scene } from "./scene.js";
-import { $, notice, show, showBoard, showClock, showGuess, showResult, showRound, showTotal, tell } from "./screens.js";
+import { $, notice, show, showBoard, showClock, showGuess, showPlayer, showResult, showRound, showTotal, tell } from "./screens.js";
 import * as wire from "./wire.js";
 
 const outbox = new Outbox(wire.finish, async ({ waiting, refused }) => {
@@ -40,26 +40,21 @@ function offerAgain(act) {
 }
 
 async function begin() {
-  const { title, consent, participant, total } = await wire.study();
-  $("study-title").textContent = title;
-  $("consent").textContent = consent;
-  showParticipant(participant);
-  if (participant) showTotal(total);
+  await meet();
   show("welcome");
 }
 
-/** code: the participant's, null before there is one. */
-function showParticipant(code) {
-  $("consent-form").hidden = Boolean(code);
-  $("back").hidden = !code;
-  $("who").hidden = $("open-leave").hidden = !code;
-  $("code").textContent = code ?? "";
+/** What the study is, and who plays. */
+async function meet() {
+  const { title, consent, ...player } = await wire.study();
+  $("study-title").textContent = title;
+  $("consent").textContent = consent;
+  showPlayer(player);
 }
 
 async function join() {
-  const { participant } = await wire.join();
-  showParticipant(participant);
-  showTotal(0);
+  await wire.join();
+  await meet();
   await practise();
 }
 
@@ -132,8 +127,7 @@ async function leave() {
   await wire.forget();
   await outbox.clear();
   localStorage.clear();
-  showParticipant(null);
-  $("purse").hidden = true;
+  showPlayer({});
   tell("Everything about you is deleted", "Thank you for your time. You can close the page.", "Play again as someone new", () => attempt(begin));
 }
 

@@ -46,8 +46,16 @@ export function tell(title, text, action = "", act = null) {
 }
 
 export function showTotal(total) {
-  $("purse").hidden = false;
   $("total").textContent = Math.round(total);
+}
+
+/** Who plays: {participant, name, total}; {} before anybody does. */
+export function showPlayer({ participant, name, total }) {
+  $("consent-form").hidden = Boolean(participant);
+  for (const id of ["back", "purse", "who", "open-leave"]) $(id).hidden = !participant;
+  $("code").textContent = participant ?? "";
+  $("name").textContent = name ?? "";
+  showTotal(total ?? 0);
 }
 
 function startExample() {
@@ -125,6 +133,9 @@ function countUp(score) {
 
 export function showBoard(ranks) {
   $("ranks").replaceChildren(...ranks.map(({ name, score }) => item(name, Math.round(score))));
+  for (const rank of $("ranks").children) {
+    if (rank.firstChild.textContent === $("name").textContent) rank.setAttribute("aria-current", "true");
+  }
   $("board-empty").textContent = ranks.length ? "" : "Nobody has scored yet. Be the first!";
   $("board").showModal();
 }
