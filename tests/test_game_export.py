@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def written(images, target, rounds=None, **options):
 
 def samples(folder, split):
     """Each sample of a split by its key."""
-    reader = open_split(folder, split)
+    reader = open_split(Path(folder), split)
     return {reader.key(index): reader.read(index) for index in range(len(reader))}
 
 
@@ -281,6 +282,20 @@ def test_the_command_collects_what_check_passes_and_a_training_reads(study, caps
     train, val, classes = open_clickme_folder(folder.parent / "maps", 32)
     assert (len(train.labels), len(val.labels), classes) == (8, 2, CLASSES)
     assert {int(dataset.read(0, 0).label) for dataset in (train, val)} <= {0, 1}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_network_trains_on_what_was_collected_and_is_scored_by_it(study, capsys):
+    folder, _, _ = study
+    assert run(folder, "--val-share", "0.5") == 0
+    maps, network = str(folder.parent / "maps"), str(folder.parent / "run")
+    settings = ["--image-size", "32", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
+    assert main(["train", "--clickme", maps, "--model", "gala_resnet18", *settings, "--output", network]) == 0
+    epoch = json.loads((folder.parent / "run" / "log.jsonl").read_text().splitlines()[-1])
+    with_map = {split: any(each.has_map for each in samples(maps, split).values()) for split in ("train", "val")}
+    assert sum(with_map.values()) == 1  # one image was painted
+    assert (epoch["map_loss"] if with_map["train"] else epoch["map_similarity"]) is not None
 
 
 def test_people_and_images_that_the_admin_excludes_are_left_out(study, capsys):
