@@ -30,6 +30,7 @@ from rich.table import Table
 from torch import nn
 
 from gala_cuda.clickme.game.database import database_of
+from gala_cuda.clickme.game.demo import SIDE as DEMO_SIDE
 from gala_cuda.clickme.game.demo import write_demo
 from gala_cuda.clickme.game.launch import Options, launch
 from gala_cuda.clickme.game.listen import address_of, bind
@@ -41,7 +42,7 @@ from gala_cuda.data.preprocessing import IMAGENET
 
 QUICK_MS, DEMO = 5, "EfficientNet-Lite0"
 PROBE_SECONDS = 0.2  # between two looks at the board while others play
-SIDE = 256
+SIDE = 256  # pixels of the pictures for the partner of 5 ms
 
 
 class Brightness(nn.Module):
@@ -118,7 +119,7 @@ async def play(client: Client, until: float, seed: int, finished: list[str]) -> 
         status, told = await client.ask("round", "POST", "/api/rounds", {})
         assert status == 200, told
         await client.ask("image", "GET", f"/api/rounds/{told['round']}/image")
-        points, number = path(rng), 0
+        points, number = path(rng, told["width"], told["height"]), 0
         began, won = time.monotonic(), False
         for number in range(RULES.every, MOST_BUBBLES + 1, RULES.every):
             await asyncio.sleep(max(0.0, began + points[number - 1][2] / 1000 - time.monotonic()))
@@ -135,15 +136,15 @@ async def play(client: Client, until: float, seed: int, finished: list[str]) -> 
     client.writer.close()
 
 
-def path(rng: random.Random) -> list[tuple[int, int, int]]:
-    """A walk of ``MOST_BUBBLES`` within the rules, around the middle of the image."""
-    points, x, y = [], 8 * SIDE, 8 * SIDE
+def path(rng: random.Random, width: int, height: int) -> list[tuple[int, int, int]]:
+    """A walk of ``MOST_BUBBLES`` within the rules, from the middle of an image."""
+    points, x, y = [], 8 * width, 8 * height
     for number in range(MOST_BUBBLES):
         points.append((x, y, RULES.interval_ms * number))
         step = 75  # sixteenths of a pixel, at most, along each axis
         while (x, y) == points[-1][:2]:
-            x = min(max(x + rng.randint(-step, step), 0), 16 * SIDE)
-            y = min(max(y + rng.randint(-step, step), 0), 16 * SIDE)
+            x = min(max(x + rng.randint(-step, step), 0), 16 * width)
+            y = min(max(y + rng.randint(-step, step), 0), 16 * height)
     return points
 
 
@@ -197,7 +198,7 @@ def forward_ms(batch: int) -> float:
     """The median time in which the demo's partner names ``batch`` pictures, on one thread."""
     torch.set_num_threads(1)
     view = ViewOptions(None)()
-    pictures = [np.random.default_rng(0).random((SIDE, SIDE, 3), np.float32)] * batch
+    pictures = [np.random.default_rng(0).random((DEMO_SIDE, DEMO_SIDE, 3), np.float32)] * batch
     taken = []
     for _ in range(8):
         began = time.perf_counter()

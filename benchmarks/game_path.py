@@ -12,8 +12,8 @@ import argparse
 import asyncio
 import hashlib
 import io
+import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,6 +42,7 @@ OUTBOX = """new Promise((resolve) => {
         counted.onsuccess = () => resolve(counted.result);
     };
 })"""  # how many rounds have not been answered for
+WIDEST, QUALITY = 1000, 85  # of pictures, in pixels and as JPEG
 PICTURED = (0, 2)  # the player and the round that pictures are taken of
 KINDS = ("gradient", "gradient", "centre")
 SMOOTHNESS, SEEN = 6.0, 9  # pixels: of where a player looks, and what a bubble has covered
@@ -122,7 +123,7 @@ class Player:
             self.outcomes.append(await page.inner_text("#verdict"))
             if (self.number, number) == PICTURED:
                 await page.wait_for_timeout(1000)
-                await page.screenshot(path=self.output / "result.png")
+                await page.screenshot(path=self.output / "result.jpg", type="jpeg", quality=QUALITY)
             begin = "#next"
         await page.wait_for_timeout(1000)
         waiting = await page.evaluate(OUTBOX)
@@ -145,7 +146,7 @@ class Player:
                 return
             await page.mouse.move(*place)
             if (self.number, number, step) == (*PICTURED, 15):
-                await page.screenshot(path=self.output / "round.png")
+                await page.screenshot(path=self.output / "round.jpg", type="jpeg", quality=QUALITY)
 
     def _interest(self, image: Image.Image, label: str, number: int) -> np.ndarray:
         """Where this player would like to paint, [H, W]."""
@@ -187,7 +188,7 @@ async def play(study: Path, output: Path, rounds: int) -> list[Player]:
             await page.goto(admin)
             await page.wait_for_selector("#images li")
             await page.wait_for_load_state("networkidle")
-            await page.screenshot(path=output / "admin.png", full_page=True)
+            await page.screenshot(path=output / "admin.jpg", type="jpeg", quality=QUALITY, full_page=True)
             await browser.close()
     finally:
         server.terminate()
@@ -215,9 +216,10 @@ def go_on(work: Path, output: Path) -> list[str]:
         run("eval", network, "--clickme", maps, "--maps"),
         run("inspect", network, maps, "--split", "train", "--limit", "8", "--output", str(work / "inspect")),
     ]
-    for name in ("inspection.png", "inspection.html"):
-        shutil.copy(work / "inspect" / name, output / name)
-    shutil.copy(work / "run" / "curves.png", output / "curves.png")
+    for drawn in (work / "inspect" / "inspection.png", work / "run" / "curves.png"):
+        picture = Image.open(drawn).convert("RGB")
+        picture.thumbnail((WIDEST, 2 * WIDEST))
+        picture.save(output / f"{drawn.stem}.jpg", quality=QUALITY)
     return [text.replace(str(work), "runs") for text in said]
 
 
@@ -232,7 +234,10 @@ def told(players: Sequence[Player], seconds: float, said: Sequence[str], command
     return "\n".join([
         "# From the game to a trained network", "", f"`{command}`", "",
         "Scripted strokes, and no people: what is shown is that the path holds.", "",
-        f"{rounds} rounds in {seconds:.0f} s, by {len(players)} players at once.", "",
+        f"{rounds} rounds in {seconds:.0f} s, by {len(players)} players at once; all are in the database, once each.",
+        "",
+        f"{os.cpu_count()} cores, load average {', '.join(f'{load:.1f}' for load in os.getloadavg())}, torch "
+        f"{torch.__version__}.", "",
         "| player | follows | rounds | recognised |", "|---|---|---|---|", *rows, "",
         *(f"```\n{text.rstrip()}\n```\n" for text in said),
     ])  # fmt: skip
@@ -252,6 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         players = asyncio.run(play(work / "study", options.output, options.rounds))
         seconds = time.monotonic() - began
         said = go_on(work, options.output)
+        kept = len((work / "maps" / "rounds.jsonl").read_text().splitlines())
+        played = sum(len(player.outcomes) for player in players)
+        assert kept == played, f"{kept} rounds are in the database, and {played} were played"
     command = f"python -m benchmarks.game_path --output {options.output} --rounds {options.rounds}"
     (options.output / "path.md").write_text(told(players, seconds, said, command))
 
