@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from gala_cuda.cli.main import main
-from gala_cuda.training.answers import average_precisions
+from gala_cuda.training import answers
+from gala_cuda.training.answers import Scores, average_precisions
 from gala_cuda.training.criterion import Criterion, class_weights
 from gala_cuda.training.recipe import Recipe, RecipeError
 
@@ -43,7 +44,7 @@ def test_binary_cross_entropy_is_that_of_each_class():
     several = torch.randint(2, (8, 3), dtype=torch.bool)
     target = several * 0.8 + 0.1  # 0.2 shared by yes and no
     expected = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
-    torch.testing.assert_close(Criterion("bce", 0.2)(x, several), expected)
+    torch.testing.assert_close(Criterion("bce", 0.2, multi_label=True)(x, several), expected)
 
 
 def test_weighted_parts_of_a_batch_add_up_to_it():
@@ -110,6 +111,20 @@ def test_average_precision_is_the_mean_precision_at_each_image_that_has_the_labe
         precision = right.cumsum(0) / torch.arange(1, 51)
         assert found[k].item() == pytest.approx((precision * right).sum().item() / right.sum().item())
     assert found[3].isnan()
+
+
+def test_scores_of_all_processes_are_ranked_together(monkeypatch):
+    scores, labels = torch.rand(9, 3), torch.rand(9, 3) < 0.5
+    labels[0] = True
+    parts = [Scores(), Scores()]
+    for part, rows in zip(parts, (slice(0, 5), slice(5, 9)), strict=True):
+        part.add(scores[rows], labels[rows])
+    parts[1].add(scores[:0], labels[:0])  # an empty last batch
+    mine = []
+    monkeypatch.setattr(answers, "all_gather", lambda item: mine.append(item) or list(mine))
+    parts[0].result()
+    found = parts[1].result()["average_precision"]
+    torch.testing.assert_close(found, average_precisions(labels, scores))
 
 
 @pytest.mark.slow

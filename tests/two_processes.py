@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 RECIPES = {
     "replicas": Recipe(epochs=2, accumulate=2, clip=1.0, ema=0.9),
     "shards": Recipe(epochs=2, parallel="fsdp", optimizer="adamw", lr=3e-3, ema=0.9, clip=1.0),
+    "recomputed": Recipe(epochs=2, parallel="fsdp", grad_checkpointing=True),
 }
 
 

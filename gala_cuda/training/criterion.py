@@ -20,7 +20,7 @@ class Criterion:
 
     Args:
         loss: "cross_entropy", or "bce", the mean over classes of the binary cross-entropy (Wightman et al., 2021).
-        smoothing: fraction of every target that is spread over all classes; of yes and no over both.
+        smoothing: fraction of every target that is spread over all classes, or with `multi_label` over yes and no.
         weights: [K] of the classes. Cross-entropy of an image is multiplied by that of its class, and that of all
             images divided by their number; of binary cross-entropy the part of targets of 1 is multiplied.
     """
@@ -28,6 +28,7 @@ class Criterion:
     loss: str = "cross_entropy"
     smoothing: float = 0.0
     weights: Tensor | None = None
+    multi_label: bool = False
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.loss == "bce":
@@ -38,9 +39,9 @@ class Criterion:
         return total / len(logits)
 
     def _shares(self, logits: Tensor, targets: Tensor) -> Tensor:
-        classes, spread = logits.shape[1], 2 if targets.dtype == torch.bool else logits.shape[1]
+        classes = logits.shape[1]
         shares = (F.one_hot(targets, classes) if targets.dim() == 1 else targets).to(logits.dtype)
-        return shares * (1 - self.smoothing) + self.smoothing / spread if self.smoothing else shares
+        return shares * (1 - self.smoothing) + self.smoothing / (2 if self.multi_label else classes)
 
 
 def build_criterion(recipe: Recipe, data: Data, device: torch.device) -> Criterion:
@@ -50,7 +51,8 @@ def build_criterion(recipe: Recipe, data: Data, device: torch.device) -> Criteri
         RecipeError: these weights are not those of the classes.
     """
     weights = class_weights(recipe, data.train.labels, data.classes)
-    return Criterion(recipe.criterion, recipe.label_smoothing, None if weights is None else weights.to(device))
+    weights = None if weights is None else weights.to(device)
+    return Criterion(recipe.criterion, recipe.label_smoothing, weights, recipe.multi_label)
 
 
 def class_weights(recipe: Recipe, labels: Tensor, classes: tuple[str, ...]) -> Tensor | None:

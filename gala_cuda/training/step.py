@@ -52,7 +52,9 @@ class Stepper:
         criterion: Criterion | None = None,
     ):
         self.recipe, self.device, self.lr = recipe, device, 0.0
-        self.criterion = criterion or Criterion(recipe.criterion, recipe.label_smoothing)
+        self.criterion = criterion or Criterion(
+            recipe.criterion, recipe.label_smoothing, multi_label=recipe.multi_label
+        )
         if recipe.sync_batchnorm:
             if device.type == "cpu":
                 raise RecipeError("sync_batchnorm", "is True; expected False on a CPU, where torch has none")
