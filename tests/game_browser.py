@@ -56,6 +56,7 @@ class FakeGame:
         self.label = label
         self.plan: list[tuple[int, list[str], bool]] = [(0, ["wall", "cloud", "lake", "snow", "tent"], False)]
         self.left = 100
+        self.worth = 64.0  # of each round
         self.board: list[dict[str, Any]] = []
         self.consent = "You paint on pictures.\nWe keep where you painted, and nothing else about you."
         self.joined: str | None = None
@@ -142,7 +143,7 @@ class FakeGame:
         return {"n": n, "names": names, "recognised": recognised, "score": score}
 
     def total(self) -> float:
-        return 0.0 if not self.finished else 64.0 * len(self.finished)
+        return self.worth * len(self.finished)
 
 
 @contextmanager

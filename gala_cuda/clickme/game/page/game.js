@@ -63,6 +63,8 @@ async function play(game, image, ask, untimed, badge) {
   showRound(game, untimed, badge);
   scene?.close();
   scene = new Scene($("canvas"), image, game.width, game.height, game.rules.bubble);
+  $("canvas").focus({ preventScroll: true });
+  $("canvas").scrollIntoView({ block: "nearest" });
   running = new Round($("canvas"), scene, game, ask, {
     started: () => {
       $("hint").textContent = "";

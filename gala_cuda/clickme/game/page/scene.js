@@ -5,6 +5,7 @@ import { SIXTEENTHS } from "./brush.js";
 const REVEALED = 21 / 14; // of a bubble's side: the square that the partner sees
 const NOISE = 0.4; // standard deviation of what the partner sees elsewhere, of values from 0 to 1
 const DARKER = 0.5;
+const LARGEST_VIEW = 1000; // pixels of its longer side
 const VEIL = "rgb(18 14 30 / 52%)";
 const GLOW = "#ffb020";
 const VEIL_MS = 250; // to come down
@@ -90,16 +91,18 @@ export class Scene {
   }
 }
 
-/** Draw what the partner saw after these bubbles: their squares, and the rest dark and noisy. */
+/** Draw what the partner saw after these bubbles: their squares, and the rest dark and noisy; large pictures smaller. */
 export function drawView(canvas, image, width, height, bubble, points) {
-  Object.assign(canvas, { width, height });
+  const scale = Math.min(1, LARGEST_VIEW / Math.max(width, height));
+  Object.assign(canvas, { width: Math.ceil(width * scale), height: Math.ceil(height * scale) });
   canvas.style.setProperty("--ratio", width / height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(image, 0, 0, width, height);
-  const view = context.getImageData(0, 0, width, height);
-  const shown = revealed(width, height, bubble, points);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  const view = context.getImageData(0, 0, canvas.width, canvas.height);
+  const scaled = points.map(([x, y]) => [x * scale, y * scale]);
+  const shown = revealed(canvas.width, canvas.height, bubble * scale, scaled);
   const next = normal(points.length);
-  for (let pixel = 0; pixel < width * height; pixel++) {
+  for (let pixel = 0; pixel < shown.length; pixel++) {
     if (shown[pixel]) continue;
     for (let at = 4 * pixel; at < 4 * pixel + 3; at++) {
       view.data[at] = 255 * (view.data[at] / 255 + NOISE * next() - DARKER); // clipped as it is stored

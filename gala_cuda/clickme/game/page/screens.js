@@ -79,12 +79,11 @@ export function showRound(game, untimed, badge) {
   $("badge").textContent = badge;
   $("word").textContent = game.label;
   $("canvas").setAttribute("aria-label", `A picture of: ${game.label}. Arrow keys move the brush, the space bar starts.`);
-  $("hint").textContent = "Press on the picture to start";
+  $("hint").textContent = "Press to start";
   $("thinking").textContent = "It sees nothing yet.";
   $("names").replaceChildren();
   showClock(game, untimed, 0, 0);
   show("round");
-  $("canvas").focus({ preventScroll: true });
 }
 
 /** The points still to be had, as they fall; without a clock the bubbles still to be painted. */
