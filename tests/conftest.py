@@ -103,3 +103,13 @@ def browser():
         chromium = launch(playwright)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def game_servers():
+    """Starts servers of the game as processes."""
+    from game_play import Servers
+
+    made = Servers()
+    yield made
+    made.close()

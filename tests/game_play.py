@@ -178,9 +178,10 @@ def wait_for(holds: Callable[[], bool], seconds: float = 60) -> None:
 class Player:
     """A client with a cookie jar of one."""
 
-    def __init__(self, port: int, seconds: float = 60):
-        self.port, self.seconds, self.cookie, self.code = port, seconds, "", ""
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    def __init__(self, port: int, seconds: float = 60, address: str = "127.0.0.1"):
+        """`address` is the client's own: each of 127.0.0.0/8 is this machine's."""
+        self.cookie, self.code = "", ""
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds, source_address=(address, 0))
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
         """(status, JSON, or bytes where it is none) of a request; bytes and text are sent as they are."""
@@ -232,11 +233,11 @@ class Servers:
             env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def start(self, study: Path, database: str, port: int, seconds: float = 0.0) -> int:
-        """The process id of a new server at `port`, which answers."""
+    def start(self, study: Path, database: str, port: int, seconds: float = 0.0, limited: bool = False) -> int:
+        """The process id of a new server at `port`, which answers. A batch takes the partner `seconds`."""
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
-        print(json.dumps([str(study), database, port, seconds]), file=self._parent.stdin, flush=True)
+        print(json.dumps([str(study), database, port, seconds, limited]), file=self._parent.stdin, flush=True)
         pid = int(self._parent.stdout.readline())
         wait_for(lambda: is_healthy(port))
         return pid
@@ -274,12 +275,13 @@ def free_port() -> int:
 def _fork_servers() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for them
     for line in sys.stdin:
-        study, database, port, seconds = json.loads(line)
+        study, database, port, seconds, limited = json.loads(line)
         pid = os.fork()
         if pid == 0:
             os.close(0)
             bound = bind("127.0.0.1", port)
-            game = make_game(Path(study), database, LocalWorker(FakeView(seconds)))
+            limits = Limits() if limited else generous()
+            game = make_game(Path(study), database, LocalWorker(FakeView(seconds)), limits=limits)
             server_of(make_app(game)).run(sockets=[bound])
             os._exit(0)
         print(pid, flush=True)

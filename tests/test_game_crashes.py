@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from game_play import Player, Servers, corner, finished, free_port, stroke, write_study
+from game_play import Player, corner, finished, free_port, stroke, write_study
 
 from gala_cuda.clickme.game.rules import score
 from gala_cuda.clickme.game.store import Store
@@ -87,13 +87,6 @@ class Browser(threading.Thread):
                 return
 
 
-@pytest.fixture(scope="module")
-def servers():
-    made = Servers()
-    yield made
-    made.close()
-
-
 def check(database, browsers):
     """All that was answered is there once, with what was sent; the sums are right."""
     store = Store(database)
@@ -123,22 +116,22 @@ def check(database, browsers):
     return rounds
 
 
-def test_killed_servers_lose_nothing(servers, database, tmp_path):
+def test_killed_servers_lose_nothing(game_servers, database, tmp_path):
     study = write_study(tmp_path / "study", per_class=30, repeats=True)
     port, when = free_port(), random.Random(KILLS)
-    pid = servers.start(study, database, port)
+    pid = game_servers.start(study, database, port)
     browsers = [Browser([port], seed) for seed in range(PLAYERS)]
     for browser in browsers:
         browser.start()
     for _ in range(KILLS):
         time.sleep(when.uniform(0, 0.4))
-        servers.kill(pid)
-        pid = servers.start(study, database, port)
+        game_servers.kill(pid)
+        pid = game_servers.start(study, database, port)
     for browser in browsers:
         browser.enough.set()
     for browser in browsers:
         browser.join(180)
-    servers.kill(pid)
+    game_servers.kill(pid)
     rounds = check(database, browsers)
     broken = sum(browser.broken for browser in browsers)
     assert broken > 0

@@ -75,7 +75,7 @@ def address_of(bound: socket.socket) -> str:
 def server_of(app: ASGIApp) -> uvicorn.Server:
     """What answers by `app`: ``server.run(sockets=[bound])`` returns after a signal, or once `should_exit` is set."""
     config = uvicorn.Config(
-        app, http=PatientProtocol, ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
+        app, http=PatientProtocol, ws="none", lifespan="on", log_level="error", access_log=False, server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=SHUTDOWN_SECONDS, backlog=2048,
     )  # fmt: skip
     return uvicorn.Server(config)

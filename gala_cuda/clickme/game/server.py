@@ -52,6 +52,7 @@ def make_app(game: Game, more: Sequence[BaseRoute] = ()) -> Starlette:
             PartnerDown: _answer(503), HTTPException: _http_error, Exception: _failed,
         },
     )  # fmt: skip
+    app.router.redirect_slashes = False
     app.state.game = game
     return app
 
