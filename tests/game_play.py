@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from gala_cuda.clickme.game.access import Buckets
-from gala_cuda.clickme.game.listen import bind, server_of
+from gala_cuda.clickme.game.listen import Server, bind
 from gala_cuda.clickme.game.partner import Answer, Knows, Partner, PartnerDown
 from gala_cuda.clickme.game.rules import noise_seed, reveal
 from gala_cuda.clickme.game.server import make_app
@@ -157,7 +157,7 @@ def generous() -> Limits:
 def running(game: Game) -> Iterator[int]:
     """The port of a server of `game` in a thread."""
     bound = bind("127.0.0.1", 0)
-    server = server_of(make_app(game))
+    server = Server(make_app(game))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
@@ -282,7 +282,7 @@ def _fork_servers() -> None:
             bound = bind("127.0.0.1", port)
             limits = Limits() if limited else generous()
             game = make_game(Path(study), database, LocalWorker(FakeView(seconds)), limits=limits)
-            server_of(make_app(game)).run(sockets=[bound])
+            Server(make_app(game)).run(sockets=[bound])
             os._exit(0)
         print(pid, flush=True)
 

@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 from game_play import (
@@ -57,7 +58,7 @@ BODIES = [
     b'{"points": [[1' + b"0" * 4_000 + b", 0, 0]]}", b'{"consent": true}' + b" " * MAX_BODY, b"\x00" * 100,
     b'{"__proto__": {}}', b'{"consent": "<script>alert(1)</script>"}', b'{"consent": true, "recruit": "\\ud800"}',
 ]  # fmt: skip
-NUMBERS = [-1, 1.5, True, None, "1", 10**4000, 1e300, [], {}, "<script>", 2**63, -(2**31), [[[[[]]]]]]
+NUMBERS: list[Any] = [-1, 1.5, True, None, "1", 10**4000, 1e300, [], {}, "<script>", 2**63, -(2**31), [[[[[]]]]]]
 PATHS = [
     "/api/rounds/../join", "/api/rounds/%2e%2e%2fjoin/guess", "/api/rounds/%00/guess", "/api/rounds/%ff%fe/guess",
     "/api/rounds/' OR 1=1 --/guess".replace(" ", "%20"), "/api/rounds/<script>/guess", "/api/rounds/" + "a" * 8000,
@@ -68,9 +69,10 @@ COOKIES = ["clickme=", "clickme", "=;=;", "clickme=" + "a" * 4000, "clickme='; D
            "clickme=\xff", "clickme=a; clickme=b; clickme=c; clickme=d; clickme=e; clickme=f"]  # fmt: skip
 
 
+WRONG_RATIOS: list[Any] = [0, -1, True, None, "1", 10**4000, 1e300, [], "<script>"]
 WRONG_DEVICES = [
     *({"pointer": each} for each in NUMBERS),
-    *({"ratio": each} for each in (0, -1, True, None, "1", 10**4000, 1e300, [], "<script>")),
+    *({"ratio": each} for each in WRONG_RATIOS),
     *({"width": each} for each in (0, 10**9, *NUMBERS)),
     *({"height": each} for each in (0, 10**9, *NUMBERS)),
 ]

@@ -10,7 +10,7 @@ from .admin import Admin
 from .check import check_images, check_labels
 from .database import database_of
 from .demo import write_demo
-from .listen import address_of, server_of
+from .listen import Server, address_of
 from .partner import Knows, Partner, Worker
 from .records import PLAY
 from .server import make_app
@@ -65,9 +65,12 @@ def launch(options: Options, bound: socket.socket, console: PlainConsole) -> Non
         admin = Admin(store, study.folder, study.masks(), game.secure)
         app = make_app(game, admin.routes)
         address = options.public_url or address_of(bound)
-        console.print_line(f"ClickMe is played at {address}/")
-        console.print_line(f"how it goes, for the admin: {address}/admin#token={admin.token}")
-        server_of(app).run(sockets=[bound])
+
+        def tell() -> None:
+            console.print_line(f"ClickMe is played at {address}/")
+            console.print_line(f"how it goes, for the admin: {address}/admin#token={admin.token}")
+
+        Server(app, tell).run(sockets=[bound])
     finally:
         worker.stop()
         store.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -72,10 +73,23 @@ def address_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def server_of(app: ASGIApp) -> uvicorn.Server:
-    """What answers by `app`: ``server.run(sockets=[bound])`` returns after a signal, or once `should_exit` is set."""
-    config = uvicorn.Config(
-        app, http=PatientProtocol, ws="none", lifespan="on", log_level="error", access_log=False, server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=SHUTDOWN_SECONDS, backlog=2048,
-    )  # fmt: skip
-    return uvicorn.Server(config)
+class Server(uvicorn.Server):
+    """What answers by `app`: ``run(sockets=[bound])`` returns after a signal, or once `should_exit` is set.
+
+    `on_listening` is called when the first request can come.
+    """
+
+    def __init__(self, app: ASGIApp, on_listening: Callable[[], object] = lambda: None):
+        super().__init__(
+            uvicorn.Config(
+                app, http=PatientProtocol, ws="none", lifespan="on", log_level="error", access_log=False,
+                server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                backlog=2048,
+            )
+        )  # fmt: skip
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening()
