@@ -124,7 +124,7 @@ def test_refusals_name_what_is_wrong(tmp_path):
     original = of_torchvision(tmp_path / "w.pth")
     for network, message in (
         (described("resnet34"), "another network: layer1.2.conv1.weight is missing"),
-        (described("resnet18", channels=1), r"conv1.weight is \[64, 3, 7, 7\], expected \[64, 1, 7, 7\]"),
+        (described("resnet18", channels=2), r"conv1.weight is \[64, 3, 7, 7\], expected \[64, 2, 7, 7\]"),
     ):
         with pytest.raises(WeightsError, match=message):
             initial_model(network, str(tmp_path / "w.pth"))

@@ -16,7 +16,9 @@ from gala_cuda.data.choices import AUGMENTS, INTERPOLATIONS, VIEWS
 from gala_cuda.data.picture_decoding import decode_picture
 from gala_cuda.data.preprocessing import IMAGENET, IMAGENET_MEAN, Preprocessing
 from gala_cuda.networks import read_weights
+from gala_cuda.networks.loading import initial_model
 from gala_cuda.networks.network import Network
+from gala_cuda.training.checkpoint import as_bytes
 from gala_cuda.training.evaluate import evaluate
 from gala_cuda.training.preparation import size_and_preprocessing
 from gala_cuda.training.recipe import Recipe
@@ -167,8 +169,6 @@ def test_grey_and_four_channels_from_training_to_prediction(picture_folder, tmp_
 
 
 def test_the_weights_own_preparation_is_the_default(tmp_path):
-    from gala_cuda.training.checkpoint import as_bytes
-
     own = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", (9, 10))
     network = Network("gala_resnet18", (), 4, False, "small", ("a", "b"), 3, 40, own, init="half")
     path = tmp_path / "w.safetensors"
@@ -178,6 +178,24 @@ def test_the_weights_own_preparation_is_the_default(tmp_path):
     changed = replace(recipe, image_size=32, mean=(0.1, 0.2, 0.3), interpolation="bilinear")
     assert size_and_preprocessing(changed) == (32, replace(own, mean=(0.1, 0.2, 0.3), interpolation="bilinear"))
     assert size_and_preprocessing(Recipe(data="pictures")) == (None, IMAGENET)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", ["gala_resnet18", "timm/resnet18"])
+def test_weights_of_rgb_start_networks_of_other_channels(tmp_path, model):
+    """They make of grey what they made of it in RGB, and of four channels what they made of the first three."""
+    rgb = Network(model, (), 64, False, "imagenet", ("a", "b"), 3, 64)
+    path, said = tmp_path / "w.safetensors", []
+    path.write_bytes(as_bytes(rgb.build().state_dict(), rgb.metadata()))
+    original = initial_model(rgb, str(path), said.append).eval()
+    assert said == []
+    grey, fourth = torch.rand(2, 1, 64, 64), torch.rand(2, 1, 64, 64)
+    made = initial_model(replace(rgb, channels=1), str(path), said.append).eval()
+    torch.testing.assert_close(made(grey), original(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+    made = initial_model(replace(rgb, channels=4), str(path), said.append).eval()
+    colours = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(made(torch.cat([colours, fourth], 1)), original(colours), rtol=1e-4, atol=1e-4)
+    assert said == [f"weights of RGB: conv1.weight {how}" for how in ("summed for grey", "0 for the fourth channel")]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -208,8 +226,6 @@ def test_what_does_not_go_is_refused_by_its_flag(picture_folder, tmp_path, capsy
 
 def test_views_are_of_pictures(tmp_path, capsys):
     network = Network("resnet18", (), 4, False, "small", tuple("0123456789"), 1, 8)
-    from gala_cuda.training.checkpoint import as_bytes
-
     (tmp_path / "w.safetensors").write_bytes(as_bytes(network.build().state_dict(), network.metadata()))
     with pytest.raises(SystemExit):
         main(["eval", str(tmp_path / "w.safetensors"), "--data", "digits", "--tta", "flip"])

@@ -73,16 +73,20 @@ def imagenet_names() -> tuple[str, ...]:
 
 def input_channels(model: str, weights: Mapping[str, Tensor]) -> int:
     """How many channels the images have that ``model`` with ``weights`` takes."""
-    library, name = _library_and_name(model)
-    if library == "timm":
-        import timm
+    first = [weights[name] for name in first_convolutions(model)[:1] if name in weights]
+    return first[0].shape[1] if first and first[0].dim() == 4 else 3
 
-        config = timm.get_pretrained_cfg(name)
-        layers = None if config is None else config.first_conv
-        first = weights.get(f"{layers if isinstance(layers, str) else (layers or ('',))[0]}.weight")
-        if first is not None and first.dim() == 4:
-            return first.shape[1]
-    return 3
+
+def first_convolutions(model: str) -> list[str]:
+    """The names of the weights of ``model`` that see the images, as far as its library says them."""
+    library, name = _library_and_name(model)
+    if library == "torchvision":
+        return []
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    layers = None if config is None else config.first_conv
+    return [f"{layer}.weight" for layer in ([layers] if isinstance(layers, str) else layers or [])]
 
 
 def published_preprocessing(model: str, size: int | None, file: str | None = None) -> tuple[int, Preprocessing]:

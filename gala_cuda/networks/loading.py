@@ -1,6 +1,6 @@
 """Builds networks from files of weights: as the file describes them, or as the shapes of its weights tell."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from . import libraries, weights_file
 from .classes import match_classes, placeholder_names
 from .errors import NetworkError, WeightsError
 from .network import Network, default_preprocessing
-from .state_dict import holds_gala, load_weights
+from .state_dict import holds_gala, load_weights, of_channels
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], Network | None]:
@@ -35,10 +35,11 @@ def rebuild(network: Network, weights: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def initial_model(network: Network, path: str | None) -> nn.Module:
+def initial_model(network: Network, path: str | None, say: Callable[[str], object] = lambda line: None) -> nn.Module:
     """The model of ``network`` to start a training from: random, or with the weights of the file ``path``.
 
-    The rows of the last layer are matched by the names of the classes; where those are others, it starts random.
+    The rows of the last layer are matched by the names of the classes; where those are others, it starts random. The
+    first layer of weights of RGB images is changed for grey and for four channels; ``say`` is told.
 
     Raises:
         NetworkError, WeightsError
@@ -47,6 +48,11 @@ def initial_model(network: Network, path: str | None) -> nn.Module:
         return network.build()
     weights, former = read_weights(path)
     _refuse_other_biases(network, weights, path)
+    weights = network.own_weights(weights, network.state_dict_without_gala())
+    if changed := of_channels(weights, network.first_names(), network.channels):
+        how = "summed for grey" if network.channels == 1 else "0 for the fourth channel"
+        say(f"weights of RGB: {', '.join(changed)} {how}")
+        weights |= changed
     if former is None or former.classes == network.classes:
         return network.build(weights)
     head = former.head_names()

@@ -116,6 +116,10 @@ class Network:
         nameless = "/" in self.model and self.classes == placeholder_names(1000)
         return libraries.imagenet_names() if nameless else self.classes
 
+    def first_names(self) -> list[str]:
+        """Names of the weights that see the images, as far as they are known."""
+        return libraries.first_convolutions(self.model) if "/" in self.model else ["conv1.weight"]
+
     def head_names(self) -> frozenset[str]:
         """Names of the last layer's weights: those whose shape depends on the number of classes."""
         two, three = (replace(self, classes=placeholder_names(count)).state_dict_without_gala() for count in (2, 3))

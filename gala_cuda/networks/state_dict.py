@@ -43,6 +43,20 @@ def strip_prefix(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[
 
 
 @torch.no_grad()
+def of_channels(weights: Mapping[str, Tensor], names: Collection[str], channels: int) -> dict[str, Tensor]:
+    """Those of ``weights`` that are of ``names`` and of RGB images, for images of 1 or 4 channels; {} for others.
+
+    For grey they are summed, which gives what they made of a grey picture in RGB; those of a fourth channel are 0.
+    """
+    of_rgb = {name: weights[name] for name in names if name in weights and weights[name].shape[1:2] == (3,)}
+    if channels == 1:
+        return {name: weight.sum(1, keepdim=True) for name, weight in of_rgb.items()}
+    if channels == 4:
+        return {name: torch.cat([weight, torch.zeros_like(weight[:, :1])], 1) for name, weight in of_rgb.items()}
+    return {}
+
+
+@torch.no_grad()
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], replaceable: Collection[str] | None = None) -> None:
     """Copies ``weights`` into ``model``. Counters of BatchNorm that are missing, as before torch 0.4.1, become 0.
 

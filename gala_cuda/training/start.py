@@ -55,7 +55,7 @@ def start(recipe: Recipe, device: torch.device, say: Say) -> Start:
     network = network_of(recipe, data.classes, data.channels, data.size, preprocessing)
     recipe = replace(recipe, image_size=network.size, width=network.width)
     torch.manual_seed(recipe.seed)
-    model = initial_model(network, recipe.weights)
+    model = initial_model(network, recipe.weights, say)
     check_training(model, network, recipe, data.train.images // len(data.train) // distributed.world().size)
     if recipe.test_size:
         network = replace(network, size=recipe.test_size)
