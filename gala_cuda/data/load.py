@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import SettingError
 from .augmentation import augmentation, centre_crop, several_views
 from .batches import Batches
 from .builtin import open_builtin
 from .choices import PREFIX, USUAL, Columns, explicit_source
-from .datasets import ImageDataset, PictureDataset, PictureFiles
+from .datasets import ImageDataset, PictureDataset
 from .hf_datasets import is_of_datasets, open_datasets
 from .human_maps.dataset import open_clickme_folder
 from .picture_folder import open_picture_folder
@@ -95,22 +96,17 @@ def load(
             _, test, _ = open_builtin(source, test_size)
         workers = 0  # there is nothing to do
     else:
-        kind: type[PictureDataset] | type[StreamedDataset] = StreamedDataset if stream else PictureDataset
-        if is_of_datasets(source):
-            if stream:
-                _refuse(source, "read as a stream", repeats=repeats if repeats > 1 else None)
-            train_files, test_files, classes = open_datasets(source, columns, notes.append, val_share, seed, stream)
-        else:
-            _refuse(source, "not of datasets", stream=stream or None)
-            train_files, test_files, classes = _open_files(source, notes.append, val_share, seed, columns)
+        if stream:
+            _refuse(source, "read as a stream", repeats=repeats if repeats > 1 else None)
+        train_files, test_files, classes = _open_files(source, notes.append, val_share, seed, columns, stream)
         if val_share is not None:
             held_out = tuple(test_files.name(index) for index in range(len(test_files.labels)))
+        kind: type[PictureDataset] | type[StreamedDataset] = StreamedDataset if stream else PictureDataset
         side = size or 224
-        crops = augmentation(augment, side, preprocessing, erasing)
-        train = kind(train_files, crops, side, preprocessing.channels)
+        train = kind(train_files, augmentation(augment, side, preprocessing, erasing), side, preprocessing.channels)
         side = test_size or side
-        centre = several_views(tta, side, preprocessing) if tta else centre_crop(side, preprocessing)
-        test = kind(test_files, centre, side, preprocessing.channels)
+        views = several_views(tta, side, preprocessing) if tta else centre_crop(side, preprocessing)
+        test = kind(test_files, views, side, preprocessing.channels)
 
     def batches(dataset: ImageDataset | StreamedDataset, train: bool) -> Batches:
         return Batches(
@@ -123,8 +119,12 @@ def load(
 
 
 def _open_files(
-    source: str, tell: Callable[[str], object], val_share: float | None, seed: int, columns: Columns
-) -> tuple[PictureFiles, PictureFiles, tuple[str, ...]]:
+    source: str, tell: Callable[[str], object], val_share: float | None, seed: int, columns: Columns, stream: bool
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """(train, val, names of the classes): ``PictureFiles``, or with ``stream`` ``StreamedPictures``."""
+    if is_of_datasets(source):
+        return open_datasets(source, columns, tell, val_share, seed, stream)
+    _refuse(source, "not of datasets", stream=stream or None)
     if tables := tables_of(Path(source)):
         return open_table(tables, columns, tell, val_share, seed)
     _refuse(source, "no table", **_given(columns))
