@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import triton
@@ -20,7 +21,7 @@ from gala_cuda.backends.interface import BackwardCall, ForwardCall, Weights, wei
 from gala_cuda.backends.squash import Squash
 from gala_cuda.backends.triton import backward_plan, forward_plan
 from gala_cuda.backends.triton.config import Config
-from gala_cuda.backends.triton.launch import Layout
+from gala_cuda.backends.triton.launch import KernelLaunch, Layout
 from gala_cuda.backends.triton.problem import Problem
 
 _WITHOUT_BIASES = len(Weights._fields) - len(Weights._field_defaults)
@@ -59,6 +60,16 @@ class Launch:
         return constants | {"warps": kept["options"]["num_warps"], "stages": kept["options"]["num_stages"]}
 
 
+class Planned(NamedTuple):
+    """A launch as a plan makes it: also what it is given, which Triton does not compile for."""
+
+    launch: Launch
+    programs: int
+    warps: int
+    sizes: dict[str, int]  # its numbers and constants, by their names
+    tensors: dict[int, int]  # the bytes of each tensor it is given; a tensor has one number in all launches
+
+
 class Driver:
     """In place of Triton's driver: one GPU to compile for, whose device number is its architecture."""
 
@@ -75,14 +86,55 @@ class Driver:
         return 0
 
 
-def launches_of(call: Call, config: Config, arch: int, num_sms: int) -> list[Launch]:
-    """What a call launches with the tiles of `config`: its forward pass, then its backward pass."""
-    x = call.x
-    shapes: tuple = weight_shapes(x.shape[1], call.reduced)
+class Inputs(NamedTuple):
+    """What a call is given beside x: on the device "meta"."""
+
+    w: Weights
+    residual: Tensor | None
+    grad_out: Tensor
+
+
+def inputs_of(call: Call) -> Inputs:
+    shapes: tuple = weight_shapes(call.x.shape[1], call.reduced)
     shapes = shapes if call.bias else shapes[:_WITHOUT_BIASES]
     w = Weights(*(torch.empty(shape, dtype=call.weights, device="meta") for shape in shapes))
-    problem = replace(Problem.of(x, w, call.squash, call.precision), config=config, num_sms=num_sms)
-    return launched(arch, lambda: _run_plans(problem, call, w))
+    return Inputs(w, torch.empty_like(call.x) if call.residual else None, torch.empty_like(call.x))
+
+
+def launches_of(call: Call, config: Config, arch: int, num_sms: int, inputs: Inputs | None = None) -> list[Launch]:
+    """What a call launches with the tiles of `config`: its forward pass, then its backward pass."""
+    inputs = inputs or inputs_of(call)
+    problem = replace(Problem.of(call.x, inputs.w, call.squash, call.precision), config=config, num_sms=num_sms)
+    return launched(arch, lambda: _run_plans(problem, call, inputs))
+
+
+def planned(call: Call, config: Config, arch: int, num_sms: int) -> tuple[list[Planned], list[int]]:
+    """As `launches_of`, with what each launch is given; and the numbers of the tensors that were there before."""
+    given: list[tuple[KernelLaunch, tuple[Tensor | None, ...]]] = []  # which keeps the tensors, and their ids, apart
+    original, inputs = KernelLaunch.__call__, inputs_of(call)
+
+    def keep(step: KernelLaunch, *tensors: Tensor | None) -> None:
+        given.append((step, tensors))
+        original(step, *tensors)
+
+    with mock.patch.object(KernelLaunch, "__call__", keep):
+        launches = launches_of(call, config, arch, num_sms, inputs)
+    numbers: dict[int, int] = {}
+    there = [t for t in (call.x, inputs.residual, inputs.grad_out, *inputs.w) if t is not None]
+    before = [numbers.setdefault(id(t), len(numbers)) for t in there]
+    found = []
+    for launch, (step, tensors) in zip(launches, given, strict=True):
+        touched = {numbers.setdefault(id(t), len(numbers)): t.nbytes for t in tensors if t is not None}
+        found.append(Planned(launch, step.grid[0], step.options["num_warps"], _sizes(step, len(tensors)), touched))
+    return found, before
+
+
+def _sizes(step: KernelLaunch, tensors: int) -> dict[str, int]:
+    """A launch's numbers, which come after so many tensors, and its constants, by their names."""
+    arguments = [name for name in step.kernel.arg_names if not name.isupper()]
+    constants = [name for name in step.kernel.arg_names if name.isupper()]
+    named = {name: value for name, value in zip(constants, step.constants, strict=True) if isinstance(value, int)}
+    return dict(zip(arguments[tensors:], step.numbers, strict=True)) | named
 
 
 def launched(arch: int, run: Callable[[], object]) -> list[Launch]:
@@ -100,10 +152,10 @@ def launched(arch: int, run: Callable[[], object]) -> list[Launch]:
     return kept
 
 
-def _run_plans(problem: Problem, call: Call, w: Weights) -> None:
+def _run_plans(problem: Problem, call: Call, inputs: Inputs) -> None:
     """Runs the plans of a call, with an incoming gradient laid out as x."""
     x, layout = call.x, Layout.of(call.x, problem.channels_last)
-    residual = torch.empty_like(x) if call.residual else None
+    w, residual, grad_out = inputs
     forward = forward_plan.Forward(problem, w, layout if call.residual else None, call.map, call.save)
     out, attn_map, stats, relu_mask = forward.run(ForwardCall(x, w, residual, call.squash, call.map, call.save))
     if call.save:
@@ -111,7 +163,7 @@ def _run_plans(problem: Problem, call: Call, w: Weights) -> None:
         assert stats is not None
         assert relu_mask is not None
         saved = out if call.residual else None, stats, relu_mask
-        backward.run(BackwardCall(torch.empty_like(x), attn_map, x, w, *saved, call.squash, True, True))
+        backward.run(BackwardCall(grad_out, attn_map, x, w, *saved, call.squash, True, True))
 
 
 def build(launch: Launch) -> CompiledKernel:

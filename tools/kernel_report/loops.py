@@ -27,14 +27,14 @@ def main_loop(sass: str) -> dict[str, int]:
     """
     code = [(int(at, 16), opcode, rest) for at, opcode, rest in _LINE.findall(sass)]
     bounds = [
-        (target, at) for at, opcode, rest in code if (target := _target(opcode, rest)) is not None and target < at
+        (target, at) for at, opcode, rest in code if (target := branch_target(opcode, rest)) is not None and target < at
     ]
     inner = [loop for loop in bounds if not any(_within(other, loop) for other in bounds)]
     found = [_counts([opcode for at, opcode, _ in code if first <= at <= last]) for first, last in inner]
     return max(found, key=lambda loop: (loop["products"], loop["instructions"]), default=_counts([]))
 
 
-def _target(opcode: str, rest: str) -> int | None:
+def branch_target(opcode: str, rest: str) -> int | None:
     """Where a branch goes."""
     found = re.search(r"0x([0-9a-f]+)", rest) if opcode.startswith("BRA") else None
     return int(found[1], 16) if found else None

@@ -61,20 +61,31 @@ class Code(NamedTuple):
 
 def compiled(launch: Launch) -> Code | str:
     """What the code of a launch needs and holds, or why it does not compile."""
+    found = disassembled(launch)
+    return found if isinstance(found, str) else found[0]
+
+
+def disassembled(launch: Launch) -> tuple[Code, str] | str:
+    """What the code of a launch needs and holds, with its listing; or why it does not compile."""
     try:
         binary = build(launch)
     except (triton.TritonError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
-    return examine(binary.asm["cubin"], binary.metadata.shared, binary.metadata.tmem_size or 0)
+    text = listing(binary.asm["cubin"])
+    return examine(text, binary.metadata.shared, binary.metadata.tmem_size or 0), text
 
 
-def examine(cubin: bytes, shared: int, tensor_columns: int) -> Code:
-    """What a binary of one kernel needs and holds, given the two sizes that Triton adds at the launch."""
+def listing(cubin: bytes) -> str:
+    """What cuobjdump prints of a binary of one kernel."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", str(path)]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def examine(text: str, shared: int, tensor_columns: int) -> Code:
+    """What a kernel's listing shows, given the two sizes that Triton adds at the launch."""
     used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
     opcodes = Counter(_INSTRUCTION.findall(text))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-WORDS = ("kernel", "tensor cores")  # the columns that hold words; all others hold numbers
+WORDS = ("kernel", "tensor cores", "says", "set by")  # the columns that hold words; all others hold numbers
 Sections = dict[str, list[tuple[str, ...]]]  # the lines of each table, by its title
 
 
@@ -35,10 +35,13 @@ def show(sections: Sections, columns: tuple[str, ...], faults: list[str], total:
 def write(path: Path, paragraphs: list[str], sections: Sections, columns: tuple[str, ...], faults: list[str]) -> None:
     """Writes a Markdown file: the paragraphs, of which the first is the heading, the tables, the faults."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rule = "|".join(":--" if column in WORDS else "--:" for column in columns)
-    text = list(paragraphs)
-    for title, lines in sections.items():
-        head = [f"## {title}\n", f"|{'|'.join(columns)}|", f"|{rule}|"]
-        text.append("\n".join([*head, *(f"|{'|'.join(line)}|" for line in lines)]))
+    text = list(paragraphs) + [markdown(title, columns, lines) for title, lines in sections.items()]
     text.append("\n".join(["## Faults\n", *([f"- {fault}" for fault in faults] or ["None."])]))
     path.write_text("\n\n".join(text) + "\n")
+
+
+def markdown(title: str, columns: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
+    """A table with its heading."""
+    rule = "|".join(":--" if column in WORDS else "--:" for column in columns)
+    head = [f"## {title}\n", f"|{'|'.join(columns)}|", f"|{rule}|"]
+    return "\n".join([*head, *(f"|{'|'.join(line)}|" for line in lines)])

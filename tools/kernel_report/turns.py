@@ -1,0 +1,54 @@
+"""How often each loop of a Triton kernel turns, by what it is launched with, in the order of the source."""
+
+from collections.abc import Callable, Mapping
+
+from gala_cuda.backends.triton.launch import cdiv
+
+from .sass import Turns
+
+Sizes = Mapping[str, int]  # a launch's numbers and constants by their names
+
+
+def turns(kernel: str, sizes: Sizes) -> Turns:
+    """Of the program that has the most to do. Raises KeyError for a kernel that is not listed here."""
+    return _TURNS[kernel](sizes)
+
+
+def _steps(sizes: Sizes, extent: str, block: str, within: str = "") -> int:
+    """Blocks of an extent, or of the least of two extents."""
+    most = min(sizes[extent], sizes[within]) if within else sizes[extent]
+    return cdiv(most, sizes[block])
+
+
+def _grad_x(sizes: Sizes) -> Turns:
+    inner = () if sizes["HELD"] else (_steps(sizes, "reduced", "DEPTH"),)
+    return ((_steps(sizes, "span", "CHANNELS", "channels"), inner),)
+
+
+def _local_products(sizes: Sizes) -> Turns:
+    return (cdiv(sizes["tiles"], sizes["splits"]),)
+
+
+def _gather(sizes: Sizes) -> Turns:
+    """The loop over tiles with an infinite x turns only then."""
+    again = sizes["SEGMENTS"] > 1
+    return ((_steps(sizes, "reduced", "REDUCED"), (_steps(sizes, "channels", "DEPTH"),)), *((0,) if again else ()))
+
+
+_TURNS: dict[str, Callable[[Sizes], Turns]] = {
+    "prepare": lambda s: (),
+    "gather": _gather,
+    "shrink": lambda s: ((_steps(s, "span", "DEPTH", "channels"), (_steps(s, "most", "TOGETHER"),)),),
+    "finish_hidden": lambda s: (),
+    "expand": lambda s: (_steps(s, "reduced", "DEPTH"),),
+    "scale": lambda s: (_steps(s, "span", "PIXELS", "pixels"),),
+    "finish_map": lambda s: (s["count"],),
+    "scale_backward": lambda s: (_steps(s, "span", "PIXELS", "pixels"),),
+    "weigh_mask": lambda s: (s["count"], _steps(s, "words", "WORDS")),
+    "grad_hidden": lambda s: (_steps(s, "span", "DEPTH", "channels"),),
+    "grad_pool": lambda s: (_steps(s, "reduced", "DEPTH"),),
+    "grad_x": _grad_x,
+    "global_grads": lambda s: (_steps(s, "images", "IMAGES"),),
+    "local_products": _local_products,
+    "local_grads": lambda s: (_steps(s, "channels", "CHANNELS"), *((s["SPLITS"],) if s["BIAS"] else ())),
+}
