@@ -119,9 +119,9 @@ class OpenFake:
 
 
 class LocalWorker:
-    """A `Worker` in this process. Calls of `broken` and `ask` are the test's to replace."""
+    """A `Worker` in this process, of a `FakeView` or a `View`; tests replace `ask` and set `broken`."""
 
-    def __init__(self, view: FakeView):
+    def __init__(self, view: Any):
         self.view, self.batches, self.broken = view, list[list[Request]](), False
 
     def start(self) -> Knows:

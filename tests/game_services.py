@@ -27,12 +27,12 @@ def why_no_postgres() -> str | None:
     """Why no server can be started; None where one can."""
     if programs() is None:
         return "PostgreSQL's initdb and postgres are not installed (Debian: apt install postgresql)"
-    if os.geteuid() == 0 and _user() is None:
+    if os.geteuid() == 0 and user() is None:
         return "PostgreSQL does not run as root, and there is no user postgres or nobody"
     return None
 
 
-def _user() -> str | None:
+def user() -> str | None:
     """Who runs the server for root, as whom it refuses to run."""
     known = {each.pw_name for each in pwd.getpwall()}
     return next((name for name in ("postgres", "nobody") if name in known), None)
@@ -45,7 +45,7 @@ def postgres_server() -> Iterator[str]:
     assert found is not None
     become: dict[str, str] = {}
     if os.geteuid() == 0:
-        become = {"user": _user() or ""}
+        become = {"user": user() or ""}
         shutil.chown(folder, **become)
     port = _free_port()
     options = dict[str, object](cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **become)

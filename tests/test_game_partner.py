@@ -10,10 +10,9 @@ import torch
 from game_play import (
     HEIGHT,
     WIDTH,
+    LocalWorker,
     OpenFake,
     Player,
-    corner,
-    expected_digest,
     make_game,
     running,
     stroke,
@@ -100,20 +99,34 @@ def test_network_that_does_not_open(study):
     worker.stop()
 
 
-def test_what_the_partner_saw_is_what_the_rules_make(study, tmp_path):
-    """In a server, by (round, n): point f. The quick partner names the digest of what it saw."""
-    from game_play import FakeView, LocalWorker
+class Remembering(View):
+    """Keeps what the network is shown."""
 
-    game = make_game(study, f"sqlite:///{tmp_path / 'game.sqlite'}", LocalWorker(FakeView()))
+    def names(self, views):
+        self.shown = [*getattr(self, "shown", []), *views]
+        return super().names(views)
+
+
+def test_what_the_partner_saw_is_what_the_rules_make(study, tmp_path):
+    """Bit for bit, of every guess in a server, from the stored round's id and bubbles alone."""
+    plain = Preprocessing((0, 0, 0), (1, 1, 1), crop=(1, 1))
+    worker = LocalWorker(Remembering(Colours(), ("red", "green", "blue", "yellow")[:3], 32, plain))
+    game = make_game(study, f"sqlite:///{tmp_path / 'game.sqlite'}", worker)
     with running(game) as port:
         player = Player(port).join()
-        for _ in range(6):
+        for _ in range(5):
             played = player.start()
-            image = game.store.open_round(played["round"], player.code).picture.path
-            for points in (corner(3), corner(), stroke()):
-                names = player.guess(played["round"], points)[1]["names"]
-                assert names[1] == expected_digest(study, image, played["round"], points)
-                assert names[1] != expected_digest(study, image, "another", points)
+            for n in (1, 5, 10):
+                assert player.guess(played["round"], stroke()[:n])[0] == 200
+            assert player.finish(played["round"], stroke())[0] == 200
+        rounds = sorted(game.store.rounds(), key=lambda each: each.started)
+    made = [
+        reveal(np.array(Image.open(study / "images" / each.image)), each.points[:n], noise_seed(each.id, n))
+        for each in rounds for n in (1, 5, 10)
+    ]  # fmt: skip
+    assert len(made) == len(worker.view.shown) == 15
+    for seen, offline in zip(worker.view.shown, made, strict=True):
+        np.testing.assert_array_equal(seen, offline)
 
 
 def test_view_prepares_as_the_network_was_trained(weights, study):

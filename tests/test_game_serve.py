@@ -77,7 +77,7 @@ def test_demo_is_played_from_the_command_line(tmp_path):
     try:
         player = Player(served.port).join()
         played = player.start()
-        assert (played["width"], played["height"]) == (256, 256)
+        assert (played["width"], played["height"]) == (160, 160)
         assert played["label"] in ("Egyptian cat", "missile", "moped", "palace", "daisy")
         assert player.ask("GET", f"/api/rounds/{played['round']}/image")[0] == 200
         status, answer = player.guess(played["round"], corner())

@@ -1,11 +1,14 @@
 """The game's database: who plays what, what ends how, and what is refused. On SQLite and on PostgreSQL."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -307,7 +310,7 @@ def until_full(store, code, most):
     """How many rounds can be played before there is no room."""
     for played in range(most):
         try:
-            play(store, code)
+            play(store, code, repeats=True)
         except StoreFull:
             return played
     pytest.fail("the disk did not fill")
@@ -325,20 +328,47 @@ def test_full_sqlite_is_said_so(tmp_path):
     assert sqlite3.connect(tmp_path / "game.sqlite").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_full_disk_is_said_so(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, text=True)
+@pytest.fixture
+def small_disk(request):
+    """A folder on a disk of so many kB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    disk = Path(tempfile.mkdtemp(prefix="game-disk-"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", disk], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
-    try:
-        store = Store(f"sqlite:///{disk / 'game.sqlite'}")
-        store.add_images(pictures(count=400))
-        assert until_full(store, join(store), 400) == len(list(store.rounds()))
-        store.close()
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+    disk.rmdir()
+
+
+@pytest.mark.parametrize("small_disk", [400], indirect=True)
+def test_full_disk_is_said_so(small_disk):
+    store = Store(f"sqlite:///{small_disk / 'game.sqlite'}")
+    store.add_images(pictures(count=400))
+    assert until_full(store, join(store), 400) == len(list(store.rounds()))
+    store.close()
+
+
+@pytest.mark.parametrize("small_disk", [96], indirect=True)
+def test_full_disk_of_postgresql_is_said_so(postgres, small_disk):
+    import game_services
+
+    store = Store(game_services.new_database(postgres, "full"))
+    store.add_images(pictures(count=40))
+    code = join(store)
+    shutil.chown(small_disk, game_services.user())
+    with store._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE TABLESPACE small LOCATION '{small_disk}'"))
+        try:
+            connection.execute(text("ALTER TABLE round SET TABLESPACE small"))
+            assert until_full(store, code, 4000) == len(list(store.rounds()))
+        finally:
+            connection.execute(text("ALTER TABLE round SET TABLESPACE pg_default"))
+            connection.execute(text("DROP TABLESPACE small"))
+    store.close()
 
 
 def test_rounds_of_excluded_people_stay_and_are_marked(store):

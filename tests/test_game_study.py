@@ -275,7 +275,7 @@ def test_demo_is_a_study(tmp_path):
     write_demo(tmp_path / "demo")
     study = load_study(tmp_path / "demo")
     assert len({each.label for each in study.pictures}) == 5
-    assert {(each.width, each.height) for each in study.pictures} == {(256, 256)}
+    assert {(each.width, each.height) for each in study.pictures} == {(160, 160)}
     (tmp_path / "demo" / "consent.txt").write_text("another")
     write_demo(tmp_path / "demo")
     assert load_study(tmp_path / "demo").consent == "another"

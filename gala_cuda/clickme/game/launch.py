@@ -10,7 +10,7 @@ from .admin import Admin
 from .check import check_images, check_labels
 from .database import database_of
 from .demo import write_demo
-from .listen import Server, address_of
+from .listen import Server, address_of, allow_connections
 from .partner import Knows, Partner, Worker
 from .records import PLAY
 from .server import make_app
@@ -70,6 +70,7 @@ def launch(options: Options, bound: socket.socket, console: PlainConsole) -> Non
             console.print_line(f"ClickMe is played at {address}/")
             console.print_line(f"how it goes, for the admin: {address}/admin#token={admin.token}")
 
+        allow_connections()
         Server(app, tell).run(sockets=[bound])
     finally:
         worker.stop()

@@ -69,9 +69,10 @@ def _answer(status: int) -> Callable[[Request, Exception], Response]:
     return lambda _, error: Refused(status, str(error), headers).response()
 
 
-def _http_error(_: Request, error: Exception) -> Response:
+def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    given = f"{request.method} {request.url.path[:100]}"
+    return JSONResponse({"error": f"{given}: {error.detail}; expected another"}, error.status_code, error.headers)
 
 
 def _failed(_: Request, error: Exception) -> Response:
