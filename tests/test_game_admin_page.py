@@ -1,5 +1,7 @@
 """The admin's page in a real browser."""
 
+import zipfile
+
 import pytest
 from game_admin import ServedStudy
 from game_rounds import line
@@ -99,6 +101,23 @@ def test_maps_are_drawn_and_orders_chosen(study, page):
         page.wait_for_function("document.querySelector('#images small').textContent === 'cat/0.png'")
         paths = page.locator("#images small").all_text_contents()
         assert paths == sorted(paths)
+
+
+def test_the_maps_are_downloaded_or_the_page_says_why_not(study, page):
+    """Another process makes them, which takes a while to start."""
+    with study.listening() as address:
+        open_study(page, study, address)
+        with page.expect_download(timeout=120_000) as made:
+            page.click("#download")
+        assert made.value.suggested_filename == "maps.zip"
+        with zipfile.ZipFile(made.value.path()) as archive:
+            assert "maps/collect.json" in archive.namelist()
+        for code in study.codes:
+            study.store.exclude_person(code, "paints nothing")
+        page.click("#download")
+        page.wait_for_selector("#trouble:not([hidden])", timeout=120_000)
+        assert page.text_content("#trouble") == "none of 3 finished rounds counts: its person is excluded (3)"
+        assert page.is_enabled("#download")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -115,8 +115,8 @@ class Dashboard:
 
         Raises UnreadableError, OSError: the image cannot be read.
         """
-        picture = next((each for each in self.store.images() if each.id == number and each.kind == PLAY), None)
-        if picture is None:
+        picture = self.store.picture(number)
+        if picture is None or picture.kind != PLAY:
             return None
         filters = self.filters()
         rounds = [round for round in self.store.rounds(number) if filters.why_not(round) is None]

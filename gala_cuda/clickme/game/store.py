@@ -62,6 +62,12 @@ class Store(Rounds):
         with self.reading() as connection:
             return [Picture(**row._mapping) for row in connection.execute(select(image).order_by(image.c.id))]
 
+    def picture(self, number: int) -> Picture | None:
+        """The image with id `number`."""
+        with self.reading() as connection:
+            row = connection.execute(select(image).where(image.c.id == number)).first()
+        return None if row is None else Picture(**row._mapping)
+
     def exclude(self, number: int, reason: str) -> None:
         """Takes the image with id `number` out of the game; its rounds stay. Raises KeyError where there is none."""
         self._decide(number, reason)

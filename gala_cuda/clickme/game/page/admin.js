@@ -12,13 +12,19 @@ class Refusal extends Error {
   }
 }
 
-async function ask(path, body) {
-  const answer = await fetch(path, body === undefined ? {} : {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
-  });
-  if (answer.ok) return answer.status === 204 ? null : answer.json();
+async function send(path, options) {
+  const answer = await fetch(path, options);
+  if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
   throw new Refusal(answer.status, told.error ?? `The server answered ${answer.status}.`);
+}
+
+// The server's JSON, null where it has none; body is sent if there is one.
+async function ask(path, body) {
+  const answer = await send(path, body === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  });
+  return answer.status === 204 ? null : answer.json();
 }
 
 // An element with attributes, of which null and false are left out, and children: elements or texts.
@@ -150,6 +156,24 @@ async function refresh() {
   }
 }
 
+// Making the file takes a while, and may be refused: the button says so, and no broken file is saved.
+async function download() {
+  const button = byId("download");
+  button.disabled = true;
+  button.textContent = "Making the maps…";
+  try {
+    const file = await (await send("admin/maps.zip")).blob();
+    const link = make("a", { href: URL.createObjectURL(file), download: "maps.zip" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), EVERY);
+  } catch (error) {
+    tell(error);
+  } finally {
+    button.disabled = false;
+    button.textContent = "Download the maps";
+  }
+}
+
 function turn(pages) {
   view.page = Math.min(Math.max(0, view.page + pages), view.pages - 1);
   refresh();
@@ -166,6 +190,7 @@ byId("order").addEventListener("change", (event) => {
   view.page = 0;
   refresh();
 });
+byId("download").addEventListener("click", download);
 byId("before").addEventListener("click", () => turn(-1));
 byId("after").addEventListener("click", () => turn(1));
 setInterval(() => {
