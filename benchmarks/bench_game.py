@@ -56,13 +56,10 @@ class Brightness(nn.Module):
         return logits
 
 
-@dataclass(frozen=True)
-class Quick:
-    """Opens the partner of 5 ms, in the server's own process."""
-
-    def __call__(self) -> View:
-        unscaled = replace(IMAGENET, mean=(0.0,) * 3, std=(1.0,) * 3)
-        return View(Brightness(), ["bright", *(f"class {number}" for number in range(1, 60))], 32, unscaled)
+def quick() -> View:
+    """Opens the partner of 5 ms."""
+    unscaled = replace(IMAGENET, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return View(Brightness(), ["bright", *(f"class {number}" for number in range(1, 60))], 32, unscaled)
 
 
 @dataclass
@@ -213,7 +210,7 @@ def run(
     """Starts a server, and adds a row to the table for each number of players."""
     with tempfile.TemporaryDirectory() as place:
         study, context = Path(place, "study"), multiprocessing.get_context("spawn")
-        view: Callable[[], View] = Quick()
+        view: Callable[[], View] = quick
         if partner == DEMO:
             view = ViewOptions(None)
             write_demo(study)
@@ -223,7 +220,7 @@ def run(
         server = context.Process(target=serve, args=(study, database, view, 5 if partner == DEMO else 1, said))
         server.start()
         port = said.get()
-        wait_until_ready(port)
+        asyncio.run(wait_until_ready(port))
         known = set(rounds_of(study, database))
         for players, goal in zip(counts, goals, strict=True):
             times, finished, lasted = asyncio.run(measure(port, players, seconds))
@@ -256,17 +253,16 @@ def row(times: Times, finished: Sequence[str], kept: Sequence[str], lasted: floa
     ]
 
 
-def wait_until_ready(port: int) -> None:
-    async def ready() -> bool:
-        client = Client(port, Times())
+async def wait_until_ready(port: int) -> None:
+    client = Client(port, Times())
+    while True:
         try:
             await client.open()
-            return (await client.ask("healthz", "GET", "/healthz"))[0] == 200
+            if (await client.ask("healthz", "GET", "/healthz"))[0] == 200:
+                return
         except OSError:
-            return False
-
-    while not asyncio.run(ready()):
-        time.sleep(0.5)
+            pass
+        await asyncio.sleep(0.5)
 
 
 def rounds_of(study: Path, database: str | None) -> list[str]:

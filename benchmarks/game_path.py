@@ -42,6 +42,13 @@ OUTBOX = """new Promise((resolve) => {
         counted.onsuccess = () => resolve(counted.result);
     };
 })"""  # how many rounds have not been answered for
+CAUTION = """\
+Scripted strokes, and no people: two players follow the partner's own input gradients of the true class, one the middle
+of the picture, with noise. The trial's pictures are parts of five photographs, and both splits have parts of each. So
+what is shown is that the path holds; neither accuracy nor map score say anything about other pictures, or people."""
+PICTURES = """\
+A round, its result, and the admin's page at the end: `round.jpg`, `result.jpg`, `admin.jpg`; the training's curves and
+what the network attends to: `curves.jpg`, `inspection.jpg`."""
 WIDEST, QUALITY = 1000, 85  # of pictures, in pixels and as JPEG
 PICTURED = (0, 2)  # the player and the round that pictures are taken of
 KINDS = ("gradient", "gradient", "centre")
@@ -196,31 +203,31 @@ async def play(study: Path, output: Path, rounds: int) -> list[Player]:
     return players
 
 
-def run(*words: str) -> str:
-    """What `gala-cuda` with these words says."""
+def run(work: Path, *words: str) -> str:
+    """What `gala-cuda` with these words says in the folder ``work``."""
     print("$ gala-cuda", *words, flush=True)
-    done = subprocess.run([sys.executable, "-m", "gala_cuda", *words], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "gala_cuda", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=work)
     print(done.stdout, done.stderr, flush=True)
     if done.returncode:
         raise SystemExit(f"exit code {done.returncode}")
-    return f"$ gala-cuda {' '.join(words)}\n{done.stdout}"
+    return f"$ gala-cuda {' '.join(words)}\n{done.stdout}".replace(f"{work.resolve()}/", "")
 
 
 def go_on(work: Path, output: Path) -> list[str]:
     """From the rounds to a trained network: what each command says."""
-    study, maps, network = (str(work / name) for name in ("study", "maps", "run"))
     said = [
-        run("clickme", "collect", study, maps),
-        run("clickme", "check", maps),
-        run("train", "--clickme", maps, *TRAINING, "--output", network),
-        run("eval", network, "--clickme", maps, "--maps"),
-        run("inspect", network, maps, "--split", "train", "--limit", "8", "--output", str(work / "inspect")),
+        run(work, "clickme", "collect", "study", "maps"),
+        run(work, "clickme", "check", "maps"),
+        run(work, "train", "--clickme", "maps", *TRAINING, "--output", "network"),
+        run(work, "eval", "network", "--clickme", "maps", "--maps"),
+        run(work, "inspect", "network", "maps", "--split", "train", "--limit", "8", "--output", "inspect"),
     ]
-    for drawn in (work / "inspect" / "inspection.png", work / "run" / "curves.png"):
+    for drawn in (work / "inspect" / "inspection.png", work / "network" / "curves.png"):
         picture = Image.open(drawn).convert("RGB")
         picture.thumbnail((WIDEST, 2 * WIDEST))
         picture.save(output / f"{drawn.stem}.jpg", quality=QUALITY)
-    return [text.replace(str(work), "runs") for text in said]
+    return said
 
 
 def told(players: Sequence[Player], seconds: float, said: Sequence[str], command: str) -> str:
@@ -233,13 +240,14 @@ def told(players: Sequence[Player], seconds: float, said: Sequence[str], command
     rounds = sum(len(player.outcomes) for player in players)
     return "\n".join([
         "# From the game to a trained network", "", f"`{command}`", "",
-        "Scripted strokes, and no people: what is shown is that the path holds.", "",
+        CAUTION, "",
         f"{rounds} rounds in {seconds:.0f} s, by {len(players)} players at once; all are in the database, once each.",
         "",
         f"{os.cpu_count()} cores, load average {', '.join(f'{load:.1f}' for load in os.getloadavg())}, torch "
         f"{torch.__version__}.", "",
         "| player | follows | rounds | recognised |", "|---|---|---|---|", *rows, "",
         *(f"```\n{text.rstrip()}\n```\n" for text in said),
+        PICTURES, "",
     ])  # fmt: skip
 
 
