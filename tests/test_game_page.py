@@ -165,26 +165,24 @@ def test_a_partner_that_never_answers(browser: Browser, game: FakeGame):
         assert body(game)["outcome"] == "interrupted"
 
 
-def test_a_guess_that_got_lost_is_asked_for_once_more(browser: Browser, game: FakeGame):
-    seen = []
+def test_a_last_guess_that_got_lost_is_asked_for_once_more(browser: Browser):
+    game = FakeGame(100, 60)  # so small that the brush arrives after twelve bubbles, and one guess
+    lost: list[object] = []
 
     def lose_the_first(method: str, path: str, body: object) -> tuple[int, object] | None:
-        if path.endswith("/guess"):
-            seen.append(path)
-            if len(seen) == 1:
-                return 429, {"error": "too many guesses: 9 a second; expected at most 4"}
+        if path.endswith("/guess") and not lost:
+            lost.append(body)
+            return 429, {"error": "too many guesses: 9 a second; expected at most 4"}
         return None
 
     game.hook = lose_the_first
     with visit(browser, game) as page:
         start_round(page)
-        paint(page, 12)
-        page.mouse.up()
-        page.mouse.move(*[0, 0])
+        paint(page, 15)
         run_out(page)
         until(page, lambda: game.finished)
         assert body(game)["outcome"] == "timeout"
-        assert len(game.guesses[-1]) == len(body(game)["points"]) // 10 * 10
+        assert [{"points": points} for points in game.guesses] == lost
 
 
 def test_another_tab_ends_the_round(browser: Browser, game: FakeGame):
