@@ -226,11 +226,12 @@ def run(
             times, finished, lasted = asyncio.run(measure(port, players, seconds))
             kept = [number for number in rounds_of(study, database) if number not in known]
             known.update(kept)
-            print(f"measured: {partner}, {players} players", file=sys.stderr, flush=True)
-            table.add_row(
+            cells = [
                 "SQLite" if database is None else "PostgreSQL", partner, str(players),
                 *row(times, finished, kept, lasted, goal), f"{memory(server.pid or 0):.0f}",
-            )  # fmt: skip
+            ]  # fmt: skip
+            table.add_row(*cells)
+            print("measured:", *cells, file=sys.stderr, flush=True)
         server.terminate()
         server.join()
 
@@ -239,18 +240,12 @@ def row(times: Times, finished: Sequence[str], kept: Sequence[str], lasted: floa
     """The columns of a measurement, from guesses a second on."""
     wrong = (Counter(kept) - Counter(finished)) + (Counter(finished) - Counter(kept))
     refused = sum(count for (_, status), count in times.statuses.items() if status >= 400)
+    others = times.quantile(0.95, "round", "image", "board", "healthz")
     return [
-        f"{len(times.taken['guess']) / lasted:.1f}",
-        f"{times.quantile(0.5, 'guess'):.0f}",
-        f"{times.quantile(0.95, 'guess'):.0f}",
-        goal,
-        f"{times.quantile(0.95, 'round', 'image', 'board', 'healthz'):.0f}",
-        f"{times.quantile(0.95, 'finish'):.0f}",
-        f"{len(finished) / lasted:.2f}",
-        str(times.statuses["guess", 202]),
-        str(refused),
-        str(wrong.total()),
-    ]
+        f"{len(times.taken['guess']) / lasted:.1f}", f"{times.quantile(0.5, 'guess'):.0f}",
+        f"{times.quantile(0.95, 'guess'):.0f}", goal, f"{others:.0f}", f"{times.quantile(0.95, 'finish'):.0f}",
+        f"{len(finished) / lasted:.2f}", str(times.statuses["guess", 202]), str(refused), str(wrong.total()),
+    ]  # fmt: skip
 
 
 async def wait_until_ready(port: int) -> None:
