@@ -170,6 +170,20 @@ def test_walk_of_what_warps_share():
     assert walked(logic, warps=4) == pytest.approx(800, abs=8), "a unit takes an instruction for 2 clocks"
 
 
+def test_walk_of_products_that_a_barrier_waits_for():
+    """Four tiles of tcgen05 at 1,024 multiply-adds a clock and quarter."""
+    tile = ("UTCHMMA gdesc[UR4], gdesc[UR6], tmem[UR8], tmem[UR10], idesc[UR11], !UPT", control())
+    end, wait = ("UTCBAR [UR4], URZ", control()), ("SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R0", control())
+    code = parse(listing(*[tile] * 4, end, wait))
+    trace = steps(code, path(code, ()), GPUS["B200"], MEMORY, tile=64 * 256 * 16 / 4)
+    assert Walk(trace, MEMORY, 1, 1).run(1)[-1] == 4 * 64 + 1
+
+
+def test_a_loop_that_sleeps_is_none():
+    sleep = listing(("NANOSLEEP 0x20", control()), ("@P0 BRA 0x0", control()), ("EXIT", control()))
+    assert visited(sleep, ()) == [0, 1, 2]
+
+
 def test_walk_of_memory_that_all_ask_for():
     """64 programs load 512 bytes at 8 bytes a clock; only the last one's latency shows."""
     load = listing(("LDG.E.128 R4, desc[UR4][R2.64]", control(1, result=0)), ("EXIT", control(1, waits=(0,))))

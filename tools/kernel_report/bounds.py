@@ -1,5 +1,6 @@
 """The time that a kernel is predicted to take on a GPU that is not there, and the bounds that it cannot pass."""
 
+import math
 from typing import Any, NamedTuple
 
 from gala_cuda.backends.triton.launch import cdiv
@@ -13,6 +14,11 @@ from .turns import turns
 
 REGISTERS = 1 << 16  # of a multiprocessor
 _RESERVED = 1024  # bytes of shared memory that the system takes of each program
+_TILES = {  # the sides of a kernel's products, whose depth is 16 in an instruction of tcgen05
+    "gather": ("ROWS", "REDUCED"),
+    "grad_x": ("ROWS", "CHANNELS"),
+    "local_products": ("REDUCED", "CHANNELS"),
+}
 _ROUNDS = 3  # of resident programs that are walked; later ones take as long as the last
 _PORT = 64.0  # bytes a clock between L2 and one multiprocessor, however few ask
 
@@ -69,9 +75,10 @@ def predict(planned: Planned, code: Code, sass: str, from_memory: int, gpu: Gpu)
     found = turns(name, planned.sizes)
     instructions = parse(sass)
     visits = path(instructions, found)
+    tile = 16 * math.prod(planned.sizes[side] for side in _TILES.get(name, ())) / warps
     moved = sum(step.bytes for step in steps(instructions, visits, gpu, Memory(1, 1))) * warps * programs
     memory = _memory(gpu, min(programs, gpu.num_sms), from_memory / moved if moved else 0.0)
-    trace = steps(instructions, visits, gpu, memory)
+    trace = steps(instructions, visits, gpu, memory, tile)
     held = resident(code, warps, gpu)
     bounds = _bounds(trace, memory, gpu, warps, programs, held, moved, from_memory)
     return Kernel(

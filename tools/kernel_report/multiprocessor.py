@@ -51,10 +51,11 @@ class Step(NamedTuple):
     number: int  # how many groups may still be under way after a wait
 
 
-def steps(code: list[Instruction], visits: Sequence[Visit], gpu: Gpu, memory: Memory) -> list[Step]:
-    """What the instructions that a warp visits are to a quarter."""
+def steps(code: list[Instruction], visits: Sequence[Visit], gpu: Gpu, memory: Memory, tile: float = 0) -> list[Step]:
+    """What the instructions that a warp visits are to a quarter; `tile`: a warp's share of a tcgen05 product."""
     turns = wavefronts(code)
     each = [_step(one, gpu, memory, turns.get(i)) for i, one in enumerate(code)]
+    each = [step._replace(clocks=tile * QUARTERS / gpu.products) if step.kind == "tile" else step for step in each]
     idle = [step._replace(unit="", bytes=0, latency=0) if step.kind == "copy" else step for step in each]
     return [each[visit.at] if visit.copies else idle[visit.at] for visit in visits]
 
@@ -70,6 +71,12 @@ def _step(one: Instruction, gpu: Gpu, memory: Memory, turns: int | None) -> Step
         kind = "copy"
     elif one.name == "LDGDEPBAR":
         kind = "commit"
+    elif one.name == "UTCHMMA":
+        kind = "tile"
+    elif one.name == "UTCBAR":
+        kind = "product end"
+    elif one.opcode.startswith("SYNCS.PHASECHK"):
+        kind = "wait for products"
     elif one.name == "HGMMA":
         kind = "product end" if "gsb" in one.rest else "product"
     elif one.opcode.startswith(("DEPBAR.LE", "WARPGROUP.DEPBAR")):
@@ -86,7 +93,7 @@ def _cost(one: Instruction, gpu: Gpu, memory: Memory) -> tuple[str, float, int, 
         return "shared memory", QUARTERS * max(1, moved / 128), 0 if cached else moved, memory.latency
     if one.name in _SHARED:
         return "shared memory", QUARTERS, 0, SHARED_LATENCY
-    if one.name in ("HGMMA", "HMMA"):
+    if one.name in ("HGMMA", "HMMA", "UTCHMMA"):
         return "tensor cores", products(one) * QUARTERS / (gpu.products if one.name == "HGMMA" else gpu.mma), 0, 0
     if one.name in _SPECIAL:
         return "special functions", WARP / 4, 0, SPECIAL_LATENCY

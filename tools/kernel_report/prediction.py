@@ -174,10 +174,19 @@ def _record(problems: list[Problem], gpu: Gpu, measured: Path | None, folder: Pa
     }
     name = f"{datetime.datetime.now(datetime.timezone.utc).date()}-{gpu.name}-{fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(_lines(found) + "\n")
     text = [f"# Predicted for the {gpu.name}", f"With Triton {triton.__version__}. {INTRODUCTION}"]
     text += [tables.markdown(*table) for table in _tables(problems, gpu, measured)]
     (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
+
+
+def _lines(value: Any, depth: int = 5) -> str:
+    """JSON with a line for each value down to some depth, which for a record is a kernel."""
+    if not depth or not isinstance(value, dict | list) or not value:
+        return json.dumps(value)
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(json.dumps(each) for each in value) + "\n]"
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {_lines(each, depth - 1)}" for name, each in value.items()) + "\n}"
 
 
 def _entry(problem: Problem, kind: str) -> dict[str, Any]:

@@ -75,12 +75,12 @@ def _instruction(at: str, predicate: str, opcode: str, rest: str, word: str) -> 
 
 
 def loops(code: list[Instruction]) -> tuple[Loop, ...]:
-    """The outermost loops, in order."""
+    """The outermost loops, in order, without those that only sleep until something is free."""
     index = {one.at: i for i, one in enumerate(code)}
     found: dict[int, int] = {}
     for i, one in enumerate(code):
         to = branch_target(one.opcode, one.rest)
-        if to is not None and to < one.at:
+        if to is not None and to < one.at and not any(c.name == "NANOSLEEP" for c in code[index[to] : i]):
             found[index[to]] = max(i, found.get(index[to], 0))
     return _nested(sorted(found.items()))
 
