@@ -1,5 +1,7 @@
 """The page and the server together: real rounds in a real browser, and what the database then holds."""
 
+import itertools
+
 import numpy as np
 import pytest
 from game_browser import place, start_round, until
@@ -15,7 +17,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def game(tmp_path):
     study = write_study(tmp_path / "study", title="Colours & <b>more</b>")
-    return make_game(study, f"sqlite:///{tmp_path / 'game.sqlite'}", LocalWorker(FakeView()))
+    # The browser's time is the test's; the server's is always later than that of any bubble.
+    clock = itertools.count(1_000_000_000, 1000).__next__
+    return make_game(study, f"sqlite:///{tmp_path / 'game.sqlite'}", LocalWorker(FakeView()), clock=clock)
 
 
 @pytest.fixture
@@ -28,18 +32,22 @@ def page(browser: Browser, game: Game):
         page.on("pageerror", lambda error: seen.append(str(error)))
         origin = f"http://127.0.0.1:{port}/"
         page.on("request", lambda request: None if request.url.startswith(origin) else seen.append(request.url))
+        page.clock.install(time=0)
         page.goto(origin)
         page.wait_for_selector("#welcome:not([hidden])")
+        page.clock.pause_at(1000)
         yield page
         context.close()
         assert seen == []
 
 
-def paint_now(page: Page, x: float, y: float) -> None:
-    """Press in the middle of the picture, and go to the shares (x, y) of it; time goes on by itself."""
+def paint(page: Page, *ways: tuple[float, float]) -> None:
+    """Press in the middle of the picture, and go to each of these shares of it for half a second."""
     page.mouse.move(*place(page, 0.5, 0.5))
     page.mouse.down()
-    page.mouse.move(*place(page, x, y))
+    for way in [place(page, *way) for way in ways]:
+        page.mouse.move(*way)
+        page.clock.run_for(500)
 
 
 def test_rounds_of_a_player(page: Page, game: Game):
@@ -47,11 +55,7 @@ def test_rounds_of_a_player(page: Page, game: Game):
     assert page.text_content("#study-title") == "Colours & <b>more</b>"
     start_round(page)
     assert page.text_content("#word") in COLOURS
-    corners = [place(page, *way) for way in ((0.5, 0.5), (0.1, 0.9), (0.1, 0.1), (0.9, 0.1))]
-    paint_now(page, 0.9, 0.9)
-    for corner in corners:
-        page.wait_for_timeout(500)
-        page.mouse.move(*corner)
+    paint(page, (0.9, 0.9), (0.5, 0.5), (0.1, 0.9), (0.1, 0.1), (0.9, 0.1))
     page.wait_for_selector("#result:not([hidden])")
     assert "your partner got it" in (page.text_content("#verdict") or "")
     until(page, lambda: page.text_content("#total") == page.text_content("#won") != "0")
@@ -66,8 +70,7 @@ def test_rounds_of_a_player(page: Page, game: Game):
     page.click("#skip")
     until(page, lambda: [each.outcome for each in game.store.rounds()] == ["recognised", "skip"])
     page.wait_for_selector("#round:not([hidden])")
-    paint_now(page, 0.9, 0.5)
-    page.wait_for_timeout(200)
+    paint(page, (0.9, 0.5))
     address = page.url
     page.goto("about:blank")
     until(page, lambda: [each.outcome for each in game.store.rounds()] == ["recognised", "skip", "interrupted"])
