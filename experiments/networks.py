@@ -72,21 +72,33 @@ def build(network: str, depth: int, classes: int, channels: int, width: int, lay
     options = {"in_channels": channels, "width": width}
     if network.startswith(PREFIX):
         start = STARTS[network.removeprefix(PREFIX)]
-        model = MODELS[f"gala_resnet{depth}"](
-            classes, layers=layers, squash=start.squash, bias=start.constant is not None, init="paper", **options
+        model = _resnet(
+            f"gala_resnet{depth}",
+            classes,
+            layers=layers,
+            squash=start.squash,
+            bias=start.constant is not None,
+            init="paper",
+            **options,
         )
         for _, block in model.blocks():
             if isinstance(block.attention, GALA):
                 start.apply(block.attention, last_layers(block)[1])
         return model
     if network == "SE-ResNet":
-        return MODELS[f"se_resnet{depth}"](classes, **options)
-    model = MODELS[f"resnet{depth}"](classes, **options)
+        return _resnet(f"se_resnet{depth}", classes, **options)
+    model = _resnet(f"resnet{depth}", classes, **options)
     if network == "CBAM-ResNet":
         from timm.layers.cbam import CbamModule
 
         for _, block in model.blocks():
             block.attention = CbamModule(last_layers(block)[0].out_channels)
+    return model
+
+
+def _resnet(name: str, classes: int, **options) -> ResNet:
+    model = MODELS[name](classes, **options)
+    assert isinstance(model, ResNet)
     return model
 
 
