@@ -28,9 +28,9 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def outdated(folder: Path = RECORDS) -> str | None:
-    """None where a record is of these kernels, else what to do."""
+    """None where a record for the H200 is of these kernels, else what to do."""
     now = fingerprint()
-    if any(now in path.stem for path in folder.glob("*.json")):
+    if any(folder.glob(f"*-H200-{now}.json")):
         return None
     return (
         f"no prediction in {folder} is of the Triton kernels as they are ({now}): "
