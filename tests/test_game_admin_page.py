@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 from game_admin import ServedStudy
+from game_browser import until
 from game_rounds import line
 from playwright.sync_api import Browser, Page
 
@@ -94,11 +95,10 @@ def test_a_cancelled_dialog_excludes_nothing(study, page):
 def test_maps_are_drawn_and_orders_chosen(study, page):
     with study.listening() as address:
         open_study(page, study, address)
-        page.wait_for_function(
-            "[...document.querySelectorAll('#images img')].every((image) => image.naturalWidth === 64)"
-        )
+        widths = "[...document.querySelectorAll('#images img')].map((image) => image.naturalWidth)"
+        until(page, lambda: page.evaluate(widths) == [64] * 4)
         page.select_option("#order", "name")
-        page.wait_for_function("document.querySelector('#images small').textContent === 'cat/0.png'")
+        until(page, lambda: page.text_content("#images small") == "cat/0.png")
         paths = page.locator("#images small").all_text_contents()
         assert paths == sorted(paths)
 
