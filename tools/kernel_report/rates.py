@@ -5,7 +5,8 @@
   (benchmarks/results/nvidia-h200-2026-11-26).
 - What else a multiprocessor does in a clock: CUDA C++ Programming Guide, throughput of native arithmetic instructions.
 - Latencies: Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture, arXiv:2402.13499, which also
-  has mma.sync at 62 % of wgmma's rate on the H100. The B200, which it has not, is assumed to be as the H100.
+  has mma.sync at 62 % of wgmma's rate on the H100; written down from memory, not compared with its tables. The B200,
+  which it has not, is assumed to be as the H100.
 - SHARE: of its peak the H200's memory gave 89 % to a copy (the same folder). Assumed of all.
 - L2: 5.5 TB/s of an H100 PCIe, 114 multiprocessors at 1.755 GHz, in published measurements: 27.5 bytes a clock and
   multiprocessor. Assumed of all but the RTX 4090, of which 5 TB/s are published: 15.5.

@@ -4,9 +4,11 @@ This is the specification. Coordinates are whole sixteenths of an image pixel, s
 screen changes them; times are milliseconds since the first bubble.
 """
 
+import functools
 import hashlib
 import math
 import reprlib
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ MOST_BUBBLES = 140
 REVEALED = 21  # pixels: the side of the square that a bubble shows to the partner
 MAP_BOX = 18  # pixels: the side of the square that a bubble adds to the map
 NOISE, DARKER = 0.4, 0.5  # standard deviation and shift of hidden pixels, of values from 0 to 1
+_NORMALS = 1 << 16  # values of that noise
 FULL_SCORE, SCORED_MS = 100, 7000  # the score of a recognition at once, and when there is none any more
 UNTIMED_MS = 600_000  # the limit of a round without a timer
 _STEP_SLACK = 2  # sixteenths of a pixel, by which rounding may lengthen a step
@@ -125,12 +128,20 @@ def reveal(image: np.ndarray, points: Points, seed: int) -> np.ndarray:
     Hidden pixels are clip(x + N(0, 0.4) - 0.5, 0, 1); each of `points` shows a square of 21 pixels.
     """
     clear = image.astype(np.float32) / np.float32(255)
-    noise = np.random.Generator(np.random.PCG64(seed)).standard_normal(image.shape, np.float32)
-    view = np.clip(clear + np.float32(NOISE) * noise - np.float32(DARKER), 0, 1)
+    raw = np.random.PCG64(seed).random_raw(-(-image.size // 4))  # which no version of NumPy makes otherwise
+    numbers = raw.astype("<u8").view("<u2")[: image.size].reshape(image.shape)
+    view = np.clip(clear + (_hiding_noise().take(numbers) - np.float32(DARKER)), 0, 1)
     height, width = image.shape[:2]
     for rows, columns in squares(points, REVEALED, height, width):
         view[rows, columns] = clear[rows, columns]
     return view
+
+
+@functools.cache
+def _hiding_noise() -> np.ndarray:
+    """N(0, 0.4) as so many equally likely values, the middles of its quantiles: four times as fast as exact ones."""
+    normal = NormalDist(0, NOISE)
+    return np.array([normal.inv_cdf((number + 0.5) / _NORMALS) for number in range(_NORMALS)], np.float32)
 
 
 def score(ms: int) -> float:
