@@ -57,6 +57,16 @@ def test_commands_of_the_pages_are_understood():
         build_parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
+def test_flags_of_the_comparison_exist():
+    """The second column of docs/compare.md is what this package has."""
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \|", (ROOT / "docs/compare.md").read_text(), re.MULTILINE)
+    named = {flag for ours in rows for flag in re.findall(r"`(--[\w-]+)`", ours)}
+    commands = next(action for action in build_parser()._actions if isinstance(action.choices, dict)).choices
+    known = {flag for name in ("train", "eval", "predict") for flag in commands[name]._option_string_actions}
+    assert len(named) > 30
+    assert named - known == {"--max-restarts"}  # of torchrun
+
+
 def test_names_and_files_of_the_pages_exist():
     for page in (ROOT / "README.md", *PAGES):
         text = page.read_text()
