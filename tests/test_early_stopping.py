@@ -25,8 +25,8 @@ def tested(monkeypatch):
     """The accuracies that tests find one after the other; the list of those still to come."""
     left = list(ACCURACIES)
 
-    def find(*arguments):
-        return replace(evaluate(*arguments), top1=left.pop(0), loss=1.0)
+    def find(*arguments, **options):
+        return replace(evaluate(*arguments, **options), top1=left.pop(0), loss=1.0)
 
     monkeypatch.setattr(loop, "evaluate", find)
     return left
@@ -55,10 +55,10 @@ def test_training_ends_after_so_many_epochs_without_a_better_test(tmp_path, test
 
 
 def test_patience_outlasts_an_interruption(tmp_path, tested, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if len(tested) == 3:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     original = loop.evaluate
     monkeypatch.setattr(loop, "evaluate", interrupted)
