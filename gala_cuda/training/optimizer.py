@@ -1,19 +1,30 @@
 """The optimizer of a recipe: what it is, and the weight decay and learning rate of each parameter."""
 
+import inspect
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..layer import GALA
 from ..models import SqueezeExcite
-from .recipe import OPTIMIZERS, Recipe, RecipeError
+from .recipe import Recipe, RecipeError
 
 LR_SCALE = "lr_scale"  # key of a group of parameters: factor of the learning rate
+# torch's by name. LBFGS, Rprop and SparseAdam, which are not for steps of dense gradients of some images each, take no
+# weight decay; Muon takes matrices alone, where timm's takes convolutions too.
+TORCH: dict[str, type[Any]] = {
+    name.lower(): found
+    for name, found in sorted(vars(torch.optim).items(), key=lambda item: item[0].lower())
+    if name != "Muon" and inspect.isclass(found) and "weight_decay" in inspect.signature(found).parameters
+}
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD, AdamW or one of timm's over all parameters that are trained, in groups of one weight decay and LR_SCALE.
+    """One of `TORCH` or of timm's over all parameters that are trained, in groups of one weight decay and LR_SCALE.
+
+    The recipe's momentum is that of an optimizer that has one, or the first beta of torch's.
 
     Raises:
         RecipeError: there is no such optimizer, or timm, which has it, is not installed.
@@ -39,11 +50,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": parameters, "weight_decay": decay, LR_SCALE: scale}
         for (decay, scale), parameters in sorted(groups.items(), reverse=True)
     ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(options, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(options, lr=recipe.peak_lr, betas=(recipe.momentum, 0.999))
-    return _of_timm(options, recipe)
+    found = TORCH.get(recipe.optimizer.lower())
+    return _of_timm(options, recipe) if found is None else _of_torch(found, options, recipe)
 
 
 def layer_depths(names: Iterable[str]) -> dict[str, int]:
@@ -62,8 +70,19 @@ def layer_depths(names: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def _of_torch(kind: type[Any], options: list[dict], recipe: Recipe) -> torch.optim.Optimizer:
+    taken, given = inspect.signature(kind).parameters, dict[str, Any]()
+    if "momentum" in taken:
+        given["momentum"] = recipe.momentum
+    if "nesterov" in taken:
+        given["nesterov"] = recipe.momentum > 0
+    if "betas" in taken:
+        given["betas"] = recipe.momentum, *taken["betas"].default[1:]
+    return kind(options, lr=recipe.peak_lr, **given)
+
+
 def _of_timm(options: list[dict], recipe: Recipe) -> torch.optim.Optimizer:
-    known = f"expected {', '.join(OPTIMIZERS)} or the name of one of timm's"
+    known = f"expected {', '.join(TORCH)} or the name of one of timm's"
     try:
         from timm.optim import create_optimizer_v2
     except ModuleNotFoundError as error:

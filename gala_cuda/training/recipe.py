@@ -12,7 +12,6 @@ from ..layer import INITS
 
 BALANCED = "balanced"  # weights of classes
 LOSSES = ("cross_entropy", "bce")
-OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("float32", "bfloat16", "float16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -97,11 +96,11 @@ class Recipe:
         (), "balanced, a CSV file of class,weight, or a number for each class; of bce the weight of yes (default: none)"
     )
     optimizer: str = _field(
-        "sgd", "sgd, with Nesterov momentum, adamw, or one of timm's by name: lamb, lion, muon, ..."
+        "sgd", "sgd, with Nesterov momentum, adamw, rmsprop or another of torch's, or one of timm's: lamb, lion, ..."
     )
     lr: float | None = _field(None, "highest learning rate (default: lr_256 times batch_size / 256)")
     lr_256: float = _field(0.4, "highest learning rate for batches of 256")
-    momentum: float = _field(0.9, "momentum of sgd; the first beta of adamw")
+    momentum: float = _field(0.9, "momentum of the optimizer, or its first beta")
     layer_decay: float = _field(1.0, "factor of the learning rate from each layer to the one before it")
     freeze: tuple[str, ...] = _field((), "modules whose weights and statistics stay as they are, such as conv1 layer1")
     schedule: str = _field("cosine", "decay along a cosine to zero, or to a tenth at each decay_at", SCHEDULES)
