@@ -90,7 +90,8 @@ def collect(
     filters, files = filters or Filters(), file_options or FileOptions()
     check_new(target, images)
     reasons = [filters.why_not(round) for round in rounds]
-    uncounted = dict(Counter(reason for reason in reasons if reason))
+    numbers = Counter(reason for reason in reasons if reason)
+    uncounted = dict(sorted(numbers.items(), key=lambda each: (-each[1], each[0])))
     counting = [round for round, reason in zip(rounds, reasons, strict=True) if reason is None]
     if not counting:
         listed = "; ".join(f"{reason} ({number:,})" for reason, number in uncounted.items())
