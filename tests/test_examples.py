@@ -1,12 +1,16 @@
 """Every example runs as its reader would run it, and what it prints holds."""
 
+import base64
+import io
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from PIL import Image
 
 import gala_cuda
@@ -15,14 +19,17 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CHECKED = ("attention_pictures", "convert_and_finetune", "layer", "train_on_human_maps")
 
 
-def printed(name, folder):
-    """What the example prints, run with ``folder`` as its working directory."""
-    package = Path(gala_cuda.__file__).parents[1]
+def readers_environment():
     hidden = ("GALA_BACKEND", "TRITON_INTERPRET")  # of the tests, not of a reader
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    return environment | {"PYTHONPATH": str(Path(gala_cuda.__file__).parents[1])}
+
+
+def printed(name, folder):
+    """What the example prints, run with ``folder`` as its working directory."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py"],
-        env=environment | {"PYTHONPATH": str(package)},
+        env=readers_environment(),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -78,4 +85,20 @@ def test_attention_pictures(tmp_path):
     assert accuracy > 90
     with Image.open(tmp_path / "attention.png") as picture:
         assert picture.format == "PNG"
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 1000
+
+
+@pytest.mark.slow
+def test_notebook(tmp_path):
+    """As it is kept, without outputs, in a kernel of its own that sees no GPU."""
+    notebook = nbformat.read(EXAMPLES / "attention.ipynb", as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.outputs or cell.execution_count for cell in cells] == [None] * len(cells)
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    client.execute(env=readers_environment() | {"CUDA_VISIBLE_DEVICES": ""})
+    (accuracy,) = numbers("".join(output.get("text", "") for output in cells[-2].outputs), r"([\d.]+)%")
+    assert accuracy > 75
+    (drawn,) = cells[-1].outputs
+    with Image.open(io.BytesIO(base64.b64decode(drawn.data["image/png"]))) as picture:
         assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 1000
