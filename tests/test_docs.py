@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.run import get_args_parser as torchrun_parser
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -55,6 +56,16 @@ def test_commands_of_the_pages_are_understood():
     assert len(found) > 20
     for line in found:
         build_parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_torchrun_in_training_is_understood():
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
+    found = re.findall(r"^(?:srun )?torchrun (.*)$", "\n".join(blocks).replace("\\\n", ""), re.MULTILINE)
+    assert len(found) == 3
+    for line in found:
+        args = torchrun_parser().parse_args(shlex.split(line.replace('"$SLURM_NNODES"', "2")))
+        assert args.training_script == "gala_cuda"
+        build_parser().parse_args(args.training_script_args)
 
 
 def test_flags_of_the_comparison_exist():

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from gala_cuda.cli.interrupt import command_line
+
 pytestmark = pytest.mark.slow
 
 TRAIN = ["train", "--image-size", "8", "--width", "8", "--batch-size", "128", "--epochs", "500"]
@@ -45,3 +47,14 @@ def test_a_training_names_its_last_checkpoint_and_the_command(tmp_path, number, 
 def test_another_command_tells_that_it_was_interrupted(tmp_path):
     arguments = ["bench", "--shape", "64x14x14", "--contestants", "eager", "--seconds", "9", "--output", str(tmp_path)]
     assert stopped(arguments, "timing", signal.SIGINT) == (130, "gala-cuda: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("machines", "meet"), [("1", ""), ("2", "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT ")]
+)
+def test_what_torchrun_started_continues_with_torchrun(monkeypatch, machines, meet):
+    for name, value in {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": machines}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["gala-cuda", "train", "--quiet"])
+    expected = f"torchrun {meet}--nproc-per-node 4 -m gala_cuda train --quiet --resume"
+    assert command_line("--resume") == expected

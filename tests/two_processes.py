@@ -49,14 +49,15 @@ def train(name, output, **options):
     return fit(network(), data, recipe, Run(output / name, CPU, PlainConsole(quiet=True), **options))
 
 
-def kill_after(steps):
-    """This process, by SIGKILL."""
+def kill_after(steps, others=()):
+    """This process, after the `others`, by SIGKILL."""
     done = []
 
     def count(*_):
         done.append(1)
         if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGKILL)
+            for number in (*others, os.getpid()):
+                os.kill(number, signal.SIGKILL)
 
     register_optimizer_step_post_hook(count)
 

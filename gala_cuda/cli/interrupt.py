@@ -67,7 +67,11 @@ def command_line(*added: str) -> str:
     program, *given = sys.argv
     words = [*given, *(word for word in added if word not in given)]
     if "WORLD_SIZE" in os.environ:
-        start = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "gala_cuda"]
+        machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+        meet = (
+            ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", "HOST:PORT"] if machines != "1" else []
+        )
+        start = ["torchrun", *meet, "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "gala_cuda"]
     elif os.path.basename(program) == "gala-cuda":
         start = ["gala-cuda" if shutil.which("gala-cuda") == program else program]
     else:

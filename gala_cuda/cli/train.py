@@ -40,20 +40,21 @@ def run(args: argparse.Namespace) -> int:
         with extra(name):
             import_module(name)  # before anything is written; csv is Python's own
     device = device_of(args)
-    resume, written = args.resume or distributed.was_restarted(), args.output / "recipe.yaml"
-    source = str(written) if resume and args.recipe is None and written.exists() else args.recipe
-    with blaming_arguments(args, source), distributed.process_group(device) as world:
-        recipe = resolve(source, given_flags(args))
-        if not resume and Checkpoints(args.output / "checkpoints").paths():
-            raise argparse.ArgumentError(
-                None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
-            )
+    with distributed.process_group(device) as world:
+        resume, written = args.resume or distributed.was_restarted(), args.output / "recipe.yaml"
+        source = str(written) if resume and args.recipe is None and written.exists() else args.recipe
         console = PlainConsole(quiet=args.quiet or not world.is_main)
-        model, network, data, recipe = start(recipe, device, console.print_line)
-        fit(model, data, recipe, Run(
-            args.output, device, console, resume, args.checkpoint_every, args.keep, args.log,
-            network.metadata(),
-        ))  # fmt: skip
+        with blaming_arguments(args, source):
+            recipe = resolve(source, given_flags(args))
+            if not resume and Checkpoints(args.output / "checkpoints").paths():
+                raise argparse.ArgumentError(
+                    None, f"argument --output: {args.output} holds a training; expected another folder, or --resume"
+                )
+            model, network, data, recipe = start(recipe, device, console.print_line)
+            fit(model, data, recipe, Run(
+                args.output, device, console, resume, args.checkpoint_every, args.keep, args.log,
+                network.metadata(),
+            ))  # fmt: skip
         console.print_line(f"weights and log are in {args.output.resolve()}")
     return 0
 

@@ -19,10 +19,15 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..errors import GalaError
 from ..models.with_maps import returning_maps
 from .recipe import Recipe
 
 T = TypeVar("T")
+
+
+class LostProcessError(GalaError, RuntimeError):
+    """Another process of the training ended, or its machine is out of reach."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ def process_group(device: torch.device) -> Iterator[World]:
 
     To join again after torchrun's restarts, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set for torchrun: its store
     otherwise still has the addresses of the processes that ended (pytorch/pytorch#135712).
+
+    Raises:
+        LostProcessError: the connection to another process is lost.
     """
     if "WORLD_SIZE" not in os.environ:
         yield World()
@@ -59,13 +67,23 @@ def process_group(device: torch.device) -> Iterator[World]:
     try:
         yield world()
         dist.barrier()  # rank 0 writes while the others have nothing left to do
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
+        raise LostProcessError(
+            f"process {dist.get_rank()} of {dist.get_world_size()} lost another one, of which the output of its own "
+            f"torchrun tells more; --resume goes on from the last checkpoint ({error})"
+        ) from error
     finally:
         dist.destroy_process_group()
 
 
 def was_restarted() -> bool:
-    """Whether torchrun started the processes again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    """Whether torchrun started the processes again after a failure; every rank has to call.
+
+    Of several machines each counts its own failures alone, and may hear of another's before its own process fails.
+    """
+    return max(all_gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0
 
 
 def parallelize(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:

@@ -59,11 +59,18 @@ class RunFolder:
 
         Raises:
             RecipeError: recipe or data are not those of the training that is there.
-            CheckpointError: no checkpoint that is there can be read, or it is of another network.
+            CheckpointError: no checkpoint that is there can be read, it is of another network, or other processes
+                find another one.
         """
         found, refused = self.checkpoints.load() if self.run.resume else (None, [])
         for reason in refused if distributed.world().is_main else ():
             self.run.console.print_line(f"{reason}; going back to the one before it")
+        steps = distributed.all_gather("none" if found is None else f"step {found.step}")
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"{self.run.output} is not the same folder in every process: the last checkpoints there are "
+                f"{', '.join(steps)}; expected a folder that all machines share"
+            )
         if found is None:
             return None
         self._compare(found)
