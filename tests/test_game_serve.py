@@ -35,6 +35,7 @@ class Served:
             [sys.executable, "-m", "gala_cuda", "clickme", "serve", *map(str, arguments)], stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, cwd=cwd,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
         for line in self.process.stdout:
             self.lines.append(line)
