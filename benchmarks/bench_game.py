@@ -29,16 +29,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from gala_cuda.clickme.game.database import database_of
-from gala_cuda.clickme.game.demo import SIDE as DEMO_SIDE
-from gala_cuda.clickme.game.demo import write_demo
-from gala_cuda.clickme.game.launch import Options, launch
-from gala_cuda.clickme.game.listen import address_of, bind
-from gala_cuda.clickme.game.rules import MOST_BUBBLES, RULES
-from gala_cuda.clickme.game.store import Store
-from gala_cuda.clickme.game.view import View, ViewOptions
 from gala_cuda.console import PlainConsole
 from gala_cuda.data.preprocessing import IMAGENET
+from gala_cuda.game.database import database_of
+from gala_cuda.game.demo import SIDE as DEMO_SIDE
+from gala_cuda.game.demo import write_demo
+from gala_cuda.game.launch import Options, launch
+from gala_cuda.game.listen import address_of, bind
+from gala_cuda.game.rules import MOST_BUBBLES, RULES
+from gala_cuda.game.store import Store
+from gala_cuda.game.view import View, ViewOptions
 
 QUICK_MS, DEMO = 5, "EfficientNet-Lite0"
 PROBE_SECONDS = 0.2  # between two looks at the board while others play

@@ -29,8 +29,8 @@ from playwright.async_api import Browser, Page, async_playwright
 from scipy.ndimage import gaussian_filter
 from torchvision.transforms import v2
 
-from gala_cuda.clickme.game.lite0 import open_lite0
-from gala_cuda.clickme.game.rules import MOST_BUBBLES, RULES
+from gala_cuda.game.lite0 import open_lite0
+from gala_cuda.game.rules import MOST_BUBBLES, RULES
 
 CHROMIUM = "/usr/bin/chromium"
 READY = """(label) => !document.querySelector("#round").hidden &&

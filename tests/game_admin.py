@@ -14,12 +14,12 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
-from gala_cuda.clickme.game.access import Guard, Refused
-from gala_cuda.clickme.game.admin import Admin
-from gala_cuda.clickme.game.listen import address_of, bind
-from gala_cuda.clickme.game.records import Device, Picture
-from gala_cuda.clickme.game.server import PAGE
-from gala_cuda.clickme.game.store import Store
+from gala_cuda.game.access import Guard, Refused
+from gala_cuda.game.admin import Admin
+from gala_cuda.game.listen import address_of, bind
+from gala_cuda.game.records import Device, Picture
+from gala_cuda.game.server import PAGE
+from gala_cuda.game.store import Store
 
 NOW = 1000.0
 DEVICE = Device("mouse", 1.0, 1280, 720)

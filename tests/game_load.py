@@ -8,8 +8,8 @@ import time
 import pytest
 from game_play import Player, corner, finished, stroke
 
-from gala_cuda.clickme.game.rules import score
-from gala_cuda.clickme.game.store import Store
+from gala_cuda.game.rules import score
+from gala_cuda.game.store import Store
 
 
 class Browser(threading.Thread):

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gala_cuda.clickme.game.access import Buckets
-from gala_cuda.clickme.game.listen import Server, bind
-from gala_cuda.clickme.game.partner import Answer, Knows, Partner, PartnerDown
-from gala_cuda.clickme.game.rules import noise_seed, reveal
-from gala_cuda.clickme.game.server import make_app
-from gala_cuda.clickme.game.session import Game, Limits
-from gala_cuda.clickme.game.store import Store
-from gala_cuda.clickme.game.study import load_study
-from gala_cuda.clickme.game.view import Request
+from gala_cuda.game.access import Buckets
+from gala_cuda.game.listen import Server, bind
+from gala_cuda.game.partner import Answer, Knows, Partner, PartnerDown
+from gala_cuda.game.rules import noise_seed, reveal
+from gala_cuda.game.server import make_app
+from gala_cuda.game.session import Game, Limits
+from gala_cuda.game.store import Store
+from gala_cuda.game.study import load_study
+from gala_cuda.game.view import Request
 
 COLOURS = {"red": (200, 30, 40), "green": (30, 180, 60), "blue": (50, 70, 210), "yellow": (220, 210, 40)}
 WIDTH, HEIGHT, PATCH = 96, 64, 40  # of an image, and of the patch of its class's colour in the middle

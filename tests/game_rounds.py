@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from gala_cuda.clickme.game.records import Round
+from gala_cuda.game.records import Round
 
 ROUND = Round(
     id="r", image="cat/0.png", label="cat", kind="play", participant="ann", attempt=1, started=1.0, finished=5.0,

@@ -12,9 +12,9 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from gala_cuda.clickme.game import dashboard
-from gala_cuda.clickme.game.admin import COOKIE, Admin
-from gala_cuda.clickme.game.dashboard import Dashboard, overlay
+from gala_cuda.game import dashboard
+from gala_cuda.game.admin import COOKIE, Admin
+from gala_cuda.game.dashboard import Dashboard, overlay
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from game_browser import FakeGame, place, run_out, start_round, until, visit
 from playwright.sync_api import Browser, Page
 
-from gala_cuda.clickme.game.rules import check_points, click_map
+from gala_cuda.game.rules import check_points, click_map
 
 pytestmark = pytest.mark.slow
 

@@ -12,17 +12,17 @@ from PIL import Image
 
 from gala_cuda.cli.main import main
 from gala_cuda.clickme import human_ceiling
-from gala_cuda.clickme.game.export import CollectError, FileOptions, collect
-from gala_cuda.clickme.game.maps import MapOptions
-from gala_cuda.clickme.game.records import Device
-from gala_cuda.clickme.game.rules import click_map
-from gala_cuda.clickme.game.store import Picture, Store
 from gala_cuda.console import numbered
 from gala_cuda.data.human_maps import convert, open_clickme_folder
 from gala_cuda.data.human_maps.check import check
 from gala_cuda.data.human_maps.formats import WRITERS
 from gala_cuda.data.human_maps.people import read_people
 from gala_cuda.data.human_maps.split_reader import open_split
+from gala_cuda.game.export import CollectError, FileOptions, collect
+from gala_cuda.game.maps import MapOptions
+from gala_cuda.game.records import Device
+from gala_cuda.game.rules import click_map
+from gala_cuda.game.store import Picture, Store
 
 pytestmark = pytest.mark.usefixtures("user_cache")
 

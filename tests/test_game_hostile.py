@@ -27,8 +27,8 @@ from game_play import (
     write_study,
 )
 
-from gala_cuda.clickme.game import listen
-from gala_cuda.clickme.game.access import MAX_BODY
+from gala_cuda.game import listen
+from gala_cuda.game.access import MAX_BODY
 
 MANY = int(os.environ.get("GALA_HOSTILE", 600))
 EVIL = "127.0.0.2"  # the address of hostile clients
@@ -252,7 +252,7 @@ def test_slow_headers_are_not_waited_for(port, monkeypatch):
 
 
 def test_slow_bodies_are_not_waited_for(port, monkeypatch):
-    from gala_cuda.clickme.game import access
+    from gala_cuda.game import access
 
     monkeypatch.setattr(access, "BODY_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:

@@ -22,11 +22,11 @@ from game_play import (
 from PIL import Image
 from torch import nn
 
-from gala_cuda.clickme.game.partner import PartnerDown, Worker
-from gala_cuda.clickme.game.rules import noise_seed, reveal
-from gala_cuda.clickme.game.view import Request, View, ViewOptions, top_of
 from gala_cuda.data.preprocessing import Preprocessing
 from gala_cuda.errors import GalaError
+from gala_cuda.game.partner import PartnerDown, Worker
+from gala_cuda.game.rules import noise_seed, reveal
+from gala_cuda.game.view import Request, View, ViewOptions, top_of
 from gala_cuda.networks.network import Network
 
 CLASSES = ("red", "green", "blue", "yellow")

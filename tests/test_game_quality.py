@@ -6,9 +6,9 @@ import torch
 from game_rounds import line, made
 
 from gala_cuda.clickme import human_ceiling
-from gala_cuda.clickme.game import quality
-from gala_cuda.clickme.game.quality import Filters, Meter, alike_rounds, bubbles_inside, recognition_rate
-from gala_cuda.clickme.game.rules import click_map
+from gala_cuda.game import quality
+from gala_cuda.game.quality import Filters, Meter, alike_rounds, bubbles_inside, recognition_rate
+from gala_cuda.game.rules import click_map
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gala_cuda.clickme.game.rules import (
+from gala_cuda.game.rules import (
     MOST_BUBBLES,
     RULES,
     UNTIMED,

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from sqlalchemy import create_engine, text
 
 from gala_cuda.cli.main import main
-from gala_cuda.clickme.game.store import Store
+from gala_cuda.game.store import Store
 from gala_cuda.networks.network import Network
 
 ROOT = Path(__file__).resolve().parents[1]

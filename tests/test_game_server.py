@@ -26,8 +26,8 @@ from game_play import (
 )
 from PIL import Image
 
-from gala_cuda.clickme.game.access import Buckets
-from gala_cuda.clickme.game.rules import score
+from gala_cuda.game.access import Buckets
+from gala_cuda.game.rules import score
 
 SCORE = score(450)
 
@@ -390,7 +390,7 @@ def test_sessions_are_limited_each_by_itself(study, tmp_path):
 def test_a_classroom_may_join_behind_one_address(study, tmp_path):
     database = f"sqlite:///{tmp_path / 'game.sqlite'}"
     game = make_game(study, database, LocalWorker(FakeView()), limits=None)
-    from gala_cuda.clickme.game.session import Limits
+    from gala_cuda.game.session import Limits
 
     game.limits = Limits()
     with running(game) as port:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from gala_cuda.clickme.game.records import Device
-from gala_cuda.clickme.game.rounds import CLAIM_SECONDS
-from gala_cuda.clickme.game.rules import score
-from gala_cuda.clickme.game.store import Conflict, Picture, Store, StoreError, StoreFull
+from gala_cuda.game.records import Device
+from gala_cuda.game.rounds import CLAIM_SECONDS
+from gala_cuda.game.rules import score
+from gala_cuda.game.store import Conflict, Picture, Store, StoreError, StoreFull
 
 POINTS = tuple((16 * i, 16, 50 * i) for i in range(20))
 DEVICE = Device("mouse", 1.5, 1280, 720)

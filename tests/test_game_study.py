@@ -8,11 +8,11 @@ import pytest
 from game_play import HEIGHT, WIDTH, FakeView, LocalWorker, write_study
 from PIL import Image
 
-from gala_cuda.clickme.game.check import UNCHECKED, check_images, check_labels
-from gala_cuda.clickme.game.demo import write_demo
-from gala_cuda.clickme.game.partner import Knows
-from gala_cuda.clickme.game.store import Store
-from gala_cuda.clickme.game.study import Settings, StudyError, load_study
+from gala_cuda.game.check import UNCHECKED, check_images, check_labels
+from gala_cuda.game.demo import write_demo
+from gala_cuda.game.partner import Knows
+from gala_cuda.game.store import Store
+from gala_cuda.game.study import Settings, StudyError, load_study
 
 KNOWS = Knows(FakeView.classes, "fake")
 
@@ -251,7 +251,7 @@ def test_check_is_not_done_twice(folder, store):
 
 
 def test_interrupted_check_goes_on(folder, store, monkeypatch):
-    monkeypatch.setattr("gala_cuda.clickme.game.check.SAVED_EVERY", 4)
+    monkeypatch.setattr("gala_cuda.game.check.SAVED_EVERY", 4)
     study, worker = load_study(folder), LocalWorker(FakeView())
     steps = check_images(study, store, worker.ask, KNOWS, 1)
     next(steps)

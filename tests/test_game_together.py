@@ -8,8 +8,8 @@ from game_browser import place, start_round, until
 from game_play import COLOURS, HEIGHT, WIDTH, FakeView, LocalWorker, make_game, running, write_study
 from playwright.sync_api import Browser, Page
 
-from gala_cuda.clickme.game.rules import SIXTEENTHS, click_map
-from gala_cuda.clickme.game.session import Game
+from gala_cuda.game.rules import SIXTEENTHS, click_map
+from gala_cuda.game.session import Game
 
 pytestmark = pytest.mark.slow
 

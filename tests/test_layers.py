@@ -19,7 +19,7 @@ LAYERS = (
     ("clickme",),
     ("networks",),
     ("training",),
-    ("clickme.game",),
+    ("game",),
     ("inspection", "prediction", "hub"),
     ("bench",),
     ("demo",),
@@ -32,7 +32,7 @@ OPTIONAL = {
 }  # fmt: skip
 # Our own modules that need what may be missing, by who imports them where they are used.
 NEEDING_EXTRAS = {
-    "cli": ("bench", "clickme", "console", "data", "demo", "inspection", "prediction", "training"),
+    "cli": ("bench", "clickme", "console", "data", "demo", "game", "inspection", "prediction", "training"),
     "models.convert": ("models.timm_blocks", "models.torchvision_blocks"),
     "backends.triton": ("backends.triton",),
     "bench.tune": ("bench.search",),

@@ -9,9 +9,9 @@ from .arguments import count, not_negative, share_below_1, whole
 from .extras import extra
 
 if TYPE_CHECKING:
-    from ..clickme.game.export import Collected
-    from ..clickme.game.quality import Filters
-    from ..clickme.game.store import Store
+    from ..game.export import Collected
+    from ..game.quality import Filters
+    from ..game.store import Store
 
 HELP = "Make human maps of a game's rounds: a folder that train --clickme reads."
 
@@ -52,11 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> No
 def run(args: argparse.Namespace) -> int:
     """1 where images were left out."""
     with extra("game"):
-        from ..clickme.game.database import database_of
-        from ..clickme.game.export import FileOptions, collect
-        from ..clickme.game.maps import MapOptions
-        from ..clickme.game.store import Store
         from ..console import PlainConsole, numbered
+        from ..game.database import database_of
+        from ..game.export import FileOptions, collect
+        from ..game.maps import MapOptions
+        from ..game.store import Store
     store = Store(args.database or database_of(args.study), create=False)
     try:
         filters, rounds = _filters(args, store), list(store.rounds())
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _filters(args: argparse.Namespace, store: "Store") -> "Filters":
     """The rounds that count by the flags and by what the admin's page excludes."""
-    from ..clickme.game.quality import Filters
+    from ..game.quality import Filters
 
     people, images = store.excluded()
     unknown = sorted(set(args.exclude) - {person.code for person in store.participants()})

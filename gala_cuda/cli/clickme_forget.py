@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with extra("game"):
-        from ..clickme.game.database import database_of
-        from ..clickme.game.store import Store
         from ..console import PlainConsole
+        from ..game.database import database_of
+        from ..game.store import Store
     store = Store(args.database or database_of(args.study or Path()), create=False)
     try:
         if not store.forget(args.code):

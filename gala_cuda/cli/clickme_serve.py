@@ -47,12 +47,12 @@ def port(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     with extra("game"):
-        from ..clickme.game.access import origin_of
-        from ..clickme.game.launch import Options, launch
-        from ..clickme.game.listen import PortError, bind
-        from ..clickme.game.study import StudyError
-        from ..clickme.game.view import ViewOptions
         from ..console import PlainConsole
+        from ..game.access import origin_of
+        from ..game.launch import Options, launch
+        from ..game.listen import PortError, bind
+        from ..game.study import StudyError
+        from ..game.view import ViewOptions
     if args.study is None and not args.demo:
         raise argparse.ArgumentError(None, "argument STUDY: none was given; expected a study's folder, or --demo")
     if args.model is not None and args.partner is None:

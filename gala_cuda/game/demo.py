@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from ...errors import GalaError
+from ..errors import GalaError
 
 SIDE = 160  # pixels of the images: small enough that a round's brush reaches all that matters, and a beginner wins
 CONSENT = (

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ...data.errors import UnreadableError
+from ..data.errors import UnreadableError
 from .access import SESSION_SECONDS, Refused, network_of, new_token, read_json, session_tokens, take_fields
 from .partner import PartnerDown
 from .records import OUTCOMES, POINTERS, PRACTICE, Device, OpenRound

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from ...data.picture_decoding import decode_picture
+from ..data.picture_decoding import decode_picture
 from .quality import Filters, ImageQuality, Meter, Quality
 from .records import PLAY, Picture
 from .rules import click_map

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...console import PlainConsole
+from ..console import PlainConsole
 from .admin import Admin
 from .check import check_images, check_labels
 from .database import database_of

@@ -21,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from ...console import numbered
-from ...data.errors import UnreadableError
-from ...errors import GalaError
+from ..console import numbered
+from ..data.errors import UnreadableError
+from ..errors import GalaError
 from .access import Buckets, Refused, hash_token, network_of, new_token, read_json, session_tokens, take_fields
 from .dashboard import ORDERS, Dashboard
 from .export import collect

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ...errors import GalaError
+from ..errors import GalaError
 from .tables import SCHEMA, metadata, study
 
 FILE = "game.sqlite"  # in the study's folder

@@ -11,8 +11,8 @@ import anyio
 from PIL import Image
 from starlette.requests import Request
 
-from ...data.picture_decoding import decode_picture
-from ...data.picture_files import read_file
+from ..data.picture_decoding import decode_picture
+from ..data.picture_files import read_file
 from .access import Buckets, Refused, hash_token, network_of, session_tokens
 from .partner import Partner
 from .records import OpenRound

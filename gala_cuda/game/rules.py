@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import GalaError
+from ..errors import GalaError
 
 SIXTEENTHS = 16  # of an image pixel: the unit of coordinates
 MOST_BUBBLES = 140

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ...data.errors import UnreadableError
-from ...data.folders import SPLITS, split_folder
-from ...data.picture_decoding import decode_picture
-from ...data.picture_files import describe_left_out, read_file
-from ...data.picture_folder import PictureFolder
-from ...errors import GalaError
+from ..data.errors import UnreadableError
+from ..data.folders import SPLITS, split_folder
+from ..data.picture_decoding import decode_picture
+from ..data.picture_files import describe_left_out, read_file
+from ..data.picture_folder import PictureFolder
+from ..errors import GalaError
 from .records import CATCH, PLAY, PRACTICE, Picture
 from .rules import REVEALED
 

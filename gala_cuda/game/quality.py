@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..score import human_ceiling, spearman
+from ..clickme.score import human_ceiling, spearman
 from .records import CATCH, PLAY, RECOGNISED, SKIP, TIMEOUT, Round
 from .rules import Points, click_map
 

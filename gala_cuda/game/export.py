@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...data.folders import CLASSES, SPLITS, split_folder
-from ...data.hold_out import held_out_count, hold_out
-from ...data.human_maps.convert import LeftOut, Track, check_new, new_folder, write_splits
-from ...data.human_maps.formats import WRITERS
-from ...data.human_maps.people import read_people, write_people
-from ...data.picture_folder import PictureFolder
-from ...errors import GalaError
-from ...version import __version__
-from ..score import human_ceiling
+from ..clickme.score import human_ceiling
+from ..data.folders import CLASSES, SPLITS, split_folder
+from ..data.hold_out import held_out_count, hold_out
+from ..data.human_maps.convert import LeftOut, Track, check_new, new_folder, write_splits
+from ..data.human_maps.formats import WRITERS
+from ..data.human_maps.people import read_people, write_people
+from ..data.picture_folder import PictureFolder
+from ..errors import GalaError
+from ..version import __version__
 from .maps import MapOptions, StudyRecords
 from .quality import Filters, grouped
 from .records import Round

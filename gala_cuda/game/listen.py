@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ...errors import GalaError
+from ..errors import GalaError
 
 HEADER_SECONDS = 10  # for the headers of a request to arrive
 KEEP_ALIVE_SECONDS = 75

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...errors import GalaError
+from ..errors import GalaError
 from .rules import Points, noise_seed
 from .view import Request, View
 

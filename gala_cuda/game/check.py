@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ...networks.classes import match_classes
+from ..networks.classes import match_classes
 from .partner import MAX_BATCH, Answer, Knows
 from .records import Picture
 from .rules import noise_seed
