@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Route
 
-PAGE = Path(__file__).resolve().parents[1] / "gala_cuda" / "clickme" / "game" / "page"
+PAGE = Path(__file__).resolve().parents[1] / "gala_cuda" / "game" / "page"
 CHROMIUM = "/usr/bin/chromium"
 QUIET = (  # nothing but the page's own requests; root needs no sandbox, a machine without a GPU no GPU process
     "--no-sandbox",
