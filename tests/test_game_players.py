@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from game_load import Browser, check
@@ -52,7 +53,7 @@ def test_nobody_gets_anothers_answer_or_waits_long(tmp_path):
     """A guess waits for the batch at work, one more and its own, and is a request like another beside."""
     study = write_study(tmp_path / "study", per_class=15)
     worker = LocalWorker(FakeView(FORWARD))
-    game, errors = make_game(study, f"sqlite:///{tmp_path / 'game.sqlite'}", worker), []
+    game = make_game(study, f"sqlite:///{tmp_path / 'game.sqlite'}", worker)
     taken, plain, forwards, ask = [], [], [], worker.ask
 
     def timed(batch):
@@ -64,19 +65,10 @@ def test_nobody_gets_anothers_answer_or_waits_long(tmp_path):
     worker.ask = timed
 
     def one(seed):
-        try:
-            play(Player(port).join(), study, game, random.Random(seed), taken, plain)
-        except BaseException as error:
-            errors.append(error)
-            raise
+        play(Player(port).join(), study, game, random.Random(seed), taken, plain)
 
-    with running(game) as port:
-        threads = [threading.Thread(target=one, args=(seed,)) for seed in range(PLAYERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == []
+    with running(game) as port, ThreadPoolExecutor(PLAYERS) as pool:
+        list(pool.map(one, range(PLAYERS)))
         rounds = list(game.store.rounds())
     assert len(rounds) == PLAYERS * ROUNDS
     sizes = [len(batch) for batch in worker.batches]

@@ -1,10 +1,14 @@
-"""Which files are pictures that can be read, by their names, and how large a file may be."""
+"""Which files are pictures that can be read, by their names, how large a file may be, and lists of such files."""
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageFile, features
+from torch import Tensor
 
 from .errors import UnreadableError
 
@@ -53,3 +57,36 @@ def check_size(size: int) -> None:
     """Raises UnreadableError where a file of ``size`` bytes is larger than ``MAX_FILE``."""
     if size > MAX_FILE:
         raise UnreadableError(f"the file has {size} bytes; expected at most {MAX_FILE}")
+
+
+class ListedPictures:
+    """Picture files of a list, in and below a folder.
+
+    Attributes:
+        folder: of the pictures.
+        classes: their names.
+        paths: [n] of bytes: one block, whose memory the worker processes share.
+        labels: [n] int64 or, of any number each, [n, classes] bool.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str], paths: np.ndarray, labels: Tensor) -> None:
+        self.folder, self.classes, self.paths, self.labels = folder, classes, paths, labels
+
+    def take(self, chosen: Tensor) -> "ListedPictures":
+        """Those of the pictures for which ``chosen`` [n] bool is True."""
+        taken = copy.copy(self)
+        taken.paths, taken.labels = self.paths[chosen.numpy()], self.labels[chosen]
+        return taken
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self.paths[index])
+
+    def below(self, index: int) -> str:
+        """The path of a picture in the folder."""
+        return os.path.relpath(self.name(index), self.folder)
+
+    def load(self, index: int) -> bytes:
+        return read_file(self.name(index))
+
+    def prepare(self, indices: list[int]) -> None:
+        pass

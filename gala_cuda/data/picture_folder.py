@@ -1,20 +1,18 @@
 """Pictures in one folder per class, as ImageNet is laid out: FOLDER/train/CLASS/* and FOLDER/val/CLASS/*."""
 
-import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .folders import files_below, is_litter, split_folder
 from .hold_out import hold_out
-from .picture_files import describe_left_out, is_picture, read_file
+from .picture_files import ListedPictures, describe_left_out, is_picture
 
 
-class PictureFolder:
+class PictureFolder(ListedPictures):
     """The pictures below FOLDER/CLASS/, each labelled by the position of its class in ``classes``.
 
     Files and folders in it are taken and sorted as torchvision's ImageFolder does; hidden ones are passed over.
@@ -25,52 +23,31 @@ class PictureFolder:
 
     def __init__(self, folder: Path) -> None:
         """Raises FileNotFoundError where there are no classes, or some have no pictures."""
-        self.folder = folder
         with os.scandir(folder) as inside:
             visible = [(each.name, each.is_dir()) for each in inside if not is_litter(each.name)]
-        self.classes = sorted(name for name, is_folder in visible if is_folder)
+        classes = sorted(name for name, is_folder in visible if is_folder)
         self.left_out = sorted(os.path.join(folder, name) for name, is_folder in visible if not is_folder)
-        if not self.classes:
+        if not classes:
             raise FileNotFoundError(f"there are no folders of classes in {folder}; expected {folder}/CLASS/*")
         files, labels = list[bytes](), list[int]()
-        for label, name in enumerate(self.classes):
+        for label, name in enumerate(classes):
             for path in files_below(folder / name):
                 if is_picture(path):
                     files.append(os.fsencode(path))
                     labels.append(label)
                 else:
                     self.left_out.append(path)
-        empty = sorted(set(range(len(self.classes))) - set(labels))
+        empty = sorted(set(range(len(classes))) - set(labels))
         if empty:
-            names = ", ".join(self.classes[label] for label in empty)
+            names = ", ".join(classes[label] for label in empty)
             reason = f" ({line})" if (line := describe_left_out(self.left_out)) else ""
             raise FileNotFoundError(f"{folder} has classes without pictures: {names}; expected some of each{reason}")
-        self._files = np.array(files)  # one block, whose memory the worker processes share
-        self.labels = torch.tensor(labels)
-
-    def take(self, chosen: Tensor) -> "PictureFolder":
-        """Those of the pictures for which ``chosen`` [n] bool is True."""
-        taken = copy.copy(self)
-        taken._files, taken.labels = self._files[chosen.numpy()], self.labels[chosen]
-        return taken
-
-    def name(self, index: int) -> str:
-        return os.fsdecode(self._files[index])
-
-    def below(self, index: int) -> str:
-        """The path of a picture in the folder."""
-        return os.path.relpath(self.name(index), self.folder)
-
-    def load(self, index: int) -> bytes:
-        return read_file(self.name(index))
-
-    def prepare(self, indices: list[int]) -> None:
-        pass
+        super().__init__(folder, classes, np.array(files), torch.tensor(labels))
 
 
 def open_picture_folder(
     path: Path, tell: Callable[[str], object] = lambda line: None, val_share: float | None = None, seed: int = 0
-) -> tuple[PictureFolder, PictureFolder, tuple[str, ...]]:
+) -> tuple[ListedPictures, ListedPictures, tuple[str, ...]]:
     """(train, val, names of the classes): the pictures ``path``/train/CLASS/* and ``path``/val/CLASS/*.
 
     With ``val_share`` there is no folder val: ``seed`` decides which of the pictures ``path``/train/CLASS/*, or

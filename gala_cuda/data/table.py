@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import SettingError
 from .choices import USUAL, Columns
 from .folders import SPLITS, canonical_split, split_folder
 from .hold_out import hold_out
-from .picture_files import read_file
+from .picture_files import ListedPictures
 
 SUFFIXES = (".csv", ".tsv")
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path")
@@ -22,33 +21,6 @@ LABEL_COLUMNS = ("label", "labels", "class", "classes", "target", "category")
 SPLIT_COLUMN = "split"
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 _LOOKED_AT = 10  # files, of which one has to be there
-
-
-@dataclass(frozen=True)
-class TablePictures:
-    """The pictures of a table: their paths, and their labels, [n] int64 or, of any number each, [n, classes] bool."""
-
-    folder: Path
-    classes: Sequence[str]
-    paths: np.ndarray  # of bytes: one block, whose memory the worker processes share
-    labels: Tensor
-
-    def take(self, chosen: Tensor) -> "TablePictures":
-        """Those of the pictures for which ``chosen`` [n] bool is True."""
-        return TablePictures(self.folder, self.classes, self.paths[chosen.numpy()], self.labels[chosen])
-
-    def name(self, index: int) -> str:
-        return os.fsdecode(self.paths[index])
-
-    def below(self, index: int) -> str:
-        """The path of a picture in the folder."""
-        return os.path.relpath(self.name(index), self.folder)
-
-    def load(self, index: int) -> bytes:
-        return read_file(self.name(index))
-
-    def prepare(self, indices: list[int]) -> None:
-        pass
 
 
 @dataclass
@@ -77,7 +49,7 @@ def open_table(
     tell: Callable[[str], object] = lambda line: None,
     val_share: float | None = None,
     seed: int = 0,
-) -> tuple[TablePictures, TablePictures, tuple[str, ...]]:
+) -> tuple[ListedPictures, ListedPictures, tuple[str, ...]]:
     """(train, val, names of the classes) of the pictures in ``tables``, as ``tables_of`` gives them.
 
     Paths are relative to the folder of their table. A column "split" says which are which; without one, ``val_share``
@@ -229,7 +201,7 @@ def in_order(name: str) -> tuple[bool, int, str]:
     return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
-def _pictures(folder: Path, classes: Sequence[str], rows: Sequence[_Row], multi_label: bool) -> TablePictures:
+def _pictures(folder: Path, classes: Sequence[str], rows: Sequence[_Row], multi_label: bool) -> ListedPictures:
     number_of = {name: number for number, name in enumerate(classes)}
     if multi_label:
         labels = torch.zeros(len(rows), len(classes), dtype=torch.bool)
@@ -237,4 +209,4 @@ def _pictures(folder: Path, classes: Sequence[str], rows: Sequence[_Row], multi_
             labels[i, [number_of[label] for label in row.labels]] = True
     else:
         labels = torch.tensor([number_of[row.labels[0]] for row in rows])
-    return TablePictures(folder, classes, np.array([os.fsencode(row.path) for row in rows]), labels)
+    return ListedPictures(folder, classes, np.array([os.fsencode(row.path) for row in rows]), labels)

@@ -15,6 +15,7 @@ from ..data.hold_out import held_out_count, hold_out
 from ..data.human_maps.convert import LeftOut, Track, check_new, new_folder, write_splits
 from ..data.human_maps.formats import WRITERS
 from ..data.human_maps.people import read_people, write_people
+from ..data.picture_files import ListedPictures
 from ..data.picture_folder import PictureFolder
 from ..errors import GalaError
 from ..version import __version__
@@ -120,7 +121,7 @@ def collect(
     return collected
 
 
-def open_pictures(images: Path, val_share: float, seed: int) -> tuple[dict[str, PictureFolder], tuple[str, ...]]:
+def open_pictures(images: Path, val_share: float, seed: int) -> tuple[dict[str, ListedPictures], tuple[str, ...]]:
     """(the pictures of each split, classes that are in train as a whole because a share of them would be all).
 
     The splits are those of ``images``/SPLIT/CLASS/*; where there is none val, a share of each class of train, or of
@@ -133,7 +134,9 @@ def open_pictures(images: Path, val_share: float, seed: int) -> tuple[dict[str, 
     folders = {split: folder for split in SPLITS if (folder := split_folder(images, split)) is not None}
     if folders and "train" not in folders:
         raise FileNotFoundError(f"there is no folder {images / 'train'} beside {' and '.join(folders)}; expected one")
-    found = {split: PictureFolder(folder) for split, folder in (folders or {"train": images}).items()}
+    found: dict[str, ListedPictures] = {
+        split: PictureFolder(folder) for split, folder in (folders or {"train": images}).items()
+    }
     if "val" in found or not val_share:
         return found, ()
     whole = found["train"]

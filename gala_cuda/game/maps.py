@@ -14,7 +14,7 @@ from ..data.human_maps.convert import unique_key
 from ..data.human_maps.record import MAX_SIDE, Record, decode_image, is_jpeg_or_png
 from ..data.human_maps.split_reader import plain_key
 from ..data.picture_decoding import decode_picture
-from ..data.picture_folder import PictureFolder
+from ..data.picture_files import ListedPictures
 from .quality import grouped
 from .records import Round
 from .rules import MAP_BOX, click_map
@@ -47,7 +47,7 @@ class StudyRecords:
     """
 
     def __init__(
-        self, pictures: PictureFolder, root: Path, classes: Sequence[str], rounds: Mapping[str, Sequence[Round]],
+        self, pictures: ListedPictures, root: Path, classes: Sequence[str], rounds: Mapping[str, Sequence[Round]],
         options: MapOptions,
     ) -> None:  # fmt: skip
         """``rounds`` are by their image's path below ``root``; labels are positions in ``classes``."""
