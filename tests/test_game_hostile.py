@@ -8,6 +8,7 @@ import http.client
 import os
 import random
 import socket
+import statistics
 import threading
 import time
 from typing import Any
@@ -31,6 +32,7 @@ from gala_cuda.game import listen
 from gala_cuda.game.access import MAX_BODY
 
 MANY = int(os.environ.get("GALA_HOSTILE", 600))
+OVERTAKEN = 150  # hostile requests answered while an honest guess waits, in the median of guesses
 EVIL = "127.0.0.2"  # the address of hostile clients
 
 
@@ -334,18 +336,18 @@ def rss(pid):
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
 
 
-def times(player, count):
-    """The sorted times of guesses, each in a round of its own."""
-    taken = []
+def overtaken(player, count, others):
+    """By how many of the requests counted in `others` each of the player's guesses is overtaken."""
+    found = []
     for _ in range(count):
         played = player.start()
-        before = time.perf_counter()
+        before = others.total()
         status, answer = player.guess(played["round"], stroke())
-        taken.append(time.perf_counter() - before)
+        found.append(others.total() - before)
         assert status == 200, answer
         assert player.finish(played["round"], stroke(), "recognised")[0] == 200
         time.sleep(0.25)
-    return sorted(taken)
+    return found
 
 
 @pytest.mark.slow
@@ -353,15 +355,16 @@ def times(player, count):
 def test_flood_of_joins_and_of_rubbish(game_servers, study, tmp_path):
     """Memory stays bounded, an honest player plays on, and joining stays possible from other addresses."""
     port = free_port()
-    pid = game_servers.start(study, f"sqlite:///{tmp_path / 'game.sqlite'}", port, 0.02, True)
+    pid = game_servers.start(study, f"sqlite:///{tmp_path / 'game.sqlite'}", port, 0.0, True)
     try:
         honest = Player(port).join()
-        calm, before = times(honest, 12), rss(pid)
         statuses, stop = collections.Counter(), threading.Event()
+        overtaken(honest, 12, statuses)
+        before = rss(pid)
 
         def flood(seed):
             client, chance = Player(port, address=EVIL), random.Random(seed)
-            while not stop.is_set() and statuses.total() < MANY + 100:
+            while not stop.is_set() or statuses.total() < MANY + 100:
                 body = chance.choice([{"consent": True}, b"x" * 20_000, b"[" * 20_000])
                 try:
                     statuses[client.ask("POST", "/api/join", body)[0]] += 1
@@ -371,17 +374,19 @@ def test_flood_of_joins_and_of_rubbish(game_servers, study, tmp_path):
         threads = [threading.Thread(target=flood, args=(seed,)) for seed in range(4)]
         for thread in threads:
             thread.start()
-        busy = times(honest, 12)
-        assert Player(port).join().start()["round"]
+        try:
+            by = overtaken(honest, 12, statuses)
+            assert Player(port).join().start()["round"]
+        finally:
+            stop.set()
         for thread in threads:
             thread.join()
         grown = rss(pid) - before
     finally:
         game_servers.kill(pid)
-    print(f"{dict(statuses)}; memory +{grown:.0f} MB; p95 of a guess {1000 * calm[-1]:.0f} ms before, "
-          f"{1000 * busy[-1]:.0f} ms meanwhile")  # fmt: skip
+    print(f"{dict(statuses)}; memory +{grown:.0f} MB; a guess was overtaken by {sorted(by)} of them")
     assert statuses.keys() <= {200, 400, 413, 429, "closed"}
     assert statuses[429] > 0
     assert statuses[200] < 600
     assert grown < 60
-    assert busy[-1] < 5 * calm[-1] + 1
+    assert statistics.median(by) < OVERTAKEN
