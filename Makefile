@@ -7,7 +7,7 @@ DEPENDENCIES := $(VENV)/.dependencies
 BUILT := $(VENV)/.built
 CPP = $(shell find csrc examples tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-fast bench gpu docs lint format hooks build wheel abi clean
+.PHONY: help demo test test-fast bench gpu docs lint format hooks build wheels abi clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 11
@@ -60,8 +60,8 @@ $(DEPENDENCIES): pyproject.toml
 $(BUILT): $(DEPENDENCIES) setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 	$(MAKE) build
 
-wheel:  ## a release wheel of $(PYTHON) and the source archive, repaired and tested, in dist/
-	$(PYTHON) tools/wheel.py
+wheels:  ## a release's wheels, of PYTHONS or of Python 3.10 to 3.14, and source archive, repaired and tested, in dist/
+	$(PYTHON) tools/wheels.py $(or $(PYTHONS),python3.10 python3.11 python3.12 python3.13 python3.14)
 
 abi:  ## PYTHONS="python1 python2": one wheel under the torch of each
 	tests/abi.sh $(PYTHONS)

@@ -1,9 +1,12 @@
 """`doctor`: what is installed, what was built, and which backend runs where."""
 
 import importlib.metadata
+import json
 import os
 import platform
 from dataclasses import asdict, dataclass
+from email import message_from_string
+from pathlib import Path
 
 import torch
 
@@ -27,6 +30,7 @@ class Report:
     """What `doctor` found; `str(report)` is a table, `report.as_dict()` plain data for JSON."""
 
     versions: dict[str, str | None]
+    wheel: str | None  # the installed one's tag and size, None where the package is not installed
     build: dict | None  # of the compiled extension, None where there is none
     build_problem: str | None  # why there is none
     instruction_set: str | None  # that the compiled CPU kernels use here
@@ -38,6 +42,7 @@ class Report:
 
     def __str__(self) -> str:
         rows = [(name, version or "not installed") for name, version in self.versions.items()]
+        rows.append(("wheel", self.wheel or "none: the package is not installed"))
         rows.append(
             ("extension", self.build_problem or ", ".join(f"{k} {_words(v)}" for k, v in (self.build or {}).items()))
         )
@@ -65,6 +70,7 @@ def doctor() -> Report:
             "torch": f"{torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'})",
             "triton": version("triton"),
         },
+        wheel=_wheel(),
         build=build,
         build_problem=native.why_not,
         instruction_set=instruction_set,
@@ -94,6 +100,19 @@ def version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _wheel() -> str | None:
+    try:
+        installed = importlib.metadata.distribution("gala-cuda")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    tags = ", ".join(message_from_string(installed.read_text("WHEEL") or "").get_all("Tag", []))
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        return f"{tags}, editable"
+    paths = [Path(str(file.locate())) for file in installed.files or ()]
+    return f"{tags}, {sum(path.stat().st_size for path in paths if path.exists()) / 1e6:.1f} MB"
 
 
 def _device_names() -> list[str]:

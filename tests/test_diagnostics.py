@@ -1,5 +1,6 @@
 """`doctor` in each state an installation can be in."""
 
+import importlib.metadata
 import json
 
 import pytest
@@ -45,6 +46,40 @@ def test_without_the_extension(monkeypatch):
     assert cpu(report).automatic == "reference"
     assert cpu(report).backends["cpu"] == native.why_not
     assert str(report).count("undefined symbol") == 3  # of the extension, of the cpu and the cuda backend
+
+
+@pytest.mark.parametrize(
+    ("origin", "wheel"),
+    [
+        pytest.param(None, "cp312-cp312-manylinux_2_28_x86_64, 2.5 MB", id="wheel"),
+        pytest.param('{"url": "file:///gala_cuda.whl"}', "cp312-cp312-manylinux_2_28_x86_64, 2.5 MB", id="local-wheel"),
+        pytest.param('{"dir_info": {"editable": true}}', "cp312-cp312-manylinux_2_28_x86_64, editable", id="editable"),
+    ],
+)
+def test_says_which_wheel_is_installed(origin, wheel, tmp_path, monkeypatch):
+    folder = tmp_path / "gala_cuda-9.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.4\nName: gala-cuda\nVersion: 9\n")
+    (folder / "WHEEL").write_text("Wheel-Version: 1.0\nTag: cp312-cp312-manylinux_2_28_x86_64\n")
+    (folder / "RECORD").write_text("gala_cuda/_C.so,,\ngala_cuda/gone.py,,\n")
+    if origin:
+        (folder / "direct_url.json").write_text(origin)
+    (tmp_path / "gala_cuda").mkdir()
+    (tmp_path / "gala_cuda" / "_C.so").write_bytes(bytes(2_500_000))
+    monkeypatch.syspath_prepend(tmp_path)
+    report = gala_cuda.doctor()
+    assert report.wheel == wheel
+    assert wheel in str(report)
+
+
+def test_says_that_nothing_is_installed(monkeypatch):
+    def distribution(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    report = gala_cuda.doctor()
+    assert report.wheel is None
+    assert "the package is not installed" in str(report)
 
 
 @pytest.mark.parametrize(

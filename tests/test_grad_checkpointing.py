@@ -11,6 +11,7 @@ from torch import nn
 from gala_cuda import convert, gala_resnet18
 from gala_cuda.cli.main import main
 from gala_cuda.training.grad_checkpointing import checkpoint_blocks
+from gala_cuda.training.meters import Meter
 from gala_cuda.training.recipe import Recipe, RecipeError
 from gala_cuda.training.step import Stepper
 
@@ -76,10 +77,33 @@ def test_a_network_without_blocks_is_refused():
         checkpoint_blocks(nn.Linear(2, 2))
 
 
-def test_human_maps_and_checkpoints_do_not_go_together():
-    recipe = Recipe(clickme="maps", grad_checkpointing=True)
-    with pytest.raises(RecipeError, match="grad_checkpointing is True; expected False with the loss of human maps"):
-        Stepper(gala_resnet18(3, stem="small", width=4), recipe, CPU, 3, (3, 16, 16))
+@pytest.mark.parametrize("loss", ["paper", "harmonization"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: gala_resnet18(3, stem="small", width=4, init="paper"), id="ours"),
+        pytest.param(lambda: convert(torchvision.models.resnet18(num_classes=3), init="paper"), id="torchvision"),
+    ],
+)
+def test_a_step_with_human_maps_is_the_same(make, loss):
+    torch.manual_seed(0)
+    plain = make()
+    saving, batch = copy.deepcopy(plain), (
+        torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.rand(4, 1, 32, 32),
+        torch.tensor([True, True, False, True]),
+    )  # fmt: skip
+    sums = []
+    for model in (plain, saving):
+        recipe = Recipe(clickme="maps", clickme_loss=loss, grad_checkpointing=model is saving, optimizer="adamw")
+        stepper, meter = Stepper(model, recipe, CPU, 3, (3, 32, 32)), Meter(CPU)
+        stepper.train()
+        for step in range(2):
+            stepper([batch], 0.1, step, meter)
+        sums.append(meter.sums())
+        assert not stepper.parallel_model(batch[0], return_maps=True)[0].isnan().any()
+    assert torch.equal(*sums)
+    for (name, one), other in zip(plain.state_dict().items(), saving.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_torch_compile_is_told_the_mode(monkeypatch, capsys):

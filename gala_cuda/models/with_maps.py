@@ -1,8 +1,11 @@
 """Attention maps of a network that does not return them itself: any with GALA inside, such as ``convert`` makes."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 from torch import Tensor, nn
 
@@ -55,7 +58,10 @@ class WithMaps(nn.Module):
 class MapRecorder:
     """Hooks of the GALA layers of ``model`` that keep their maps by the names of blocks, while ``wanted`` is True."""
 
+    alive: ClassVar[WeakSet["MapRecorder"]] = WeakSet()
+
     def __init__(self, model: nn.Module):
+        self.alive.add(self)
         self.wanted, self._asked = False, False
         self._maps: dict[str, Tensor] = {}
         self._handles = []
@@ -82,6 +88,24 @@ class MapRecorder:
         if self.wanted and isinstance(output, tuple):
             self._maps[name] = output[1]
         return output[0] if self._asked else output
+
+
+def wanting() -> list[MapRecorder]:
+    """The recorders that want maps at this time."""
+    return [recorder for recorder in MapRecorder.alive if recorder.wanted]
+
+
+@contextmanager
+def wanted_again(recorders: list[MapRecorder]) -> Iterator[None]:
+    """GALA layers return maps to `recorders`, which drop them: a second pass gives what the first one gave."""
+    for recorder in recorders:
+        recorder.wanted = True
+    try:
+        yield
+    finally:
+        for recorder in recorders:
+            recorder.wanted = False
+            recorder.take()
 
 
 def gala_layers(model: nn.Module) -> list[tuple[str, GALA]]:

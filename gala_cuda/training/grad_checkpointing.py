@@ -1,7 +1,7 @@
 """Gradient checkpointing (Chen et al., 2016): activations inside blocks are computed again in the backward pass."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..models.with_maps import wanted_again, wanting
 from .recipe import RecipeError
 
 
@@ -41,7 +42,21 @@ def _call(block: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    return nullcontext(), _without_statistics(block)
+    return nullcontext(), _SecondPass(block)
+
+
+class _SecondPass(AbstractContextManager):
+    """Has `block` save for backward what it saves now, and change nothing; as often as it is differentiated."""
+
+    def __init__(self, block: nn.Module):
+        self.block, self.recorders, self.entered = block, wanting(), ExitStack()
+
+    def __enter__(self) -> None:
+        self.entered.enter_context(wanted_again(self.recorders))
+        self.entered.enter_context(_without_statistics(self.block))
+
+    def __exit__(self, *raised: Any) -> None:
+        self.entered.close()
 
 
 @contextmanager

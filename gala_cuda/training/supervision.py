@@ -69,8 +69,6 @@ def build_supervision(model: nn.Module, recipe: Recipe, device: torch.device) ->
             raise RecipeError(
                 name, f"is {value}; expected 0 with human maps, each of which is of one image", ["clickme"]
             )
-    if recipe.grad_checkpointing:
-        raise RecipeError("grad_checkpointing", "is True; expected False with the loss of human maps", ["clickme"])
     if recipe.clickme_loss == "harmonization":
         _refuse_without_double_backward(recipe)
         return GradientSupervision(HarmonizationLoss().to(device))
