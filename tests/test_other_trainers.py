@@ -1,6 +1,9 @@
 """Converted networks in other trainers: Lightning, accelerate, and the pieces that timm's script is made of."""
 
 import copy
+import os
+import subprocess
+import sys
 from argparse import Namespace
 
 import numpy as np
@@ -242,3 +245,25 @@ def test_timms_pieces(pictures, tmp_path):
     loaded.load_state_dict(weights)
     with torch.no_grad():
         assert torch.equal(loaded(images), averaged.module(images))
+
+
+@pytest.mark.skipif("TIMM_TRAIN" not in os.environ, reason="TIMM_TRAIN names no train.py of timm, which no package has")
+def test_timms_script(pictures, tmp_path):
+    (pictures.parent / "data").mkdir()
+    for share in ("train", "validation"):
+        (pictures.parent / "data" / share).symlink_to(pictures)
+    command = [
+        sys.executable, os.path.abspath(os.environ["TIMM_TRAIN"]), "--device-modules", "gala_cuda.timm",
+        "--model", "gala_resnet50",
+        "--model-kwargs", "layers=('layer3',)", "zero_init_last=False", "--data-dir", "data", "--num-classes", "2", "--img-size", str(SIZE),
+        "--batch-size", "8", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "--amp-dtype", "bfloat16",
+        "--lr", "0.01", "--warmup-epochs", "0", "--output", "runs", "--experiment", "gala",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    weights, _ = read_weights(tmp_path / "runs" / "gala" / "last.pth.tar")
+    torch.manual_seed(42)  # the script's
+    initial = timm.create_model("gala_resnet50", num_classes=2, layers=("layer3",), zero_init_last=False)
+    model = copy.deepcopy(initial)
+    model.load_state_dict(weights)
+    assert_gala_moved(model, initial)
