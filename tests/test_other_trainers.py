@@ -255,7 +255,8 @@ def test_timms_script(pictures, tmp_path):
     command = [
         sys.executable, os.path.abspath(os.environ["TIMM_TRAIN"]), "--device-modules", "gala_cuda.timm",
         "--model", "gala_resnet50",
-        "--model-kwargs", "layers=('layer3',)", "zero_init_last=False", "--data-dir", "data", "--num-classes", "2", "--img-size", str(SIZE),
+        "--model-kwargs", "layers=('layer3',)", "zero_init_last=False",
+        "--data-dir", "data", "--num-classes", "2", "--img-size", str(SIZE),
         "--batch-size", "8", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "--amp-dtype", "bfloat16",
         "--lr", "0.01", "--warmup-epochs", "0", "--output", "runs", "--experiment", "gala",
     ]  # fmt: skip
