@@ -2,7 +2,7 @@
 
 The integer instructions of a listing are computed for the 32 lanes of the first warp, from the first to the last once,
 loops too. What comes from memory or from the launch is taken as 0: it is the same for all lanes and shifts all banks
-alike.
+alike. Of two ways that exclude each other, the second begins where the first did.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .loops import branch_target
 from .sass import Instruction
 
 LANES, BANKS, WORD = 32, 32, 4
@@ -21,12 +22,22 @@ Lanes = np.ndarray  # [32] int64
 def wavefronts(code: list[Instruction]) -> dict[int, int]:
     """Turns of shared memory for each of its instructions, by their indices."""
     lanes, found = _Lanes(), {}
+    index, before = {one.at: i for i, one in enumerate(code)}, {}
     for i, one in enumerate(code):
+        lanes.values = before.pop(i, lanes.values)
+        to = index.get(branch_target(one.opcode, one.rest), 0)
+        if to > i and one.predicate and _never_passed(code[to - 1]):
+            before[to] = dict(lanes.values)
         if one.name in _ADDRESSED and (address := re.search(r"\[([^\]]*)\]", one.rest)):
             found[i] = _turns(lanes.sum(address[1].split("+")), one, lanes.active(one.predicate))
         else:
             lanes.run(one)
     return found
+
+
+def _never_passed(one: Instruction) -> bool:
+    """Whether what follows an instruction is reached from elsewhere only."""
+    return one.name in ("BRA", "EXIT") and not one.predicate and "P" not in one.rest
 
 
 def _turns(address: Lanes, one: Instruction, active: np.ndarray) -> int:

@@ -19,7 +19,7 @@ GATE_CHANNELS, GATE_STEP = 64, 64  # of sums over hidden units
 # Three products of TF32 numbers, nearly as accurate as float32, on the tensor cores. One is not enough, in 16 bits
 # neither: it cuts its operands to 10 bits, and hidden units near 0 change their sign.
 GATE_PRECISION = "tf32x3"
-GATE = Tile((), warps=4, stages=2)
+GATE = Tile((), warps=4, stages=1)
 NO_TUNING = Tile((), warps=4, stages=1)
 
 
