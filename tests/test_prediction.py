@@ -155,6 +155,15 @@ def test_addresses_are_computed_by_lanes():
     assert wavefronts(code) == {3: 4, 4: 32}, "four lanes; all where the predicate is not known"
 
 
+def test_ways_that_exclude_each_other_begin_alike():
+    """The first way, for no turn of a loop, spoils the register that the second one's address is made of."""
+    ways = (
+        "S2R R2, SR_TID.X", "@P0 BRA 0x40", "MOV R2, RZ", "BRA 0x60", "IMAD R1, R2, 0x10, RZ", "LDSM.16.M88.4 R8, [R1]",
+        "EXIT",
+    )  # fmt: skip
+    assert wavefronts(parse(listing(*((text, control()) for text in ways)))) == {5: 4}
+
+
 def test_walk_of_dependent_loads():
     """Each waits for the one before: 400 clocks, and one for the instruction that waits."""
     load = ("LDG.E R2, desc[UR4][R2.64]", control(1, result=0, waits=(0,)))

@@ -22,10 +22,12 @@ Lanes = np.ndarray  # [32] int64
 def wavefronts(code: list[Instruction]) -> dict[int, int]:
     """Turns of shared memory for each of its instructions, by their indices."""
     lanes, found = _Lanes(), {}
-    index, before = {one.at: i for i, one in enumerate(code)}, {}
+    index = {one.at: i for i, one in enumerate(code)}
+    before: dict[int, dict[str, Lanes]] = {}
     for i, one in enumerate(code):
         lanes.values = before.pop(i, lanes.values)
-        to = index.get(branch_target(one.opcode, one.rest), 0)
+        target = branch_target(one.opcode, one.rest)
+        to = 0 if target is None else index.get(target, 0)
         if to > i and one.predicate and _never_passed(code[to - 1]):
             before[to] = dict(lanes.values)
         if one.name in _ADDRESSED and (address := re.search(r"\[([^\]]*)\]", one.rest)):

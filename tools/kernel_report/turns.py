@@ -48,7 +48,7 @@ _TURNS: dict[str, Callable[[Sizes], Turns]] = {
     "grad_hidden": lambda s: (_steps(s, "span", "DEPTH", "channels"),),
     "grad_pool": lambda s: (_steps(s, "reduced", "DEPTH"),),
     "grad_x": _grad_x,
-    "global_grads": lambda s: (_steps(s, "images", "IMAGES"),),
+    "global_grads": lambda s: (_steps(s, "images", "IMAGES"), _steps(s, "images", "IMAGES")),
     "local_products": _local_products,
     "local_grads": lambda s: (_steps(s, "channels", "CHANNELS"), *((s["SPLITS"],) if s["BIAS"] else ())),
 }

@@ -22,7 +22,7 @@ from .problem import (
     spans,
 )
 
-GRADS_IMAGES, GRADS_BLOCK = 16, 32  # images in a step of global_grads; hidden units and channels in a block of it
+GRADS_IMAGES, GRADS_BLOCK = 32, 32  # images in a step of global_grads; hidden units and channels in a block of it
 MOST_SPLITS = 32  # at most so many parts of the sum of local_products
 GATE_GRADS = Tile((), warps=4, stages=1)
 WEIGH = Tile((("ROWS", 16), ("WORDS", 8)), warps=4, stages=1)

@@ -111,43 +111,86 @@ def global_grads(
     r_block = tl.program_id(0) % r_blocks
     c = c_block * CHANNELS + tl.arange(0, CHANNELS)
     r = r_block * REDUCED + tl.arange(0, REDUCED)
+    if r_block == 0:
+        sums_of_channels(
+            alpha_parts, beta_parts, g, dg, grad_a, grad_m, grad_b_w_expand, c, images, channels, BIAS, PARTS, IMAGES
+        )
     expand_acc = tl.zeros([CHANNELS, REDUCED], tl.float32)
     shrink_acc = tl.zeros([CHANNELS, REDUCED], tl.float32)
-    a_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
-    m_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
-    dg_acc = tl.zeros([CHANNELS, IMAGES], tl.float32)
     dz_acc = tl.zeros([IMAGES, REDUCED], tl.float32)
-    for first in range(0, images, IMAGES):
-        n = first + tl.arange(0, IMAGES)
-        across = (n < images)[None, :] & (c < channels)[:, None]  # [CHANNELS, IMAGES]
-        along = (n < images)[:, None] & (r < reduced)[None, :]  # [IMAGES, REDUCED]
-        image = n.to(tl.int64)
-        at = image[None, :] * channels + c[:, None]
-        row = stats + image * width + pixels
-        d = tl.load(dg + at, mask=across, other=0.0)
-        p = tl.load(row[None, :] + c[:, None], mask=across, other=0.0)
-        z = tl.load((row + channels)[:, None] + r[None, :], mask=along, other=0.0)
-        d_hidden = tl.load(dz + image[:, None] * reduced + r[None, :], mask=along, other=0.0)
+    d, p = of_channels(dg, stats, 0, images, pixels, c, channels, width, IMAGES)
+    d_hidden, z = of_units(dz, stats, 0, images, pixels, channels, r, reduced, width, IMAGES)
+    for first in range(IMAGES, images + IMAGES, IMAGES):
+        next_d, next_p = of_channels(dg, stats, first, images, pixels, c, channels, width, IMAGES)
+        next_d_hidden, next_z = of_units(dz, stats, first, images, pixels, channels, r, reduced, width, IMAGES)
         expand_acc = dot(d, relu(z), expand_acc, GATE_PRECISION)
         shrink_acc = dot(p, d_hidden, shrink_acc, GATE_PRECISION)
-        if r_block == 0:
-            stride = tl.cast(images, tl.int64) * channels
-            d_alpha = add_parts(alpha_parts, at, across, stride, PARTS)
-            d_beta = add_parts(beta_parts, at, across, stride, PARTS)
-            gate = tl.load(g + at, mask=across, other=0.0)
-            a_acc += gate * d_alpha + d_beta
-            m_acc += gate * d_beta
-        dg_acc += d
         dz_acc += d_hidden
+        d, p, d_hidden, z = next_d, next_p, next_d_hidden, next_z
     mask = (c < channels)[:, None] & (r < reduced)[None, :]
     to = grad_w_expand + c.to(tl.int64)[:, None] * reduced + r[None, :]
     tl.store(to, narrow(expand_acc, grad_w_expand.dtype.element_ty), mask=mask)
     to = grad_w_shrink + r.to(tl.int64)[None, :] * channels + c[:, None]
     tl.store(to, narrow(shrink_acc, grad_w_shrink.dtype.element_ty), mask=mask)
-    mask = (c < channels) & (r_block == 0)
-    tl.store(grad_a + c, narrow(tl.sum(a_acc, 1), grad_a.dtype.element_ty), mask=mask)
-    tl.store(grad_m + c, narrow(tl.sum(m_acc, 1), grad_m.dtype.element_ty), mask=mask)
     if BIAS:
-        tl.store(grad_b_w_expand + c, narrow(tl.sum(dg_acc, 1), grad_b_w_expand.dtype.element_ty), mask=mask)
         mask = (r < reduced) & (c_block == 0)
         tl.store(grad_b_w_shrink + r, narrow(tl.sum(dz_acc, 0), grad_b_w_shrink.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def of_channels(dg, stats, first, images, pixels, c, channels, width, IMAGES: tl.constexpr):
+    """dg and p at channels `c`, [C, IMAGES] each, of the images from `first` on; 0 outside."""
+    n = first + tl.arange(0, IMAGES)
+    image = n.to(tl.int64)[None, :]
+    mask = (n < images)[None, :] & (c < channels)[:, None]
+    d = tl.load(dg + image * channels + c[:, None], mask=mask, other=0.0)
+    return d, tl.load(stats + image * width + pixels + c[:, None], mask=mask, other=0.0)
+
+
+@triton.jit
+def of_units(dz, stats, first, images, pixels, channels, r, reduced, width, IMAGES: tl.constexpr):
+    """dz and z at hidden units `r`, [IMAGES, R] each, of the images from `first` on; 0 outside."""
+    n = first + tl.arange(0, IMAGES)
+    image = n.to(tl.int64)[:, None]
+    mask = (n < images)[:, None] & (r < reduced)[None, :]
+    d = tl.load(dz + image * reduced + r[None, :], mask=mask, other=0.0)
+    return d, tl.load(stats + image * width + pixels + channels + r[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def sums_of_channels(
+    alpha_parts,
+    beta_parts,
+    g,
+    dg,
+    grad_a,
+    grad_m,
+    grad_b_w_expand,
+    c,
+    images,
+    channels,
+    BIAS: tl.constexpr,
+    PARTS: tl.constexpr,
+    IMAGES: tl.constexpr,
+):
+    """da, dm and with BIAS the gradient of expand's bias at channels `c`."""
+    a_acc = tl.zeros([IMAGES, c.shape[0]], tl.float32)
+    m_acc = tl.zeros([IMAGES, c.shape[0]], tl.float32)
+    dg_acc = tl.zeros([IMAGES, c.shape[0]], tl.float32)
+    stride = tl.cast(images, tl.int64) * channels
+    for first in range(0, images, IMAGES):
+        n = first + tl.arange(0, IMAGES)
+        mask = (n < images)[:, None] & (c < channels)[None, :]
+        at = n.to(tl.int64)[:, None] * channels + c[None, :]
+        d_alpha = add_parts(alpha_parts, at, mask, stride, PARTS)
+        d_beta = add_parts(beta_parts, at, mask, stride, PARTS)
+        gate = tl.load(g + at, mask=mask, other=0.0)
+        a_acc += gate * d_alpha + d_beta
+        m_acc += gate * d_beta
+        if BIAS:
+            dg_acc += tl.load(dg + at, mask=mask, other=0.0)
+    mask = c < channels
+    tl.store(grad_a + c, narrow(tl.sum(a_acc, 0), grad_a.dtype.element_ty), mask=mask)
+    tl.store(grad_m + c, narrow(tl.sum(m_acc, 0), grad_m.dtype.element_ty), mask=mask)
+    if BIAS:
+        tl.store(grad_b_w_expand + c, narrow(tl.sum(dg_acc, 0), grad_b_w_expand.dtype.element_ty), mask=mask)
