@@ -1,4 +1,4 @@
-# The CPU stages: one source, compiled once for each instruction set; csrc/cpu/dispatch.cpp chooses at run time. Oldest
+# The CPU stages: compiled once for each instruction set; csrc/cpu/dispatch.cpp chooses at run time. Oldest
 # first: of an inline function that several objects hold the linker keeps the first copy, which every CPU can run.
 set(isas baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
@@ -10,7 +10,7 @@ add_library(gala_cpu OBJECT csrc/cpu/dispatch.cpp)
 target_link_libraries(gala_cpu PRIVATE gala_flags)
 list(APPEND kernels $<TARGET_OBJECTS:gala_cpu>)
 foreach(isa IN LISTS isas)
-  add_library(gala_cpu_${isa} OBJECT csrc/cpu/stages.cpp)
+  add_library(gala_cpu_${isa} OBJECT csrc/cpu/stages.cpp csrc/cpu/released.cpp)
   target_compile_definitions(gala_cpu_${isa} PRIVATE GALA_ISA=${isa})
   target_compile_options(gala_cpu_${isa} PRIVATE ${flags_${isa}})
   target_link_libraries(gala_cpu_${isa} PRIVATE gala_flags)

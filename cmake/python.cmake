@@ -12,7 +12,7 @@ if(NOT GALA_TORCH)
 endif()
 find_package(pybind11 2.13 REQUIRED CONFIG)
 
-pybind11_add_module(_C MODULE csrc/module.cpp csrc/torch_bindings.cpp ${kernels})
+pybind11_add_module(_C MODULE csrc/module.cpp csrc/torch_bindings.cpp csrc/torch_released.cpp ${kernels})
 list(JOIN isas " " isas)
 target_compile_definitions(_C PRIVATE
   TORCH_TARGET_VERSION=0x020a000000000000  # 2.10, see torch/csrc/stable/version.h

@@ -79,10 +79,32 @@ struct Backward {
   WeightGrads grads;
 };
 
+// What stands between the stages where they run one by one, as in the block of the authors' released code: hidden
+// layers [N, HW, R], and [N, C] each what the gate makes of p and of d alpha and d beta; all in the accumulation type.
+struct Between {
+  void *hidden, *grad_hidden;
+  const void *alpha, *beta, *dp;
+  void *d_alpha, *d_beta;
+};
+
 namespace cpu {
 
 GALA_API void forward(const Problem&, const Forward&);
 GALA_API void backward(const Problem&, const Backward&);
+
+// The stages of the released code's block. Between gather and scale the caller convolves the hidden layer; the gate is
+// its own too. Of the weights they read those of the local path, with their biases; no relu_mask is written or read.
+//   gather           hidden = relu(v_shrink x + b_v_shrink); p into the statistics
+//   scale            from the next hidden layer, before its ReLU: s = v_collapse . relu(hidden) + b_v_collapse into the
+//                    statistics; out; map
+//   scale_backward   d_alpha, d_beta, the gradients of that hidden layer, of v_collapse and its bias, and of the
+//                    residual; a part of grad_x
+//   gather_backward  from gather's hidden layer and the gradient of it: the rest of grad_x, the gradients of v_shrink
+//                    and its bias
+GALA_API void gather(const Problem&, const Forward&, const Between&);
+GALA_API void scale(const Problem&, const Forward&, const Between&);
+GALA_API void scale_backward(const Problem&, const Backward&, const Between&);
+GALA_API void gather_backward(const Problem&, const Backward&, const Between&);
 
 // The vector instruction set in use: "avx512", "avx2" or "baseline". The environment variable GALA_CPU_ISA lowers it.
 GALA_API const char* isa();

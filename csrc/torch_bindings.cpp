@@ -10,15 +10,6 @@ namespace {
 
 using namespace gala::bindings;
 
-gala::Parallel torch_threads() {
-  return {[](int64_t tasks, void (*body)(void*, int64_t), void* context) {
-            torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
-              for (int64_t task = begin; task < end; ++task) body(context, task);
-            });
-          },
-          static_cast<int64_t>(torch::stable::get_num_threads())};
-}
-
 void run_forward(gala::Problem& problem, const gala::Forward& f, const Tensor&, bool) {
   problem.parallel = torch_threads();
   gala::cpu::forward(problem, f);

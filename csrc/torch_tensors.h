@@ -28,6 +28,15 @@ using Gradients = std::tuple<Optional, Optional, Optional, Optional, Optional, O
 using RunForward = void (*)(Problem&, const Forward&, const Tensor& x, bool tf32);
 using RunBackward = void (*)(Problem&, const Backward&, const Tensor& x, bool tf32);
 
+inline Parallel torch_threads() {
+  return {[](int64_t tasks, void (*body)(void*, int64_t), void* context) {
+            torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
+              for (int64_t task = begin; task < end; ++task) body(context, task);
+            });
+          },
+          static_cast<int64_t>(torch::stable::get_num_threads())};
+}
+
 inline DType dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
     case ScalarType::Float: return DType::f32;

@@ -24,3 +24,21 @@ def _gala_backward(grad_out: torch.Size, map_factor: torch.Size | None, x: torch
     need_input, need_weights = rest[-3:-1]
     shrink, expand = _parts(x, rest[0])
     return shrink * (need_input + need_weights) + expand * (1 + need_weights)
+
+
+def _spatial(x: torch.Size, v_spatial: torch.Size) -> int:
+    """Of the released code's convolution."""
+    n, _, height, width = x
+    return 2 * n * height * width * v_spatial.numel()
+
+
+@register_flop_formula(torch.ops.gala_cuda.released)
+def _released(x: torch.Size, *rest, **_) -> int:
+    return sum(_parts(x, rest[0])) + _spatial(x, rest[10])
+
+
+@register_flop_formula(torch.ops.gala_cuda.released_backward)
+def _released_backward(grad_out: torch.Size, map_factor: torch.Size | None, x: torch.Size, *rest, **_) -> int:
+    need_input, need_weights = rest[-3:-1]
+    shrink, expand = _parts(x, rest[0])
+    return shrink * (need_input + need_weights) + (expand + _spatial(x, rest[10])) * (1 + need_weights)

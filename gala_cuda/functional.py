@@ -83,14 +83,14 @@ def gala(
     else:
         _check(x, w, residual, squash)
     name, code = requested(backend), SQUASHES[squash]
-    if name == "reference" or _exporting_to_onnx():
+    if name == "reference" or exporting_to_onnx():
         out, attn_map = reference.apply(x, w, residual, code)
     else:
         out, attn_map, _, _ = operator.gala(x, *w, residual, int(code), return_map, False, name)
     return (out, attn_map) if return_map else out
 
 
-def _exporting_to_onnx() -> bool:
+def exporting_to_onnx() -> bool:
     """Asked for where something follows the call: in eager mode the question would cost more than the answer helps."""
     return (torch.compiler.is_compiling() or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export()
 

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from .backends import reference
-from .functional import check_feature_map
+from . import operator
+from .backends import reference, requested
+from .backends.interface import Spatial
+from .backends.released import choose
+from .functional import check_feature_map, exporting_to_onnx
 from .layer import GALA
 
 KERNEL = 5  # sides of the further convolution in the local path
@@ -23,11 +26,12 @@ class ReleasedGALA(GALA):
     So it differs from `GALA` in the squash, in the biases, in the ReLU on g, and in the convolution that lets the local
     path see its neighbours. That convolution is most of its cost: 25 R² multiplications for each pixel, where `GALA`
     has C R + R. With the paper's C = 1024 and R = 256 on 14 x 14 pixels these are 321 million beside 52 million, and
-    1.64 million weights beside 0.79 million. It runs as PyTorch's operations on any device; no kernel of this package
-    fuses it.
+    1.64 million weights beside 0.79 million. PyTorch's library computes it; the backend "cpu" fuses the passes over x
+    before and behind it. "reference", which None takes on all other devices, is PyTorch's operations throughout.
 
     Args:
         channels, reduction, device, dtype: as of `GALA`.
+        backend: "reference", "cpu", or None to choose automatically.
 
     Parameters are those of `GALA` with biases, and `v_spatial` [R, R, 5, 5] and `b_v_spatial` [R]. They start as with
     ``init="paper"``: He's normal initialisation before ReLUs, biases of 0, a and m from a normal distribution of
@@ -45,12 +49,17 @@ class ReleasedGALA(GALA):
         channels: int,
         reduction: int = 4,
         *,
+        backend: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        super().__init__(channels, reduction, "sigmoid", True, init="paper", device=device, dtype=dtype)
+        super().__init__(
+            channels, reduction, "sigmoid", True, init="paper", backend=backend, device=device, dtype=dtype
+        )
         reduced = len(self.v_collapse)
-        self.v_spatial = nn.Parameter(self.v_shrink.new_empty(reduced, reduced, KERNEL, KERNEL))
+        spatial = self.v_shrink.new_empty(reduced, reduced, KERNEL, KERNEL)
+        # as the library's convolution reads it: else it is laid out anew in each call, longer than an image takes
+        self.v_spatial = nn.Parameter(spatial.to(memory_format=torch.channels_last))
         self.b_v_spatial = nn.Parameter(self.v_shrink.new_empty(reduced))
         self._reset_spatial()
 
@@ -65,6 +74,11 @@ class ReleasedGALA(GALA):
     def _reset_spatial(self) -> None:
         nn.init.kaiming_normal_(self.v_spatial, nonlinearity="relu")
         nn.init.zeros_(self.b_v_spatial)
+
+    @property
+    def spatial(self) -> Spatial:
+        """The 5x5 convolution's parameters."""
+        return Spatial(self.v_spatial, self.b_v_spatial)
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, return_map: bool = False
@@ -81,16 +95,19 @@ class ReleasedGALA(GALA):
                     f"residual is {residual.dtype}, {tuple(residual.shape)}, on {residual.device}; expected x's, "
                     f"{x.dtype}, {tuple(x.shape)}, on {x.device}"
                 )
-        out, attn_map = reference.attend(x, self._attention(x), residual)
+        name = choose(x, requested(self.backend))
+        if name == "reference" or exporting_to_onnx():
+            out, attn_map = reference.released_apply(x, self.weights, self.spatial, residual)
+        else:
+            out, attn_map, *_ = operator.released_gala(
+                x, *self.weights, *self.spatial, residual, return_map, False, name
+            )
         return (out, attn_map) if return_map else out
 
     def attention(self, x: Tensor) -> Tensor:
         """The attention A [N, C, H, W] that multiplies x: float32, or float64 for float64 x."""
         self._check_input(x)
-        return self._attention(x)
-
-    def _attention(self, x: Tensor) -> Tensor:
-        return reference.released_attention(x, self.weights, self.v_spatial, self.b_v_spatial)
+        return reference.released_attention(x, self.weights, self.spatial)
 
     def _check_input(self, x: Tensor) -> None:
         check_feature_map("x", x)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "gala_cuda"
 LAYERS = (
     ("version", "errors", "text", "console", "native", "_C"),
     ("backends",),
-    ("operator", "flops"),
+    ("operator_pair", "operator", "flops"),
     ("functional",),
     ("layer",),
     ("released",),

@@ -95,17 +95,19 @@ def sources(tmp_path) -> Path:
 @pytest.mark.slow
 @needs_compiler
 def test_the_cpu_stages_do_not_compile_with_an_enumerator_more(sources):
-    """At each place that tells one squash from another: first the switches, then what they call."""
-    switches = lines(sources, "cpu/stages.cpp", r"switch \(problem\.squash\)")
-    assert len(switches) == 2
-    assert errors(sources, "cpu/stages.cpp") == switches
+    """At each place that tells one squash from another: first their one switch, then what it calls."""
+    switch = lines(sources, "cpu/blocks.h", r"switch \(problem\.squash\)")
+    assert len(switch) == 1
+    units = [f"cpu/{path.name}" for path in (sources / "cpu").glob("*.cpp") if "specialise(" in path.read_text()]
+    assert sorted(units) == ["cpu/released.cpp", "cpu/stages.cpp"]
+    assert all(errors(sources, unit) == switch for unit in units)
 
-    stages = sources / "cpu" / "stages.cpp"
-    case = re.compile(r"(    case Squash::)sigmoid(: return \w+<T, Squash::)sigmoid(>.*\n)")
-    stages.write_text(case.sub(r"\g<0>\1softsign\2softsign\3", stages.read_text()))
+    blocks = sources / "cpu" / "blocks.h"
+    case = re.compile(r"(    case Squash::)sigmoid(: return .*<T, Squash::)sigmoid(>.*\n)")
+    blocks.write_text(case.sub(r"\g<0>\1softsign\2softsign\3", blocks.read_text()))
     functions = lines(sources, "cpu/squash.h", r'static_assert\(squash == Squash::sigmoid, "a squash without its')
     assert len(functions) == len(lines(sources, "cpu/squash.h", "== Squash::tanh")) == 2
-    assert errors(sources, "cpu/stages.cpp") == functions
+    assert all(errors(sources, unit) == functions for unit in units)
 
 
 @pytest.mark.slow

@@ -7,6 +7,23 @@
 
 namespace gala::cpu::GALA_ISA {
 
+// Calls body<T, squash>() for the problem's dtype and squash.
+template <class Body>
+void specialise(const Problem& problem, const Body& body) {
+  const auto with = [&]<class T>() {
+    switch (problem.squash) {
+      case Squash::tanh: return body.template operator()<T, Squash::tanh>();
+      case Squash::sigmoid: return body.template operator()<T, Squash::sigmoid>();
+    }
+  };
+  switch (problem.dtype) {
+    case DType::f32: return with.template operator()<float>();
+    case DType::f64: return with.template operator()<double>();
+    case DType::bf16: return with.template operator()<bf16>();
+    case DType::f16: return with.template operator()<f16>();
+  }
+}
+
 // Some neighbouring pixels of one image, or several whole images.
 struct Block {
   int64_t image, images, pixel, pixels;
@@ -94,6 +111,15 @@ inline T* at(const FeatureMap& map, int64_t image, int64_t channel, int64_t pixe
 template <class A>
 inline const A* as(const void* p) {
   return static_cast<const A*>(p);
+}
+
+// sums[cols] = the sum of the rows of matrix [rows, cols].
+template <class A>
+void sum_matrix_rows(const A* matrix, int64_t rows, int64_t cols, void* sums) {
+  A* to = static_cast<A*>(sums);
+  for (int64_t c = 0; c < cols; ++c) to[c] = 0;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t c = 0; c < cols; ++c) to[c] += matrix[i * cols + c];
 }
 
 // The parts of one image's row of statistics.

@@ -9,10 +9,14 @@
 
 namespace gala::cpu {
 
-#define GALA_DECLARE(isa)                         \
-  namespace isa {                                 \
-  void forward(const Problem&, const Forward&);   \
-  void backward(const Problem&, const Backward&); \
+#define GALA_DECLARE(isa)                                                \
+  namespace isa {                                                        \
+  void forward(const Problem&, const Forward&);                          \
+  void backward(const Problem&, const Backward&);                        \
+  void gather(const Problem&, const Forward&, const Between&);           \
+  void scale(const Problem&, const Forward&, const Between&);            \
+  void scale_backward(const Problem&, const Backward&, const Between&);  \
+  void gather_backward(const Problem&, const Backward&, const Between&); \
   }
 GALA_DECLARE(baseline)
 #if defined(__x86_64__)
@@ -23,20 +27,27 @@ GALA_DECLARE(avx512)
 
 namespace {
 
+using ForwardStage = void (*)(const Problem&, const Forward&, const Between&);
+using BackwardStage = void (*)(const Problem&, const Backward&, const Between&);
+
 struct Isa {
   const char* name;
   bool supported;
   void (*forward)(const Problem&, const Forward&);
   void (*backward)(const Problem&, const Backward&);
+  ForwardStage gather, scale;
+  BackwardStage scale_backward, gather_backward;
 };
 
+#define GALA_FUNCTIONS(isa) \
+  isa::forward, isa::backward, isa::gather, isa::scale, isa::scale_backward, isa::gather_backward
 Isa choose() {
   const Isa all[] = {
 #if defined(__x86_64__)
-      {"avx512", static_cast<bool>(__builtin_cpu_supports("x86-64-v4")), avx512::forward, avx512::backward},
-      {"avx2", static_cast<bool>(__builtin_cpu_supports("x86-64-v3")), avx2::forward, avx2::backward},
+      {"avx512", static_cast<bool>(__builtin_cpu_supports("x86-64-v4")), GALA_FUNCTIONS(avx512)},
+      {"avx2", static_cast<bool>(__builtin_cpu_supports("x86-64-v3")), GALA_FUNCTIONS(avx2)},
 #endif
-      {"baseline", true, baseline::forward, baseline::backward},
+      {"baseline", true, GALA_FUNCTIONS(baseline)},
   };
   const char* wanted = std::getenv("GALA_CPU_ISA");
   for (const Isa& isa : all)
@@ -45,6 +56,8 @@ Isa choose() {
     if (isa.supported) return isa;
   std::abort();  // baseline is always supported
 }
+
+#undef GALA_FUNCTIONS
 
 const Isa& chosen() {
   static const Isa isa = choose();
@@ -77,6 +90,14 @@ void* scratch(Scratch kind, size_t bytes) {
 
 void forward(const Problem& problem, const Forward& f) { chosen().forward(problem, f); }
 void backward(const Problem& problem, const Backward& b) { chosen().backward(problem, b); }
+void gather(const Problem& problem, const Forward& f, const Between& between) { chosen().gather(problem, f, between); }
+void scale(const Problem& problem, const Forward& f, const Between& between) { chosen().scale(problem, f, between); }
+void scale_backward(const Problem& problem, const Backward& b, const Between& between) {
+  chosen().scale_backward(problem, b, between);
+}
+void gather_backward(const Problem& problem, const Backward& b, const Between& between) {
+  chosen().gather_backward(problem, b, between);
+}
 const char* isa() { return chosen().name; }
 
 }  // namespace gala::cpu

@@ -163,15 +163,6 @@ void gate_backward(const Problem& problem, const void* stats, int64_t first, int
   combine_rows(problem, dz, s.reduced, 1, count, as<A>(w.w_shrink), s.channels, s.reduced, s.channels, dp);
 }
 
-// sums[cols] = the sum of the rows of matrix [rows, cols].
-template <class A>
-void sum_matrix_rows(const A* matrix, int64_t rows, int64_t cols, void* sums) {
-  A* to = static_cast<A*>(sums);
-  for (int64_t c = 0; c < cols; ++c) to[c] = 0;
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t c = 0; c < cols; ++c) to[c] += matrix[i * cols + c];
-}
-
 // The gradients of w_shrink, w_expand, a, m and their biases from all images' g, relu(z) [N, R], dg, dz, d alpha and
 // d beta.
 template <class A>

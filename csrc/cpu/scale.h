@@ -11,7 +11,8 @@ namespace gala::cpu::GALA_ISA {
 
 template <class A>
 struct Gates {
-  const A *alpha, *beta;  // [C] of one image
+  const A *alpha, *beta;  // [C] of one image, or of several
+  Gates of(int64_t image, int64_t channels) const { return {alpha + image * channels, beta + image * channels}; }
 };
 
 template <class T, Squash squash, class A = Acc<T>>
@@ -61,6 +62,21 @@ void scale_forward(const Problem& problem, const Forward& f, int64_t image, int6
     }
   }
   for (int64_t i = 0; map && i < pixels; ++i) map[i] = __builtin_sqrt(map[i]);
+}
+
+// The images [first, end), whose gates [images, C] these are and whose s is in the statistics.
+template <class T, Squash squash, class A = Acc<T>>
+void scale_images(const Problem& problem, const Forward& f, const Blocks& blocks, int64_t first, int64_t end,
+                  const Gates<A>& gates) {
+  const Shape& s = problem.shape;
+  parallel(problem, blocks.count(first, end), [&](int64_t i) {
+    const Block block = blocks.get(first, end, i);
+    for (int64_t image = block.image; image < block.image + block.images; ++image) {
+      A* map = f.map ? static_cast<A*>(f.map) + image * s.pixels + block.pixel : nullptr;
+      scale_forward<T, squash>(problem, f, image, block.pixel, block.pixels, gates.of(image - first, s.channels),
+                               Stats<A>(f.stats, s, image).s + block.pixel, map);
+    }
+  });
 }
 
 // The pointers of a vector's operands in the backward pass, and its results: e, and d A where grad_x is wanted.
@@ -130,6 +146,36 @@ void scale_backward(const Problem& problem, const Backward& b, int64_t image, in
       d_alpha[c] += sum_lanes<A>(alpha_total);
       d_beta[c] += sum_lanes<A>(beta_total);
     }
+  }
+}
+
+// What the scale's backward sums up: in the parts [images, blocks of an image, C] that each block has of them, d alpha
+// and d beta [images, C], and ds [N, HW].
+template <class A>
+struct ScaleSums {
+  A *alpha_parts, *beta_parts, *d_alpha, *d_beta, *ds;
+};
+
+// The images [first, end), as of scale_images.
+template <class T, Squash squash, class A = Acc<T>>
+void scale_images_backward(const Problem& problem, const Backward& b, const Blocks& blocks, int64_t first, int64_t end,
+                           const Gates<A>& gates, const ScaleSums<A>& sums) {
+  const Shape& s = problem.shape;
+  const int64_t channels = s.channels, parts = blocks.per_image();
+  parallel(problem, blocks.count(first, end), [&](int64_t i) {
+    const Block block = blocks.get(first, end, i);
+    for (int64_t image = block.image; image < block.image + block.images; ++image) {
+      const int64_t part = ((image - first) * parts + i % parts) * channels, pixel = image * s.pixels + block.pixel;
+      for (int64_t c = 0; c < channels; ++c) sums.alpha_parts[part + c] = sums.beta_parts[part + c] = 0;
+      scale_backward<T, squash>(problem, b, image, block.pixel, block.pixels, gates.of(image - first, channels),
+                                Stats<A>(b.stats, s, image).s + block.pixel,
+                                b.map_factor ? as<A>(b.map_factor) + pixel : nullptr, sums.alpha_parts + part,
+                                sums.beta_parts + part, sums.ds + pixel);
+    }
+  });
+  for (int64_t i = 0; i < end - first; ++i) {
+    sum_matrix_rows(sums.alpha_parts + i * parts * channels, parts, channels, sums.d_alpha + i * channels);
+    sum_matrix_rows(sums.beta_parts + i * parts * channels, parts, channels, sums.d_beta + i * channels);
   }
 }
 

@@ -2,7 +2,7 @@
 // whose name is GALA_ISA.
 
 #include "gate.h"
-#include "gather.h"
+#include "gather_backward.h"
 #include "scale.h"
 
 namespace gala::cpu::GALA_ISA {
@@ -22,17 +22,6 @@ struct ForwardMemory {
   }
 };
 
-// The pooled mean of one image from the sums of its blocks.
-template <class A>
-void finish_pool(const Shape& s, const A* parts, int64_t count, A* p) {
-  const A share = A(1) / static_cast<A>(s.pixels);
-  for (int64_t c = 0; c < s.channels; ++c) {
-    A sum = 0;
-    for (int64_t part = 0; part < count; ++part) sum += parts[part * s.channels + c];
-    p[c] = sum * share;
-  }
-}
-
 template <class T, Squash squash>
 void forward(const Problem& problem, const Forward& f) {
   using A = Acc<T>;
@@ -44,25 +33,10 @@ void forward(const Problem& problem, const Forward& f) {
   pack_weight(problem, problem.weights.v_shrink, s.reduced, s.channels, true, memory.v_shrink);
 
   for (int64_t first = 0; first < s.images; first += chunk) {
-    const int64_t end = smaller(s.images, first + chunk), tasks = blocks.count(first, end);
-    parallel(problem, tasks, [&](int64_t i) {
-      const Block block = blocks.get(first, end, i);
-      A* pool = memory.pool + ((block.image - first) * parts + i % parts) * s.channels;
-      gather_block<T>(problem, f, block, memory.v_shrink, pool, parts * s.channels);
-    });
-    for (int64_t image = first; image < end; ++image)
-      finish_pool(s, memory.pool + (image - first) * parts * s.channels, parts, Stats<A>(f.stats, s, image).p);
+    const int64_t end = smaller(s.images, first + chunk);
+    gather_images<T>(problem, f, blocks, first, end, memory.v_shrink, memory.pool);
     gate_forward(problem, f.stats, first, end - first, memory.hidden, memory.alpha, memory.beta);
-    parallel(problem, tasks, [&](int64_t i) {
-      const Block block = blocks.get(first, end, i);
-      for (int64_t image = block.image; image < block.image + block.images; ++image) {
-        const int64_t offset = (image - first) * s.channels;
-        A* map = f.map ? static_cast<A*>(f.map) + image * s.pixels + block.pixel : nullptr;
-        scale_forward<T, squash>(problem, f, image, block.pixel, block.pixels,
-                                 {memory.alpha + offset, memory.beta + offset},
-                                 Stats<A>(f.stats, s, image).s + block.pixel, map);
-      }
-    });
+    scale_images<T, squash>(problem, f, blocks, first, end, {memory.alpha, memory.beta});
   }
 }
 
@@ -130,53 +104,17 @@ void local_weight_grads(const Problem& problem, const WeightGrads& grads, const 
   }
 }
 
-// alpha, beta, d alpha, d beta and ds of the images [first, end).
-template <class T, Squash squash, class A = Acc<T>>
-void scale_backward_chunk(const Problem& problem, const Backward& b, const Blocks& blocks, int64_t first, int64_t end,
-                          const BackwardMemory<A>& memory) {
-  const Shape& s = problem.shape;
-  const int64_t channels = s.channels, parts = memory.sum_parts;
-  expand(problem, b.stats, first, end - first, memory.hidden + first * s.reduced, memory.g + first * channels);
+// g, alpha and beta of the images [first, end).
+template <class A>
+void open_gates_again(const Problem& problem, const Backward& b, int64_t first, int64_t end,
+                      const BackwardMemory<A>& memory) {
+  const int64_t channels = problem.shape.channels;
+  expand(problem, b.stats, first, end - first, memory.hidden + first * problem.shape.reduced,
+         memory.g + first * channels);
   for (int64_t image = first; image < end; ++image) {
     const int64_t offset = (image - first) * channels;
     open_gates<A>(problem, memory.g + image * channels, memory.alpha + offset, memory.beta + offset);
   }
-  parallel(problem, blocks.count(first, end), [&](int64_t i) {
-    const Block block = blocks.get(first, end, i);
-    for (int64_t image = block.image; image < block.image + block.images; ++image) {
-      const int64_t offset = (image - first) * channels, part = offset * parts + i % parts * channels;
-      const int64_t pixel = image * s.pixels + block.pixel;
-      for (int64_t c = 0; c < channels; ++c) memory.alpha_parts[part + c] = memory.beta_parts[part + c] = 0;
-      scale_backward<T, squash>(
-          problem, b, image, block.pixel, block.pixels, {memory.alpha + offset, memory.beta + offset},
-          Stats<A>(b.stats, s, image).s + block.pixel, b.map_factor ? as<A>(b.map_factor) + pixel : nullptr,
-          memory.alpha_parts + part, memory.beta_parts + part, memory.ds + pixel);
-    }
-  });
-  for (int64_t image = first; image < end; ++image) {
-    const int64_t from = (image - first) * parts * channels, to = image * channels;
-    sum_matrix_rows(memory.alpha_parts + from, parts, channels, memory.d_alpha + to);
-    sum_matrix_rows(memory.beta_parts + from, parts, channels, memory.d_beta + to);
-  }
-}
-
-// grad_x of the images [first, end), and their part of the local weights' gradient.
-template <class T, Squash squash, class A = Acc<T>>
-void gather_backward_chunk(const Problem& problem, const Backward& b, const Blocks& blocks, int64_t first, int64_t end,
-                           const BackwardMemory<A>& memory) {
-  const Shape& s = problem.shape;
-  const int64_t tasks = blocks.count(first, end), runs = memory.groups ? memory.groups : tasks;
-  parallel(problem, runs, [&](int64_t run) {
-    A* t = memory.groups ? memory.t + run * s.reduced * s.channels : nullptr;
-    A* counts = memory.groups ? memory.counts + run * s.reduced : nullptr;
-    const int64_t begin = run * tasks / runs;
-    for (int64_t i = begin; i < (run + 1) * tasks / runs; ++i) {
-      const Block block = blocks.get(first, end, i);
-      const int64_t offset = (block.image - first) * s.channels;
-      gather_backward_block<T, squash>(problem, b, block, memory.shrink, memory.ds, memory.alpha + offset,
-                                       memory.beta + offset, memory.dp + offset, t, counts, first > 0 || i > begin);
-    }
-  });
 }
 
 template <class T, Squash squash>
@@ -192,12 +130,21 @@ void backward(const Problem& problem, const Backward& b) {
   allocate<A>(Scratch::call, memory);
   pack_weight(problem, problem.weights.v_shrink, s.reduced, s.channels, false, memory.shrink,
               problem.weights.v_collapse);
+  const Gates<A> gates{memory.alpha, memory.beta};
+  const auto fill = [&](int64_t pixel, A* panels, int64_t rows, int64_t row) {
+    const int32_t* relu_mask = b.relu_mask + pixel * ceil_div(s.reduced, kWord);
+    unpack_mask(memory.ds[pixel], relu_mask, s.reduced, panels, rows, row);
+  };
   for (int64_t first = 0; first < s.images; first += chunk) {
     const int64_t end = smaller(s.images, first + chunk), channel = first * s.channels;
-    scale_backward_chunk<T, squash>(problem, b, blocks, first, end, memory);
+    open_gates_again(problem, b, first, end, memory);
+    scale_images_backward<T, squash>(
+        problem, b, blocks, first, end, gates,
+        {memory.alpha_parts, memory.beta_parts, memory.d_alpha + channel, memory.d_beta + channel, memory.ds});
     gate_backward<A>(problem, b.stats, first, end - first, memory.d_alpha + channel, memory.d_beta + channel,
                      memory.dg + channel, memory.dz + first * s.reduced, memory.dp);
-    gather_backward_chunk<T, squash>(problem, b, blocks, first, end, memory);
+    gather_images_backward<T, squash>(problem, b, blocks, first, end, memory.shrink, fill, gates, memory.dp,
+                                      {memory.groups, memory.t, memory.counts});
   }
   if (!need_weights) return;
   gate_weight_grads<A>(problem, b.stats, memory.g, memory.hidden, memory.d_alpha, memory.d_beta, memory.dg, memory.dz,
@@ -205,38 +152,12 @@ void backward(const Problem& problem, const Backward& b) {
   local_weight_grads(problem, b.grads, memory);
 }
 
-template <class T>
-void forward_as(const Problem& problem, const Forward& f) {
-  switch (problem.squash) {
-    case Squash::tanh: return forward<T, Squash::tanh>(problem, f);
-    case Squash::sigmoid: return forward<T, Squash::sigmoid>(problem, f);
-  }
-}
-
-template <class T>
-void backward_as(const Problem& problem, const Backward& b) {
-  switch (problem.squash) {
-    case Squash::tanh: return backward<T, Squash::tanh>(problem, b);
-    case Squash::sigmoid: return backward<T, Squash::sigmoid>(problem, b);
-  }
-}
-
 void forward(const Problem& problem, const Forward& f) {
-  switch (problem.dtype) {
-    case DType::f32: return forward_as<float>(problem, f);
-    case DType::f64: return forward_as<double>(problem, f);
-    case DType::bf16: return forward_as<bf16>(problem, f);
-    case DType::f16: return forward_as<f16>(problem, f);
-  }
+  specialise(problem, [&]<class T, Squash squash>() { forward<T, squash>(problem, f); });
 }
 
 void backward(const Problem& problem, const Backward& b) {
-  switch (problem.dtype) {
-    case DType::f32: return backward_as<float>(problem, b);
-    case DType::f64: return backward_as<double>(problem, b);
-    case DType::bf16: return backward_as<bf16>(problem, b);
-    case DType::f16: return backward_as<f16>(problem, b);
-  }
+  specialise(problem, [&]<class T, Squash squash>() { backward<T, squash>(problem, b); });
 }
 
 }  // namespace gala::cpu::GALA_ISA

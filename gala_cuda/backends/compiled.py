@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from .dtypes import accumulation_dtype
-from .interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
+from .interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights, plain_weights
 
 if native.module is not None:
     _forward = torch.ops.gala_native.forward.default
@@ -15,7 +14,7 @@ if native.module is not None:
 def forward(call: ForwardCall) -> Outputs:
     """Runs on the device of x."""
     x, w, residual, squash, return_map, save = call
-    return Outputs._make(_forward(x, *_plain(w, x.dtype), residual, int(squash), return_map, save, _tf32(x)))
+    return Outputs._make(_forward(x, *plain_weights(w, x.dtype), residual, int(squash), return_map, save, _tf32(x)))
 
 
 def backward(call: BackwardCall) -> Gradients:
@@ -25,7 +24,7 @@ def backward(call: BackwardCall) -> Gradients:
         map_factor = map_factor.contiguous()
     saved = out, stats, relu_mask, int(squash)
     grad_x, *grads, grad_residual = _backward(
-        grad_out, map_factor, x, *_plain(w, x.dtype), *saved, need_input, need_weights, _tf32(x)
+        grad_out, map_factor, x, *plain_weights(w, x.dtype), *saved, need_input, need_weights, _tf32(x)
     )
     return Gradients(grad_x, Weights._make(grads) if need_weights else None, grad_residual)
 
@@ -33,9 +32,3 @@ def backward(call: BackwardCall) -> Gradients:
 def _tf32(x: Tensor) -> bool:
     """Whether products of float32 on a GPU are TF32 products: only where torch's own are."""
     return x.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
-
-
-def _plain(w: Weights, dtype: torch.dtype) -> list[Tensor | None]:
-    """The weights contiguous and in the accumulation dtype; they are small beside x."""
-    dtype = accumulation_dtype(dtype)
-    return [t if t is None or (t.dtype == dtype and t.is_contiguous()) else t.to(dtype).contiguous() for t in w]

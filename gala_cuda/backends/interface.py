@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .dtypes import accumulation_dtype
 from .squash import Squash
 
 
@@ -23,10 +24,25 @@ class Weights(NamedTuple):
     b_v_collapse: Tensor | None = None  # [1]
 
 
+class Spatial(NamedTuple):
+    """The convolution that the authors' released code has in the local path, K x K with zeros around."""
+
+    weight: Tensor  # [R, R, K, K]
+    bias: Tensor  # [R]
+
+
 def weight_shapes(channels: int, reduced: int) -> Weights:
     """The shape of each weight and bias."""
     c, r = channels, reduced
     return Weights((r, c), (c, r), (r, c), (r,), (c,), (c,), (r,), (c,), (r,), (1,))  # type: ignore[arg-type]
+
+
+def plain_weights(w: Weights, dtype: torch.dtype) -> Weights:
+    """The weights contiguous and in the accumulation dtype of x's dtype; they are small beside x."""
+    dtype = accumulation_dtype(dtype)
+    return Weights._make(
+        t if t is None or (t.dtype == dtype and t.is_contiguous()) else t.to(dtype).contiguous() for t in w
+    )
 
 
 class ForwardCall(NamedTuple):

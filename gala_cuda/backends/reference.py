@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dtypes import accumulation_dtype
-from .interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights, autocast_on
+from .interface import BackwardCall, ForwardCall, Gradients, Outputs, Spatial, Weights, autocast_on
 from .saved import BITS_PER_WORD, mask_words, split_stats
 from .squash import Squash
 
@@ -33,7 +33,7 @@ def attention(x: Tensor, w: Weights, squash: Squash) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return attention(x, w, squash)
     u, w = _accumulate(x, w)
-    _, g = _gate(u.mean((2, 3)), w)
+    _, g = gate(u.mean((2, 3)), w)
     _, s = _local(u, w)
     return _attend(g, s, w, squash)
 
@@ -54,20 +54,27 @@ def attend(
     return out.to(dtype or x.dtype), _norm(attended)
 
 
-def released_attention(x: Tensor, w: Weights, v_spatial: Tensor, b_v_spatial: Tensor) -> Tensor:
+def released_attention(x: Tensor, w: Weights, spatial: Spatial) -> Tensor:
     """A [N, C, H, W] as the authors' released code has it, in the accumulation dtype, from x [N, C, H, W].
 
-    Beside the sigmoid there is a ReLU on g, and in the local path a convolution `v_spatial` [R, R, K, K] with its ReLU.
+    Beside the sigmoid there is a ReLU on g, and in the local path a further convolution with its ReLU.
     """
     if autocast_on(x):
         with torch.autocast(x.device.type, enabled=False):
-            return released_attention(x, w, v_spatial, b_v_spatial)
+            return released_attention(x, w, spatial)
     u, w = _accumulate(x, w)
-    _, g = _gate(u.mean((2, 3)), w)
+    _, g = gate(u.mean((2, 3)), w)
     hidden = torch.relu(F.conv2d(u, w.v_shrink[:, :, None, None], w.b_v_shrink))  # [N, R, H, W]
-    hidden = torch.relu(F.conv2d(hidden, v_spatial.to(u.dtype), b_v_spatial.to(u.dtype), padding="same"))
+    weight, bias = (t.to(u.dtype) for t in spatial)
+    hidden = torch.relu(F.conv2d(hidden, weight, bias, padding="same"))
     s = F.conv2d(hidden, w.v_collapse[None, :, None, None], w.b_v_collapse).squeeze(1)  # [N, H, W]
     return _attend(torch.relu(g), s, w, Squash.SIGMOID)
+
+
+def released_apply(x: Tensor, w: Weights, spatial: Spatial, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `apply`, with the attention of the authors' released code."""
+    u = x.to(accumulation_dtype(x.dtype))
+    return attend(u, released_attention(u, w, spatial), residual, x.dtype)
 
 
 def forward(call: ForwardCall) -> Outputs:
@@ -75,7 +82,7 @@ def forward(call: ForwardCall) -> Outputs:
     x, w, residual, squash, return_map, save = call
     u, w = _accumulate(x, w)
     p = u.mean((2, 3))
-    z, g = _gate(p, w)
+    z, g = gate(p, w)
     h, s = _local(u, w)
     attended = _attend(g, s, w, squash)
     out = torch.empty_like(x)
@@ -112,8 +119,7 @@ def backward(call: BackwardCall) -> Gradients:
     e = e * _squash_derivative(attended, squash)
     d_alpha, d_beta = e.sum(1), (e * s[..., None]).sum(1)  # [N, C]
     ds = (e * beta[:, None]).sum(2)  # [N, HW]
-    dg = v.a * d_alpha + v.m * d_beta
-    dz = torch.where(z <= 0, 0.0, dg @ v.w_expand)
+    dg, dz = gate_backward(v, z, d_alpha, d_beta)
     dsb = torch.where(hidden_on, ds[..., None], 0.0)  # [N, HW, R]
 
     grad_x = grad_w = None
@@ -123,17 +129,34 @@ def backward(call: BackwardCall) -> Gradients:
         grad_x = torch.empty_like(x).copy_(d_rows.transpose(1, 2).reshape(x.shape))
     if need_weights:
         local = _local_weight_grads(v, rows, ds, dsb)
-        grad_w = Weights(
-            w_shrink=dz.T @ p,
-            w_expand=dg.T @ torch.relu(z),
-            a=(g * d_alpha + d_beta).sum(0),
-            m=(g * d_beta).sum(0),
-            b_w_shrink=None if v.b_w_shrink is None else dz.sum(0),
-            b_w_expand=None if v.b_w_expand is None else dg.sum(0),
-            **local,
-        )
+        grad_w = Weights(**gate_weight_grads(v, p, z, g, d_alpha, d_beta, dg, dz), **local)
     grad_residual = None if out is None else torch.empty_like(x).copy_(grad)
     return Gradients(grad_x, grad_w, grad_residual)
+
+
+def gate_backward(
+    v: Weights, z: Tensor, d_alpha: Tensor, d_beta: Tensor, g: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """dg [N, C] and dz [N, R], before the ReLUs, from d alpha and d beta [N, C]; with g where that has a ReLU."""
+    dg = v.a * d_alpha + v.m * d_beta
+    if g is not None:
+        dg = torch.where(g <= 0, 0.0, dg)
+    return dg, torch.where(z <= 0, 0.0, dg @ v.w_expand)
+
+
+def gate_weight_grads(
+    v: Weights, p: Tensor, z: Tensor, g: Tensor, d_alpha: Tensor, d_beta: Tensor, dg: Tensor, dz: Tensor
+) -> dict[str, Tensor]:
+    """By name."""
+    grads = {
+        "w_shrink": dz.T @ p,
+        "w_expand": dg.T @ torch.relu(z),
+        "a": (g * d_alpha + d_beta).sum(0),
+        "m": (g * d_beta).sum(0),
+    }
+    if v.b_w_shrink is not None:
+        grads |= {"b_w_shrink": dz.sum(0), "b_w_expand": dg.sum(0)}
+    return grads
 
 
 def _local_weight_grads(v: Weights, rows: Tensor, ds: Tensor, dsb: Tensor) -> dict[str, Tensor]:
@@ -154,7 +177,8 @@ def _accumulate(x: Tensor, w: Weights) -> tuple[Tensor, Weights]:
     return x.to(dtype), Weights._make(None if t is None else t.to(dtype) for t in w)
 
 
-def _gate(p: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+def gate(p: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+    """z [N, R] and g [N, C] from p [N, C]."""
     z = F.linear(p, w.w_shrink, w.b_w_shrink)  # [N, R]
     return z, F.linear(torch.relu(z), w.w_expand, w.b_w_expand)  # [N, C]
 
