@@ -3,32 +3,28 @@
 import torch
 from torch import Tensor
 
-from .. import native
 from .interface import Weights
 from .squash import Squash
 from .stages import BackwardCall, Gates, ScaleGrads
 
-if native.module is not None:
-    _ops = torch.ops.gala_native
-    _gather, _scale = _ops.released_gather.default, _ops.released_scale.default
-    _scale_backward, _gather_backward = _ops.released_scale_backward.default, _ops.released_gather_backward.default
+_ops = torch.ops.gala_native
 _SQUASH = int(Squash.SIGMOID)
 
 
 def gather(x: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
-    return _gather(x, w.v_shrink, w.b_v_shrink)
+    return _ops.released_gather(x, w.v_shrink, w.b_v_shrink)
 
 
 def scale(
     x: Tensor, residual: Tensor | None, seen: Tensor, w: Weights, gates: Gates, stats: Tensor, return_map: bool
 ) -> tuple[Tensor, Tensor | None]:
-    return _scale(x, residual, seen, w.v_collapse, w.b_v_collapse, *gates, stats, _SQUASH, return_map)
+    return _ops.released_scale(x, residual, seen, w.v_collapse, w.b_v_collapse, *gates, stats, _SQUASH, return_map)
 
 
 def scale_backward(call: BackwardCall, gates: Gates, grad_x: Tensor | None) -> ScaleGrads:
     """grad_x has the gradient of x A times A then, where it is of the accumulation dtype."""
     factor = None if call.map_factor is None else call.map_factor.contiguous()
-    seen, alpha, beta, residual, v_collapse, b_v_collapse = _scale_backward(
+    seen, alpha, beta, residual, v_collapse, b_v_collapse = _ops.released_scale_backward(
         call.grad_out, factor, call.x, call.out, call.seen, call.w.v_collapse, *gates, call.stats, grad_x, _SQUASH,
         call.need_weights,
     )  # fmt: skip
@@ -39,7 +35,7 @@ def scale_backward(call: BackwardCall, gates: Gates, grad_x: Tensor | None) -> S
 def gather_backward(
     call: BackwardCall, gates: Gates, grad_sum: Tensor, grad_hidden: Tensor, dp: Tensor, grad_x: Tensor | None
 ) -> dict[str, Tensor]:
-    v_shrink, b_v_shrink = _gather_backward(
+    v_shrink, b_v_shrink = _ops.released_gather_backward(
         grad_sum, call.x, call.hidden, grad_hidden, call.w.v_shrink, *gates, dp, call.stats, grad_x, _SQUASH,
         call.need_weights,
     )  # fmt: skip
