@@ -26,12 +26,13 @@ class ReleasedGALA(GALA):
     So it differs from `GALA` in the squash, in the biases, in the ReLU on g, and in the convolution that lets the local
     path see its neighbours. That convolution is most of its cost: 25 R² multiplications for each pixel, where `GALA`
     has C R + R. With the paper's C = 1024 and R = 256 on 14 x 14 pixels these are 321 million beside 52 million, and
-    1.64 million weights beside 0.79 million. PyTorch's library computes it; the backend "cpu" fuses the passes over x
-    before and behind it. "reference", which None takes on all other devices, is PyTorch's operations throughout.
+    1.64 million weights beside 0.79 million. PyTorch's library computes it; the backends "cpu" and "triton" fuse the
+    passes over x before and behind it. "reference" is PyTorch's operations throughout.
 
     Args:
         channels, reduction, device, dtype: as of `GALA`.
-        backend: "reference", "cpu", or None to choose automatically.
+        backend: "reference", "cpu", "triton", or None, which takes "cpu" where that runs, else "reference": no GPU has
+            run the Triton form yet.
 
     Parameters are those of `GALA` with biases, and `v_spatial` [R, R, 5, 5] and `b_v_spatial` [R]. They start as with
     ``init="paper"``: He's normal initialisation before ReLUs, biases of 0, a and m from a normal distribution of

@@ -35,6 +35,7 @@ NEEDING_EXTRAS = {
     "cli": ("bench", "clickme", "console", "data", "demo", "game", "inspection", "prediction", "training"),
     "models.convert": ("models.timm_blocks", "models.torchvision_blocks"),
     "backends.triton": ("backends.triton",),
+    "backends.released": ("backends.triton",),
     "bench.tune": ("bench.search",),
 }
 

@@ -13,8 +13,9 @@ from .interface import Spatial, Weights, plain_weights
 from .saved import split_stats, stats_width
 from .stages import BackwardCall, Gates, Stages, rows_dtype
 
-STAGES: dict[str, Stages] = {"cpu": cpu_stages}
-AUTOMATIC = {"cpu": "cpu"}  # the backend of each type of device; elsewhere the reference
+NAMES = ("reference", "cpu", "triton")
+# The backend of each type of device; elsewhere the reference: no run on a GPU shows the Triton form right and faster.
+AUTOMATIC = {"cpu": "cpu"}
 
 
 def choose(x: Tensor, name: str) -> str:
@@ -25,8 +26,7 @@ def choose(x: Tensor, name: str) -> str:
     if not name:
         fused = AUTOMATIC.get(x.device.type, "reference")
         return "reference" if why_not(fused, x) else fused
-    known = name == "reference" or name in STAGES
-    reason = why_not(name, x) if known else "it has no kernels for the released code's block"
+    reason = why_not(name, x) if name in NAMES else "it has no kernels for the released code's block"
     if reason:
         raise RuntimeError(f"backend {name!r} cannot run: {reason}")
     return name
@@ -38,7 +38,7 @@ def forward(
     """(out, map, stats, hidden, seen)."""
     if not x.numel():
         return _forward_of_none(x, len(w.v_collapse), return_map)
-    stages, w = STAGES[backend], plain_weights(w, x.dtype)
+    stages, w = _stages(backend), plain_weights(w, x.dtype)
     stats, hidden = stages.gather(x, w)
     _, p, z = split_stats(stats, x.shape[1], len(w.v_collapse))
     hidden_z, g = reference.gate(p, w)
@@ -55,7 +55,7 @@ def backward(call: BackwardCall, backend: str) -> tuple[Tensor | None, tuple[Ten
     if not x.numel():
         zeros = (None if t is None else torch.zeros_like(t) for t in (*call.w, *call.spatial))
         return torch.empty_like(x), tuple(zeros), torch.empty_like(x)
-    stages = STAGES[backend]
+    stages = _stages(backend)
     w = plain_weights(call.w, x.dtype)
     call = call._replace(w=w)
     _, p, z = split_stats(call.stats, x.shape[1], len(w.v_collapse))
@@ -85,6 +85,14 @@ def _forward_of_none(x: Tensor, reduced: int, return_map: bool) -> tuple[Tensor,
     stats = x.new_empty((n, stats_width(height * width, c, reduced)), dtype=sums)
     hidden, seen = (x.new_empty((n, height, width, reduced), dtype=rows_dtype(x)) for _ in range(2))
     return torch.empty_like(x), attn_map, stats, hidden, seen
+
+
+def _stages(backend: str) -> Stages:
+    if backend == "triton":
+        from .triton import released  # which imports Triton
+
+        return released
+    return cpu_stages
 
 
 def _gates(g: Tensor, w: Weights) -> Gates:

@@ -13,7 +13,7 @@ from .launches import Launch, build
 from .loops import main_loop
 
 TENSOR_COLUMNS = 512  # of a multiprocessor's tensor memory, of 128 lanes of 32 bits each
-PRODUCTS = ("gather", "grad_x", "local_products")  # kernels with a product over all pixels
+PRODUCTS = ("gather", "gather_hidden", "grad_x", "local_products")  # kernels with a product over all pixels
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 
 

@@ -1,0 +1,183 @@
+"""The stages of the released code's block on the backend "triton".
+
+Three kernels are its own. Of the paper's block's plans it launches scale, and of their backward passes scale, grad_x
+and local_products, whose W is here the gradient of the hidden layer.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ... import interface
+from ...interface import Weights
+from ...squash import Squash
+from ...stages import BackwardCall, Gates, ScaleGrads, rows_dtype
+from .. import _on_device_of, _precision, backward_plan, forward_plan
+from ..config import Tile
+from ..launch import KernelLaunch, alignment, cdiv, clamp_block, kept_plan
+from ..problem import Problem, Rows
+from . import kernels
+
+_COLLAPSE = Tile((("ROWS", 32), ("REDUCED", 256)), warps=4, stages=1)
+_ALPHA_PARTS, _BETA_PARTS, _DS_PARTS, _T = 3, 4, 5, 11  # among the arrays of a backward plan
+
+
+class Gather:
+    """The launches of gather: the hidden layer, and p of the pooled sums."""
+
+    def __init__(self, x: Tensor, w: Weights, precision: str):
+        p = Problem.of(x, w, Squash.SIGMOID, precision)
+        tile = p.config.gather
+        rows = Rows.filling(p, tile["ROWS"])
+        sizes = {
+            "DEPTH": clamp_block(tile["DEPTH"], p.channels),
+            "REDUCED": clamp_block(tile["REDUCED"], p.reduced, 32),
+        }
+        whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % sizes["REDUCED"] == 0
+        constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x)}
+        numbers = (p.images, p.pixels, p.channels, p.reduced, *p.x)
+        self.gather = KernelLaunch(kernels.gather_hidden, rows.tiles, numbers, constants, tile)
+        paper = forward_plan.make(interface.ForwardCall(x, w, None, Squash.SIGMOID, False, False), precision)
+        self.shrink, self.sizes, self.stats = paper.shrink, paper.workspace.sizes[:2], (p.images, p.width)
+
+    def run(self, x: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+        n, _, height, width = x.shape
+        stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
+        hidden = x.new_empty((n, height, width, len(w.v_collapse)), dtype=rows_dtype(x))
+        pool, z_parts = (torch.empty(size, dtype=torch.float32, device=x.device) for size in self.sizes)
+        self.gather(x, w.v_shrink.to(x.dtype), w.b_v_shrink, hidden, pool)
+        self.shrink(pool, w.w_shrink, stats, z_parts)
+        return stats, hidden
+
+
+class Scale:
+    """The launches of scale: s of the rows behind the convolution, out, and perhaps the map."""
+
+    def __init__(self, x: Tensor, residual: Tensor | None, w: Weights, return_map: bool, precision: str):
+        p = Problem.of(x, w, Squash.SIGMOID, precision)
+        rows, sizes = _collapse_sizes(p)
+        numbers = (p.images * p.pixels, p.pixels, p.reduced, p.width)
+        self.collapse = KernelLaunch(kernels.collapse, rows, numbers, sizes, _COLLAPSE)
+        self.paper = forward_plan.make(
+            interface.ForwardCall(x, w, residual, Squash.SIGMOID, return_map, False), precision
+        )
+
+    def run(
+        self, x: Tensor, residual: Tensor | None, seen: Tensor, w: Weights, gates: Gates, stats: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        out, attn_map = torch.empty_like(x), None
+        map_parts = torch.empty(self.paper.workspace.sizes[-1], dtype=torch.float32, device=x.device)
+        self.collapse(seen, w.v_collapse, w.b_v_collapse, stats)
+        self.paper.scale(x, residual, out, stats, *gates, map_parts)
+        if self.paper.finish_map is not None:
+            attn_map = torch.empty((x.shape[0], *x.shape[2:]), dtype=torch.float32, device=x.device)
+            self.paper.finish_map(map_parts, attn_map)
+        return out, attn_map
+
+
+class Backward:
+    """The launches of both stages' backward."""
+
+    def __init__(self, call: BackwardCall, precision: str):
+        w = Weights(*call.w[:6])  # the biases' gradients are sums of what the stages give
+        p = Problem.of(call.x, w, Squash.SIGMOID, precision)
+        self.paper = backward_plan.make(
+            interface.BackwardCall(
+                call.grad_out, call.map_factor, call.x, w, call.out, call.stats, call.seen, Squash.SIGMOID, True, True
+            ),
+            precision,
+        )
+        self.sizes = self.paper.workspace.sizes
+        self.programs, sizes = _collapse_sizes(p)
+        parts = self.sizes[_DS_PARTS] // (p.images * p.pixels)
+        numbers = (p.images * p.pixels, parts, p.reduced)
+        self.collapse = KernelLaunch(kernels.collapse_backward, self.programs, numbers, sizes, _COLLAPSE)
+
+    def parts(self, which: int, *extents: int, device: torch.device) -> Tensor:
+        """Parts [parts, *extents] of a sum; those that no program writes are 0."""
+        flat = torch.zeros(self.sizes[which], dtype=torch.float32, device=device)
+        size = torch.Size(extents).numel()
+        return flat[: len(flat) // size * size].view(-1, *extents)
+
+    def scale(self, call: BackwardCall, gates: Gates) -> ScaleGrads:
+        x, w = call.x, call.w
+        n, c, height, width = x.shape
+        alpha_parts, beta_parts = (self.parts(i, n, c, device=x.device) for i in (_ALPHA_PARTS, _BETA_PARTS))
+        ds_parts = self.parts(_DS_PARTS, n, height * width, device=x.device)
+        residual = None if call.out is None else torch.empty_like(x)
+        factor = None if call.map_factor is None else call.map_factor.contiguous()
+        self.paper.scale(
+            call.grad_out, x, call.out, residual, call.stats, factor, *gates, alpha_parts, beta_parts, ds_parts
+        )
+        grad_seen = torch.empty_like(call.seen)
+        collapse_parts = torch.empty((self.programs, len(w.v_collapse)), dtype=torch.float32, device=x.device)
+        ds_sums = torch.empty(self.programs, dtype=torch.float32, device=x.device)
+        self.collapse(ds_parts, call.seen, w.v_collapse, grad_seen, collapse_parts, ds_sums)
+        grads = {}
+        if call.need_weights:
+            grads = {"v_collapse": collapse_parts.sum(0), "b_v_collapse": ds_sums.sum(0, keepdim=True)}
+        return ScaleGrads(grad_seen, alpha_parts.sum(0), beta_parts.sum(0), residual, grads)
+
+    def gather(
+        self, call: BackwardCall, gates: Gates, grad_sum: Tensor, grad_hidden: Tensor, dp: Tensor,
+        grad_x: Tensor | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        x, w = call.x, call.w
+        through = torch.where(call.hidden <= 0, 0.0, grad_hidden).flatten(0, 2)  # [N HW, R]
+        rows = F.pad(through, (0, self.paper.weighted[1] - through.shape[1])).to(x.dtype)
+        if grad_x is not None:
+            pixels = x.shape[2] * x.shape[3]
+            self.paper.grad_x(grad_sum, grad_x, w.v_shrink.to(x.dtype), call.stats, rows, *gates, dp / pixels)
+        if not call.need_weights:
+            return {}
+        t = self.parts(_T, *w.v_shrink.shape, device=x.device)
+        self.paper.local_products(x, rows, None, t, None, None)
+        return {"v_shrink": t.sum(0), "b_v_shrink": through.sum(0, dtype=torch.float32)}
+
+
+def gather(x: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+    precision = _precision(x)
+    with _on_device_of(x):
+        return kept_plan((gather, *_key(x, w, precision)), lambda: Gather(x, w, precision)).run(x, w)
+
+
+def scale(
+    x: Tensor, residual: Tensor | None, seen: Tensor, w: Weights, gates: Gates, stats: Tensor, return_map: bool
+) -> tuple[Tensor, Tensor | None]:
+    precision = _precision(x)
+    strides = None if residual is None else residual.stride()
+    key = scale, *_key(x, w, precision, residual), strides, return_map
+    with _on_device_of(x):
+        plan = kept_plan(key, lambda: Scale(x, residual, w, return_map, precision))
+        return plan.run(x, residual, seen, w, gates, stats)
+
+
+def scale_backward(call: BackwardCall, gates: Gates, grad_x: Tensor | None) -> ScaleGrads:
+    """Leaves grad_x to `gather_backward`."""
+    with _on_device_of(call.x):
+        return _backward(call).scale(call, gates)
+
+
+def gather_backward(
+    call: BackwardCall, gates: Gates, grad_sum: Tensor, grad_hidden: Tensor, dp: Tensor, grad_x: Tensor | None
+) -> dict[str, Tensor]:
+    with _on_device_of(call.x):
+        return _backward(call).gather(call, gates, grad_sum, grad_hidden, dp, grad_x)
+
+
+def _backward(call: BackwardCall) -> Backward:
+    precision = _precision(call.x)
+    out = None if call.out is None else call.out.stride()
+    given = *_key(call.x, call.w, precision, call.grad_out, call.out), call.grad_out.stride(), out
+    return kept_plan((Backward, *given, call.map_factor is not None), lambda: Backward(call, precision))
+
+
+def _key(x: Tensor, w: Weights, precision: str, *others: Tensor | None) -> tuple:
+    """What the kernels are specialised on beside the tensors that are made here."""
+    return x.shape, x.stride(), x.dtype, x.device, w.v_shrink.shape, precision, alignment(x, *w, *others)
+
+
+def _collapse_sizes(p: Problem) -> tuple[int, dict[str, int]]:
+    """The programs of a collapse, and its blocks."""
+    sizes = {"ROWS": _COLLAPSE["ROWS"], "REDUCED": clamp_block(_COLLAPSE["REDUCED"], p.reduced)}
+    return cdiv(p.images * p.pixels, sizes["ROWS"]), sizes
