@@ -27,7 +27,8 @@ class ReleasedGALA(GALA):
     path see its neighbours. That convolution is most of its cost: 25 R² multiplications for each pixel, where `GALA`
     has C R + R. With the paper's C = 1024 and R = 256 on 14 x 14 pixels these are 321 million beside 52 million, and
     1.64 million weights beside 0.79 million. PyTorch's library computes it; the backends "cpu" and "triton" fuse the
-    passes over x before and behind it. "reference" is PyTorch's operations throughout.
+    passes over x before and behind it. "reference" is PyTorch's operations throughout. On a CPU in float32 the
+    convolution alone is about three quarters of the fused time, and the operations take 1.1 to 1.3 times as long.
 
     Args:
         channels, reduction, device, dtype: as of `GALA`.
