@@ -36,15 +36,8 @@ def main() -> None:
     fused, operations = ReleasedGALA(CHANNELS, backend="cpu"), ReleasedGALA(CHANNELS, backend="reference")
     operations.load_state_dict(fused.state_dict())
     _check(fused, operations, dtype)
-    table = Table(
-        "images",
-        "",
-        "fused, ms",
-        "operations",
-        "compiled",
-        "5x5 alone",
-        title=f"{options.dtype}; times over that of fused",
-    )
+    columns = "images", "", "fused, ms", "operations", "compiled", "5x5 alone"
+    table = Table(*columns, title=f"{options.dtype}; times over that of fused")
     for images in options.images:
         x = _image(images, dtype).requires_grad_()
         torch.compiler.reset()
