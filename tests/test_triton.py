@@ -104,6 +104,42 @@ def test_forward_and_gradients_match_float64(case, table):
     check(case)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case((1, 72, 5, 7), 72, torch.bfloat16, layout="channels_last", **FULL), id="bfloat16"),
+        pytest.param(Case((3, 40, 4, 9), 100), id="float32, NCHW", marks=pytest.mark.slow),
+    ],
+)
+def test_programs_share_hidden_units_where_tiles_are_few(case, table, monkeypatch):
+    """Each block of 32 has a program, and `scale` adds up their parts of the local map."""
+    monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 16)
+    grids = {}
+    call = launch.KernelLaunch.__call__
+    monkeypatch.setattr(
+        launch.KernelLaunch, "__call__", lambda *args: (grids.update({args[0].kernel.__name__: args[0]}), call(*args))
+    )
+    launch.clear_plans()
+    check(case)
+    launch.clear_plans()
+    shares = dict(zip([name for name in grids["scale"].kernel.arg_names if name.isupper()], grids["scale"].constants))
+    assert shares["SHARES"] == -(-case.reduced // 32) == grids["gather"].grid[0] // case.shape[0]
+
+
+def test_infinite_x_where_programs_share_hidden_units(monkeypatch):
+    """A tile of two images, one of which has an infinite x: the other's results are as without it."""
+    monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 16)
+    launch.clear_plans()
+    problem = to_device(draw(Case((2, 48, 5, 5), 64, torch.bfloat16, layout="channels_last")))
+    spoilt = problem.x.clone()
+    spoilt[1, 3, 2, 2] = float("inf")
+    found = [backend.forward(ForwardCall(x, problem.w, None, Squash.TANH, False, True)) for x in (problem.x, spoilt)]
+    launch.clear_plans()
+    assert torch.equal(found[0].out[0], found[1].out[0])
+    assert torch.equal(found[0].stats[0], found[1].stats[0])
+    assert not found[1].stats[1].isfinite().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",

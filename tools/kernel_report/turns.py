@@ -32,7 +32,8 @@ def _local_products(sizes: Sizes) -> Turns:
 def _gather(sizes: Sizes) -> Turns:
     """The loop over tiles with an infinite x turns only then."""
     again = sizes["SEGMENTS"] > 1
-    return ((_steps(sizes, "reduced", "REDUCED"), (_steps(sizes, "channels", "DEPTH"),)), *((0,) if again else ()))
+    units = "span" if sizes["SHARED"] else "reduced"
+    return ((_steps(sizes, units, "REDUCED"), (_steps(sizes, "channels", "DEPTH"),)), *((0,) if again else ()))
 
 
 _TURNS: dict[str, Callable[[Sizes], Turns]] = {

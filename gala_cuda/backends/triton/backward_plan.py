@@ -10,17 +10,7 @@ from . import gate, gate_backward, gather, gather_backward, scale
 from .config import Tile
 from .indexing import WORD
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
-from .problem import (
-    GATE,
-    GATE_CHANNELS,
-    GATE_IMAGES,
-    GATE_STEP,
-    NO_TUNING,
-    Problem,
-    Rows,
-    shares,
-    spans,
-)
+from .problem import GATE, NO_TUNING, Problem, Rows, shares, spans
 
 GRADS_IMAGES, GRADS_BLOCK = 32, 32  # images in a step of global_grads; hidden units and channels in a block of it
 MOST_SPLITS = 32  # at most so many parts of the sum of local_products
@@ -95,13 +85,12 @@ class Backward:
     def _gate_launches(self, p: Problem, parts: int) -> None:
         n, c, r = p.images, p.channels, p.reduced
         numbers = (n, p.pixels, c, r, p.width)
-        constants = p.constants | {"PARTS": parts, "IMAGES": GATE_IMAGES}
+        constants = p.constants | {"PARTS": parts}
         sizes, span, self.splits = gate.split_sizes(p)
         programs = gate.split_programs(p, sizes["REDUCED"], self.splits)
         self.grad_hidden = KernelLaunch(gate_backward.grad_hidden, programs, (n, c, r, span), constants | sizes, GATE)
         self.finish_hidden = gate.finish_launch(p, self.splits, backward=True)
-        sizes = {"DEPTH": clamp_block(GATE_STEP, r), "CHANNELS": clamp_block(GATE_CHANNELS, c)}
-        programs = cdiv(n, GATE_IMAGES) * cdiv(c, sizes["CHANNELS"])
+        sizes, programs = gate.expand_sizes(p)
         self.grad_pool = KernelLaunch(gate_backward.grad_pool, programs, numbers[:4], constants | sizes, GATE)
         blocks = {"REDUCED": clamp_block(GRADS_BLOCK, r), "CHANNELS": clamp_block(GRADS_BLOCK, c)}
         blocks["IMAGES"] = clamp_block(GRADS_IMAGES, n)

@@ -1,5 +1,7 @@
 """The forward pass as a plan: which kernels run with which grids and sizes, and the memory between them."""
 
+from dataclasses import replace
+
 import torch
 
 from ..interface import ForwardCall, Outputs, Weights
@@ -7,6 +9,8 @@ from ..saved import mask_words
 from . import gate, gather, scale
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
 from .problem import Problem, Rows, shares
+
+FEWEST_UNITS = 32  # hidden units of a program of gather: a word of the ReLU mask
 
 
 class Forward:
@@ -16,11 +20,11 @@ class Forward:
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
         self.stats, self.relu_mask = (n, p.width), (n, hw, mask_words(r)) if save else (0,)
         self.prepare = None if w.v_shrink.dtype == p.dtype else gather.prepare_launch(p, scaled=False)
-        self.gather, rows = self._gather(p, save)
+        self.gather, rows, unit_shares = self._gather(p, save)
         self.shrink, splits = gate.shrink_launch(p, rows)
         self.finish_hidden = gate.finish_launch(p, splits, backward=False)
         self.expand = gate.expand_launch(p, gate=False)
-        self.scale, c_blocks = self._scale(p, residual, return_map)
+        self.scale, c_blocks = self._scale(p, residual, return_map, unit_shares)
         self.finish_map = scale.map_launch(n * hw, c_blocks) if return_map else None
         self.workspace = Workspace()
         self.workspace.add(rows.tiles, rows.segments, c)  # pooled sums
@@ -28,20 +32,29 @@ class Forward:
         self.workspace.add(n, c)  # alpha
         self.workspace.add(n, c)  # beta
         self.workspace.add(c_blocks if return_map else 0, n, hw)  # map parts
+        self.workspace.add(unit_shares if unit_shares > 1 else 0, n, hw)  # s in parts
 
-    def _gather(self, p: Problem, save: bool) -> tuple[KernelLaunch, Rows]:
+    def _gather(self, p: Problem, save: bool) -> tuple[KernelLaunch, Rows, int]:
+        """The launch, its tiles, and between how many programs a tile's hidden units are shared."""
         tile = p.config.gather
         rows = Rows.filling(p, tile["ROWS"])
-        sizes = {
-            "DEPTH": clamp_block(tile["DEPTH"], p.channels),
-            "REDUCED": clamp_block(tile["REDUCED"], p.reduced, 32),
-        }
-        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, *p.x)
-        whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % sizes["REDUCED"] == 0
-        constants = p.constants | rows.constants | sizes | {"SAVE": save, "WHOLE": whole, "DENSE": p.dense(p.x)}
-        return KernelLaunch(gather.gather, rows.tiles, numbers, constants, tile), rows
+        units = clamp_block(tile["REDUCED"], p.reduced, FEWEST_UNITS)
+        unit_shares = 1
+        while units > FEWEST_UNITS and rows.tiles * cdiv(p.reduced, units // 2) <= p.num_sms:
+            units //= 2
+            unit_shares = cdiv(p.reduced, units)
+        if unit_shares > 1:
+            tile = replace(tile, warps=min(tile.warps, 4))
+        sizes = {"DEPTH": clamp_block(tile["DEPTH"], p.channels), "REDUCED": units}
+        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, units, *p.x)
+        whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % units == 0
+        flags = {"SAVE": save, "SHARED": unit_shares > 1, "WHOLE": whole, "DENSE": p.dense(p.x)}
+        constants = p.constants | rows.constants | sizes | flags
+        return KernelLaunch(gather.gather, rows.tiles * unit_shares, numbers, constants, tile), rows, unit_shares
 
-    def _scale(self, p: Problem, residual: Layout | None, return_map: bool) -> tuple[KernelLaunch, int]:
+    def _scale(
+        self, p: Problem, residual: Layout | None, return_map: bool, unit_shares: int
+    ) -> tuple[KernelLaunch, int]:
         """The launch, and the number of blocks of channels."""
         tile = p.config.scale
         sizes = {"PIXELS": clamp_block(tile["PIXELS"], p.pixels), "CHANNELS": clamp_block(tile["CHANNELS"], p.channels)}
@@ -50,7 +63,7 @@ class Forward:
         strides = (*p.x, *(residual or p.x), *p.out)
         numbers = (p.images * p.pixels, p.pixels, p.channels, p.width, span, *strides)
         flags = {"RESIDUAL": residual is not None, "MAP": return_map, "WHOLE": p.channels % sizes["CHANNELS"] == 0}
-        constants = p.constants | sizes | flags
+        constants = p.constants | sizes | flags | {"SHARES": unit_shares}
         return KernelLaunch(scale.scale, p.images * c_blocks * n_shares, numbers, constants, tile), c_blocks
 
     def run(self, call: ForwardCall) -> Outputs:
@@ -61,16 +74,16 @@ class Forward:
         attn_map = torch.empty(map_shape, dtype=torch.float32, device=x.device) if return_map else None
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
         relu_mask = torch.empty(self.relu_mask, dtype=torch.int32, device=x.device)
-        pool, z_parts, alpha, beta, map_parts = self.workspace.allocate(x.device)
+        pool, z_parts, alpha, beta, map_parts, s_parts = self.workspace.allocate(x.device)
         v_shrink = w.v_shrink
         if self.prepare is not None:
             v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
             self.prepare(w.v_shrink, None, v_shrink)
-        self.gather(x, v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, relu_mask, pool)
+        self.gather(x, v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, s_parts, relu_mask, pool)
         self.shrink(pool, w.w_shrink, stats, z_parts)
         self.finish_hidden(z_parts, w.b_w_shrink, stats, None)
         self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
-        self.scale(x, residual, out, stats, alpha, beta, map_parts)
+        self.scale(x, residual, out, stats, s_parts, alpha, beta, map_parts)
         if self.finish_map is not None:
             self.finish_map(map_parts, attn_map)
         return Outputs(out, attn_map, stats, relu_mask) if save else Outputs(out, attn_map, None, None)

@@ -10,20 +10,7 @@ import triton.language as tl
 from .indexing import count_spans, load_matrix, load_vector
 from .launch import KernelLaunch, cdiv, clamp_block
 from .numerics import dot, relu
-from .problem import (
-    GATE,
-    GATE_CHANNELS,
-    GATE_DEPTH,
-    GATE_IMAGES,
-    GATE_REDUCED,
-    GATE_SPLITS,
-    GATE_STEP,
-    GATE_TILES,
-    NO_TUNING,
-    Problem,
-    Rows,
-    spans,
-)
+from .problem import GATE, GATE_TILES, NO_TUNING, Problem, Rows, spans
 
 
 @triton.jit
@@ -84,8 +71,16 @@ def shrink(
         p = total * share
         to = stats + (image * width + pixels)[:, None] + c[None, :]
         tl.store(to, p, mask=here[:, None] & (c < channels)[None, :] & (r_block == 0))
-        z = dot(p, w.to(tl.float32), z, GATE_PRECISION)
+        z = add_product(p, w.to(tl.float32), z, GATE_PRECISION)
     store_split(z_parts, z, split, n, images, r, reduced)
+
+
+@triton.jit
+def add_product(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a . b of float32; one row of `a` is no work for tensor cores."""
+    if a.shape[0] == 1:
+        return acc + tl.sum(tl.trans(a) * b, 0)[None, :]
+    return dot(a, b, acc, PRECISION)
 
 
 @triton.jit
@@ -172,7 +167,7 @@ def expand(
         r = k + tl.arange(0, DEPTH)
         z = tl.load(saved + r[None, :], mask=here[:, None] & (r < reduced)[None, :], other=0.0)
         w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=True)
-        acc = dot(relu(z), w.to(tl.float32), acc, GATE_PRECISION)
+        acc = add_product(relu(z), w.to(tl.float32), acc, GATE_PRECISION)
     if BIAS:
         acc += load_vector(b_w_expand, c, channels)[None, :]
     weight_a = load_vector(a, c, channels)[None, :]
@@ -187,13 +182,13 @@ def expand(
 
 def split_sizes(p: Problem) -> tuple[dict[str, int], int, int]:
     """How sums over the channels are split: the sizes of a block, the channels of a split, and the number of splits."""
-    depth = clamp_block(GATE_DEPTH, p.channels)
-    span, splits = spans(p.channels, depth, GATE_SPLITS)
-    return {"DEPTH": depth, "REDUCED": clamp_block(GATE_REDUCED, p.reduced), "IMAGES": GATE_IMAGES}, span, splits
+    depth = clamp_block(p.gate.depth, p.channels)
+    span, splits = spans(p.channels, depth, p.gate.splits)
+    return {"DEPTH": depth, "REDUCED": clamp_block(p.gate.reduced, p.reduced), "IMAGES": p.gate.images}, span, splits
 
 
 def split_programs(p: Problem, reduced: int, splits: int) -> int:
-    return splits * cdiv(p.reduced, reduced) * cdiv(p.images, GATE_IMAGES)
+    return splits * cdiv(p.reduced, reduced) * cdiv(p.images, p.gate.images)
 
 
 def shrink_launch(p: Problem, rows: Rows) -> tuple[KernelLaunch, int]:
@@ -213,9 +208,15 @@ def finish_launch(p: Problem, splits: int, backward: bool) -> KernelLaunch:
     return KernelLaunch(finish_hidden, p.images * cdiv(p.reduced, block), numbers, constants, NO_TUNING)
 
 
+def expand_sizes(p: Problem) -> tuple[dict[str, int], int]:
+    """How sums over the hidden units are made: the sizes of a block, and the number of blocks."""
+    channels = clamp_block(p.gate.channels, p.channels)
+    sizes = {"IMAGES": p.gate.images, "DEPTH": clamp_block(p.gate.step, p.reduced), "CHANNELS": channels}
+    return sizes, cdiv(p.images, p.gate.images) * cdiv(p.channels, channels)
+
+
 def expand_launch(p: Problem, gate: bool) -> KernelLaunch:
     """The launch that computes alpha and beta from z, with `gate` g too."""
-    sizes = {"CHANNELS": clamp_block(GATE_CHANNELS, p.channels), "DEPTH": clamp_block(GATE_STEP, p.reduced)}
-    programs = cdiv(p.images, GATE_IMAGES) * cdiv(p.channels, sizes["CHANNELS"])
+    sizes, programs = expand_sizes(p)
     numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
-    return KernelLaunch(expand, programs, numbers, p.constants | sizes | {"IMAGES": GATE_IMAGES, "GATE": gate}, GATE)
+    return KernelLaunch(expand, programs, numbers, p.constants | sizes | {"GATE": gate}, GATE)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .gate import add_parts, split_block, store_split
+from .gate import add_parts, add_product, split_block, store_split
 from .indexing import load_matrix, load_vector
 from .numerics import dot, narrow, relu
 
@@ -45,7 +45,7 @@ def grad_hidden(
             d += weight_a * tl.load(alpha_parts + part * stride + at, mask=mask, other=0.0)
             d += weight_m * tl.load(beta_parts + part * stride + at, mask=mask, other=0.0)
         tl.store(dg + at, d, mask=mask & (r_block == 0))
-        acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
+        acc = add_product(d, w.to(tl.float32), acc, GATE_PRECISION)
     store_split(dz_parts, acc, split, n, images, r, reduced)
 
 
@@ -74,7 +74,7 @@ def grad_pool(
         r = k + tl.arange(0, DEPTH)
         d = tl.load(dz + image * reduced + r[None, :], mask=here[:, None] & (r < reduced)[None, :], other=0.0)
         w = load_matrix(w_shrink, r, c, reduced, channels, TRANSPOSED=False)
-        acc = dot(d, w.to(tl.float32), acc, GATE_PRECISION)
+        acc = add_product(d, w.to(tl.float32), acc, GATE_PRECISION)
     to = dp + image * channels + c[None, :]
     tl.store(to, acc * (1.0 / tl.cast(pixels, tl.float32)), mask=here[:, None] & (c < channels)[None, :])
 

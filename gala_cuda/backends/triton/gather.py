@@ -7,7 +7,7 @@ x by zeros and ones, which are exact: summed over a tile's rows by shuffles, it 
 import triton
 import triton.language as tl
 
-from .indexing import WORD, below, load_matrix, load_vector, row_offsets, tile_rows
+from .indexing import WORD, below, count_spans, load_matrix, load_vector, row_offsets, tile_rows
 from .launch import KernelLaunch, cdiv
 from .numerics import computed_anew, dot, narrow, relu
 from .problem import NO_TUNING, Problem
@@ -22,7 +22,8 @@ def gather(
     b_v_shrink,  # [R], read with BIAS only
     v_collapse,  # [R]
     b_v_collapse,  # [1], read with BIAS only
-    stats,  # [N, width], s first
+    stats,  # [N, width], s first; written without SHARED
+    s_parts,  # [shares, N HW], written with SHARED
     relu_mask,  # [N, HW, words], written with SAVE only
     pool,  # [tiles, SEGMENTS, C]
     images,
@@ -30,6 +31,7 @@ def gather(
     channels,
     reduced,
     width,
+    span,  # hidden units of a program, a multiple of REDUCED
     x_image_stride,
     x_stride,
     CHANNELS_LAST: tl.constexpr,
@@ -38,21 +40,29 @@ def gather(
     SEGMENTS: tl.constexpr,
     BIAS: tl.constexpr,
     SAVE: tl.constexpr,
+    SHARED: tl.constexpr,  # whether programs share the hidden units of a tile
     PRECISION: tl.constexpr,
     WHOLE: tl.constexpr,  # whether DEPTH divides C and REDUCED R
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
-    """One program for each tile of rows."""
+    """One program for each tile of rows, with SHARED for each share of the hidden units of each tile."""
     tile = tl.program_id(0)
+    begin = 0
+    end = reduced
+    if SHARED:
+        shares = count_spans(reduced, span)
+        tile = tl.program_id(0) // shares
+        begin = tl.program_id(0) % shares * span
+        end = tl.minimum(begin + span, reduced)
     row, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     s = tl.zeros([ROWS], tl.float32)
     to_pool = pool + tile.to(tl.int64) * SEGMENTS * channels
     segment = tl.arange(0, SLOTS)
     belongs = narrow(tl.where(segment[:, None] == (image - first)[None, :], 1.0, 0.0), x.dtype.element_ty)
     spoilt = tl.zeros([SLOTS, DEPTH], tl.float32)
-    for start in range(0, reduced, REDUCED):
+    for start in range(begin, end, REDUCED):
         r = start + tl.arange(0, REDUCED)
         acc = tl.zeros([ROWS, REDUCED], tl.float32)
         for k in range(0, channels, DEPTH):
@@ -79,7 +89,7 @@ def gather(
             store_mask(relu_mask, acc, start, tile, images, pixels, reduced, FLAT, ROWS, REDUCED)
     if SEGMENTS > 1 and x.dtype.element_ty != tl.float32:
         # 0 times an infinite or NaN x of one image is NaN in the sum of another: such a tile is summed once more.
-        again = tl.where(tl.sum(tl.sum(spoilt, 1), 0) != 0, channels, 0)
+        again = tl.where((tl.sum(tl.sum(spoilt, 1), 0) != 0) & (begin == 0), channels, 0)
         tl.debug_barrier()  # between the two writes of a program
         for k in range(0, again, DEPTH):
             c = k + tl.arange(0, DEPTH)
@@ -87,9 +97,13 @@ def gather(
             rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
             store_sums(to_pool, rows, image, first, c, channels, 0, SEGMENTS)
     if BIAS:
-        s += tl.load(b_v_collapse).to(tl.float32)
-    _, of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
-    tl.store(stats + of.to(tl.int64) * width + at_pixel, s, mask=exists)
+        s += tl.where(begin == 0, tl.load(b_v_collapse).to(tl.float32), 0.0)
+    number, of, at_pixel, exists, _ = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
+    if SHARED:
+        share = (begin // span).to(tl.int64)
+        tl.store(s_parts + share * images * pixels + number, s, mask=exists)
+    else:
+        tl.store(stats + of.to(tl.int64) * width + at_pixel, s, mask=exists)
 
 
 @triton.jit

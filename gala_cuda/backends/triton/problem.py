@@ -1,6 +1,7 @@
 """The problem that a plan is made for, and the sizes of blocks and splits that both passes use."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +15,29 @@ from .launch import Layout, cdiv, clamp_block
 FEWEST_ROWS = 64  # of a tile for the tensor cores of compute capability 9.0
 PROGRAMS = 4  # how many to aim at for each streaming multiprocessor
 SPLITS = 8  # between at most so many programs an image's pixels are split
-GATE_IMAGES, GATE_DEPTH, GATE_REDUCED, GATE_SPLITS, GATE_TILES = 16, 32, 64, 16, 4  # of sums over channels
-GATE_CHANNELS, GATE_STEP = 64, 64  # of sums over hidden units
+GATE_TILES = 4  # of pooled sums that are loaded at once
 # Three products of TF32 numbers, nearly as accurate as float32, on the tensor cores. One is not enough, in 16 bits
 # neither: it cuts its operands to 10 bits, and hidden units near 0 change their sign.
 GATE_PRECISION = "tf32x3"
 GATE = Tile((), warps=4, stages=1)
+
+
+class GateBlocks(NamedTuple):
+    """Sizes of the blocks of the gate's products: [images, depth] times [depth, outputs]."""
+
+    images: int
+    depth: int  # channels at a time in sums over channels
+    reduced: int
+    splits: int  # of such a sum between programs, at most
+    step: int  # hidden units at a time in sums over hidden units
+    channels: int
+
+
+GATE_BLOCKS = {  # by the most images that they are for
+    8: GateBlocks(images=1, depth=64, reduced=64, splits=16, step=256, channels=32),  # without tensor cores
+    64: GateBlocks(images=16, depth=32, reduced=64, splits=16, step=128, channels=32),
+    MOST: GateBlocks(images=16, depth=32, reduced=64, splits=16, step=64, channels=64),
+}
 NO_TUNING = Tile((), warps=4, stages=1)
 
 
@@ -70,6 +88,10 @@ class Problem:
     def width(self) -> int:
         """The length of a row of stats."""
         return self.pixels + self.channels + self.reduced
+
+    @property
+    def gate(self) -> GateBlocks:
+        return next(blocks for most, blocks in GATE_BLOCKS.items() if self.images <= most)
 
     def dense(self, *layouts: Layout) -> bool:
         """Whether in all of these layouts the pixels of all images are equally far apart."""

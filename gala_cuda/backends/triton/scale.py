@@ -6,22 +6,24 @@ Each program takes a share of one image's pixels and a block of channels, and go
 import triton
 import triton.language as tl
 
+from .gate import add_parts
 from .indexing import below, offsets, part_of_image
 from .launch import KernelLaunch, cdiv
 from .numerics import derivative, narrow, relu, squash
 from .problem import NO_TUNING
 
 
-@triton.jit(do_not_specialize=["map_rows"])
+@triton.jit(do_not_specialize=["rows"])
 def scale(
     x,
     residual,  # with RESIDUAL
     out,
-    stats,
+    stats,  # [N, width]: s is read, or with SHARES > 1 written
+    s_parts,  # [SHARES, rows], with SHARES > 1
     alpha,
     beta,  # [N, C]
-    map_parts,  # [blocks of channels, map_rows], with MAP
-    map_rows,
+    map_parts,  # [blocks of channels, rows], with MAP
+    rows,  # N HW
     pixels,
     channels,
     width,
@@ -36,6 +38,7 @@ def scale(
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
     SQUASH: tl.constexpr,
+    SHARES: tl.constexpr,
     WHOLE: tl.constexpr,  # whether CHANNELS divides C
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -53,11 +56,17 @@ def scale(
     b = tl.load(beta + image * channels + c, mask=here, other=0.0)[None, :]
     for start in tl.range(begin, tl.minimum(begin + span, pixels), PIXELS, num_stages=STAGES):
         pixel = start + tl.arange(0, PIXELS)
-        s = tl.load(stats + image * width + pixel, mask=pixel < pixels, other=0.0)[:, None]
-        attention = squash(a + b * s, SQUASH, x.dtype.element_ty)
-        mask = (pixel < pixels)[:, None] & here[None, :]
-        rows = tl.load(x + offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST), mask=mask, other=0.0)
-        value = rows.to(tl.float32) * attention
+        inside = pixel < pixels
+        to = stats + image * width + pixel
+        if SHARES == 1:
+            s = tl.load(to, mask=inside, other=0.0)
+        else:
+            s = add_parts(s_parts, image * pixels + pixel, inside, tl.cast(rows, tl.int64), SHARES)
+            tl.store(to, s, mask=inside & (block == 0))
+        attention = squash(a + b * s[:, None], SQUASH, x.dtype.element_ty)
+        mask = inside[:, None] & here[None, :]
+        at = offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST)
+        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) * attention
         if RESIDUAL:
             at = offsets(image * residual_image_stride, pixel, c, residual_stride, CHANNELS_LAST)
             value = relu(value + tl.load(residual + at, mask=mask, other=0.0).to(tl.float32))
@@ -65,8 +74,7 @@ def scale(
         tl.store(out + at, narrow(value, out.dtype.element_ty), mask=mask)
         if MAP:
             squares = tl.sum(tl.where(here[None, :], attention * attention, 0.0), 1)
-            to = map_parts + block.to(tl.int64) * map_rows + image * pixels + pixel
-            tl.store(to, squares, mask=pixel < pixels)
+            tl.store(map_parts + block.to(tl.int64) * rows + image * pixels + pixel, squares, mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "count"])
