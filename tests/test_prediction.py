@@ -251,7 +251,7 @@ def test_fingerprint_is_of_the_code(tmp_path):
     scale.write_text(text.replace('"""One program', '"""A program') + "# a comment\n")
     assert scale.read_text() != text
     assert fingerprint(folder) == fingerprint()
-    scale.write_text(text.replace("value = rows", "value = 2 * rows"))
+    scale.write_text(text.replace("value = relu(", "value = 2 * relu("))
     assert fingerprint(folder) != fingerprint()
     scale.write_text(text)
     table = folder / "table.json"
