@@ -75,6 +75,10 @@ def test_it_exports_its_interface_alone(installed):
         "gala::cpu::forward",
         "gala::cpu::backward",
         "gala::cpu::isa",
+        "gala::cpu::gather",
+        "gala::cpu::scale",
+        "gala::cpu::scale_backward",
+        "gala::cpu::gather_backward",
     }
 
 
