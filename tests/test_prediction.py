@@ -22,9 +22,9 @@ from tools.kernel_report.machine_code import Code
 from tools.kernel_report.multiprocessor import Memory, Step, Walk, products, steps
 from tools.kernel_report.passes import floor
 from tools.kernel_report.rates import GPUS
-from tools.kernel_report.sass import TurnsError, Visit, loops, parse, path
+from tools.kernel_report.sass import TurnsError, Visit, loops, parse, parse_parts, path
 from tools.kernel_report.traffic import from_memory
-from tools.kernel_report.turns import _TURNS
+from tools.kernel_report.turns import _PARTS, _TURNS
 
 ROOT = Path(__file__).resolve().parents[1]
 H200 = GPUS["H200"]
@@ -52,7 +52,7 @@ def walked(code: str, turns=(), resident=1, warps=1, programs=1) -> float:
     """The clock at which the last program ends."""
     instructions = parse(code)
     trace = steps(instructions, path(instructions, turns), H200, MEMORY)
-    return Walk(trace, MEMORY, resident, warps).run(programs)[-1]
+    return Walk([trace] * programs, MEMORY, resident, warps).run()[-1]
 
 
 def test_parse_reads_what_the_scheduler_is_told():
@@ -88,6 +88,29 @@ def test_a_warp_goes_through_its_loops():
     for wrong in ((), (1,), ((1, (1, 1)),), (1, 1)):
         with pytest.raises(TurnsError, match="loops in the machine code, expected"):
             path(parse(nest), wrong)
+
+
+def test_programs_of_different_parts_meet_different_code():
+    parts = listing(
+        ("ISETP.GE.AND P0, PT, R0, 0x2, PT", control()),
+        ("@P0 BRA 0x40", control()),
+        ("FADD R0, R0, R0", control()),
+        ("EXIT", control()),
+        ("@!P1 BRA 0x60", control()),  # over a part of the second part, which goes on
+        ("FMUL R0, R0, R0", control()),
+        ("@P1 BRA 0x90", control()),
+        ("LDG.E R4, desc[UR4][R2.64]", control()),
+        ("BRA 0xa0", control()),
+        ("MUFU.TANH R0, R1", control()),
+        ("EXIT", control()),
+    )
+    names = [[one.name for one in code] for code in parse_parts(parts, 3)]
+    begin = ["ISETP", "BRA"]
+    assert names[0] == [*begin, "FADD", "EXIT"]
+    assert names[1] == [*begin, "BRA", "FMUL", "BRA", "LDG", "BRA"]
+    assert names[2] == [*begin, "BRA", "FMUL", "BRA", "MUFU", "EXIT"]
+    with pytest.raises(TurnsError, match="does not fall into 2 more parts"):
+        parse_parts(parts, 4)
 
 
 def test_an_unrolled_loop_is_two():
@@ -185,7 +208,7 @@ def test_walk_of_products_that_a_barrier_waits_for():
     end, wait = ("UTCBAR [UR4], URZ", control()), ("SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R0", control())
     code = parse(listing(*[tile] * 4, end, wait))
     trace = steps(code, path(code, ()), GPUS["B200"], MEMORY, tile=64 * 256 * 16 / 4)
-    assert Walk(trace, MEMORY, 1, 1).run(1)[-1] == 4 * 64 + 1
+    assert Walk([trace], MEMORY, 1, 1).run()[-1] == 4 * 64 + 1
 
 
 def test_a_loop_that_sleeps_is_none():
@@ -208,7 +231,14 @@ def test_walk_of_copies_and_barriers():
     assert walked(listing(copy, commit, copy, commit, ("DEPBAR.LE SB0, 0x0", control()))) == 512 / 8 + 400 + 1
     late = [Step("", 0, 0, 0, stall, -1, -1, (), "", 0) for stall in (50,)]
     barrier = Step("", 0, 0, 0, 1, -1, -1, (), "barrier", 0)
-    assert Walk([*late, barrier], MEMORY, 1, 2).run(1)[-1] == 52, "the second warp is a clock behind"
+    assert Walk([[*late, barrier]], MEMORY, 1, 2).run()[-1] == 52, "the second warp is a clock behind"
+
+
+def test_walk_of_different_programs():
+    """Three short ones beside a long one, two at a time."""
+    adds = {number: parse(listing(*[("FADD R0, R0, R0", control(4))] * number)) for number in (10, 100)}
+    short, long = (steps(code, path(code, ()), H200, MEMORY) for code in adds.values())
+    assert Walk([long, short, short, short], MEMORY, 2, 1).run() == pytest.approx([40, 80, 120, 400], abs=4)
 
 
 def test_resident_programs():
@@ -234,7 +264,8 @@ def test_floor_at_the_papers_shape():
 
 def test_every_kernel_has_its_turns():
     kernels = {name for path in KERNELS.glob("*.py") for name in _launched(path.read_text())}
-    assert kernels == set(_TURNS)
+    assert kernels <= _PARTS.keys() | _TURNS.keys()
+    assert (kernels - _PARTS.keys()) | {part for parts in _PARTS.values() for part in parts} == _TURNS.keys()
 
 
 def _launched(source: str) -> set[str]:

@@ -19,8 +19,8 @@ from gala_cuda.backends.triton.config import TABLE
 ROOT = Path(__file__).resolve().parents[1]
 OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products"}
 OF_ALL = {
-    "prepare", "shrink", "finish_hidden", "expand", "finish_map", "weigh_mask", "grad_hidden", "grad_pool",
-    "global_grads", "local_grads",
+    "prepare", "shrink", "finish_hidden", "expand", "finish_map", "expand_and_prepare", "grad_hidden",
+    "finish_and_weigh", "small_grads",
 }  # fmt: skip
 PRODUCTS = {"gather", "grad_x", "local_products"}
 # of a warp in one turn of a kernel's main loop, at the paper's shape on sm_90: what an H200 was seen to wait for

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..backends.interface import BackwardCall, ForwardCall, Outputs, Weights
 from ..backends.squash import SQUASHES
-from ..backends.triton.backward_plan import Backward, Strides
+from ..backends.triton.backward_plan import Backward, Form
 from ..backends.triton.config import Config
 from ..backends.triton.forward_plan import Forward
 from ..backends.triton.launch import KernelLaunch, Layout
@@ -63,7 +63,7 @@ class Example:
         residual = None if self.residual is None else Layout.of(self.residual, problem.channels_last)
         if kind == "backward":
             grad = Layout.of(self.grad, problem.channels_last)
-            return Backward(problem, Strides(grad, residual or grad, self.full), self.full)
+            return Backward(problem, Form(grad, residual or grad, residual=self.full, map=self.full))
         return Forward(problem, self.w, residual, self.full, True)
 
     def forward(self, plan: Forward) -> Outputs:

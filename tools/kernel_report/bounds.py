@@ -1,6 +1,9 @@
 """The time that a kernel is predicted to take on a GPU that is not there, and the bounds that it cannot pass."""
 
+import bisect
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gala_cuda.backends.triton.launch import cdiv
@@ -9,8 +12,8 @@ from .launches import Planned
 from .machine_code import Code
 from .multiprocessor import QUARTERS, WARP, Memory, Step, Walk, steps
 from .rates import SHARE, Gpu
-from .sass import Turns, parse, path
-from .turns import turns
+from .sass import Turns, parse_parts, path
+from .turns import parts
 
 REGISTERS = 1 << 16  # of a multiprocessor
 _RESERVED = 1024  # bytes of shared memory that the system takes of each program
@@ -48,9 +51,9 @@ class Kernel(NamedTuple):
     waves: float  # programs over those that are resident at once
     registers: int
     resident: int  # programs of a multiprocessor
-    turns: Turns  # of its loops
+    turns: list[Turns]  # of the loops of each of its parts
     loop: dict[str, int]  # instructions of one turn of its main loop, by class
-    instructions: int  # that a warp issues
+    instructions: list[int]  # that a warp issues, by parts
     bytes_l2: int
     bytes_memory: int
     bounds: Bounds
@@ -71,29 +74,48 @@ def resident(code: Code, warps: int, gpu: Gpu) -> int:
 
 def predict(planned: Planned, code: Code, sass: str, from_memory: int, gpu: Gpu) -> Kernel:
     """What is predicted of a launch, of which so many bytes come from memory or go there. Raises TurnsError."""
-    name, warps, programs = planned.launch.kernel, planned.warps, planned.programs
-    found = turns(name, planned.sizes)
-    instructions = parse(sass)
-    visits = path(instructions, found)
-    tile = 16 * math.prod(planned.sizes[side] for side in _TILES.get(name, ())) / warps
-    moved = sum(step.bytes for step in steps(instructions, visits, gpu, Memory(1, 1))) * warps * programs
-    memory = _memory(gpu, min(programs, gpu.num_sms), from_memory / moved if moved else 0.0)
-    trace = steps(instructions, visits, gpu, memory, tile)
+    name, warps, total = planned.launch.kernel, planned.warps, sum(planned.programs)
+    found = parts(name, planned.sizes)
+    ways = list(zip(parse_parts(sass, len(found)), found, planned.programs, strict=True))
+    visits = [path(instructions, part.turns) for instructions, part, _ in ways]
+    moved = sum(
+        sum(step.bytes for step in steps(instructions, visited, gpu, Memory(1, 1))) * warps * programs
+        for (instructions, _, programs), visited in zip(ways, visits, strict=True)
+    )
+    memory = _memory(gpu, min(total, gpu.num_sms), from_memory / moved if moved else 0.0)
+    traces = []
+    for (instructions, part, _), visited in zip(ways, visits, strict=True):
+        tile = 16 * math.prod(planned.sizes[side] for side in _TILES.get(part.name, ())) / warps
+        traces.append(steps(instructions, visited, gpu, memory, tile))
     held = resident(code, warps, gpu)
-    bounds = _bounds(trace, memory, gpu, warps, programs, held, moved, from_memory)
+    each = (
+        _bounds(programs, memory, gpu, warps, held, moved, from_memory)
+        for programs in _of_multiprocessors(traces, planned.programs, gpu)
+    )
+    bounds = max(each, key=lambda found: found.walked)
     return Kernel(
         name,
-        programs,
-        programs / (held * gpu.num_sms),
+        total,
+        total / (held * gpu.num_sms),
         code.registers,
         held,
-        found,
+        [part.turns for part in found],
         code.loop,
-        len(visits),
+        [len(each) for each in visits],
         moved,
         from_memory,
         bounds,
     )
+
+
+def _of_multiprocessors(traces: list[list[Step]], programs: Sequence[int], gpu: Gpu) -> list[list[list[Step]]]:
+    """What the programs of a multiprocessor do, for each kind of multiprocessor: they take programs in turn."""
+    ends = list(itertools.accumulate(programs))
+    each = [
+        tuple(bisect.bisect(ends, program) for program in range(first, ends[-1], gpu.num_sms))
+        for first in range(min(gpu.num_sms, ends[-1]))
+    ]
+    return [[traces[part] for part in parts] for parts in dict.fromkeys(each)]
 
 
 def _memory(gpu: Gpu, active: int, share: float) -> Memory:
@@ -106,34 +128,41 @@ def _memory(gpu: Gpu, active: int, share: float) -> Memory:
 
 
 def _bounds(
-    trace: list[Step], memory: Memory, gpu: Gpu, warps: int, programs: int, held: int, moved: int, from_memory: int
+    programs: list[list[Step]], memory: Memory, gpu: Gpu, warps: int, held: int, moved: int, from_memory: int
 ) -> Bounds:
-    each = cdiv(programs, gpu.num_sms)  # programs of the multiprocessor with the most
+    """Of the programs of one multiprocessor, which holds so many at once; moved and from_memory are of all."""
     scale = 1e6 / gpu.clock
-    quarters = each * warps / QUARTERS * scale
+    quarters = warps / QUARTERS * scale
+    rows = max(1, warps // QUARTERS)
 
     def unit(name: str) -> float:
-        return quarters * sum(step.clocks for step in trace if step.unit == name)
+        return quarters * sum(step.clocks for trace in programs for step in trace if step.unit == name)
 
-    # where a program has fewer warps than there are quarters, a quarter has only some of the programs
-    rows, split = max(1, warps // QUARTERS), min(1.0, warps / QUARTERS)
-    slots, of_quarter = max(1, int(held * split)), max(1, cdiv(int(each * warps), QUARTERS) if split < 1 else each)
-    walked = _walk(trace, memory, slots, rows, of_quarter)
-    alone = Walk(trace, memory, 1, rows).run(1)[-1] * cdiv(each, held)
+    alone = {id(trace): Walk([trace], memory, 1, rows).run()[-1] for trace in {id(t): t for t in programs}.values()}
+    rounds = (programs[i : i + held] for i in range(0, len(programs), held))
     return Bounds(
-        issue=quarters * len(trace),
+        issue=quarters * sum(map(len, programs)),
         shared=unit("shared memory"),
         tensor=unit("tensor cores"),
         l2=moved / (gpu.l2_rate * gpu.num_sms) * scale,
         memory=from_memory / (gpu.memory * SHARE) * 1e6,
-        alone=alone * scale,
-        walked=walked * scale,
+        alone=sum(max(alone[id(trace)] for trace in each) for each in rounds) * scale,
+        walked=_walk(programs, memory, held, warps) * scale,
     )
 
 
-def _walk(trace: list[Step], memory: Memory, slots: int, warps: int, programs: int) -> float:
-    """Clocks that a quarter needs for its programs, of which `slots` are there at a time."""
-    walked = min(programs, _ROUNDS * slots)
-    ends = Walk(trace, memory, slots, warps).run(walked)
-    left = programs - walked
+def _walk(programs: list[list[Step]], memory: Memory, held: int, warps: int) -> float:
+    """Clocks that a quarter needs for its programs.
+
+    Where a program has fewer warps than there are quarters, a quarter has only some of the programs. Of those that do
+    the same as all after them, some rounds are walked.
+    """
+    rows, split = max(1, warps // QUARTERS), min(1.0, warps / QUARTERS)
+    slots = max(1, int(held * split))
+    if split < 1:
+        programs = programs[: cdiv(int(len(programs) * warps), QUARTERS)]
+    same = next((i for i in range(len(programs)) if all(trace is programs[-1] for trace in programs[i:])), 0)
+    walked = programs[: same + _ROUNDS * slots]
+    ends = Walk(walked, memory, slots, rows).run()
+    left = len(programs) - len(walked)
     return ends[-1] + (left * (ends[-1] - ends[-1 - slots]) / slots if left else 0.0)

@@ -64,7 +64,7 @@ class Planned(NamedTuple):
     """A launch as a plan makes it: also what it is given, which Triton does not compile for."""
 
     launch: Launch
-    programs: int
+    programs: tuple[int, ...]  # of each of the kernel's parts
     warps: int
     sizes: dict[str, int]  # its numbers and constants, by their names
     tensors: dict[int, int]  # the bytes of each tensor it is given; a tensor has one number in all launches
@@ -125,7 +125,7 @@ def planned(call: Call, config: Config, arch: int, num_sms: int) -> tuple[list[P
     found = []
     for launch, (step, tensors) in zip(launches, given, strict=True):
         touched = {numbers.setdefault(id(t), len(numbers)): t.nbytes for t in tensors if t is not None}
-        found.append(Planned(launch, step.grid[0], step.options["num_warps"], _sizes(step, len(tensors)), touched))
+        found.append(Planned(launch, step.programs, step.options["num_warps"], _sizes(step, len(tensors)), touched))
     return found, before
 
 
@@ -159,7 +159,7 @@ def _run_plans(problem: Problem, call: Call, inputs: Inputs) -> None:
     forward = forward_plan.Forward(problem, w, layout if call.residual else None, call.map, call.save)
     out, attn_map, stats, relu_mask = forward.run(ForwardCall(x, w, residual, call.squash, call.map, call.save))
     if call.save:
-        backward = backward_plan.Backward(problem, backward_plan.Strides(layout, layout, call.residual), call.map)
+        backward = backward_plan.Backward(problem, backward_plan.Form(layout, layout, call.residual, call.map))
         assert stats is not None
         assert relu_mask is not None
         saved = out if call.residual else None, stats, relu_mask

@@ -118,12 +118,12 @@ def products(one: Instruction) -> float:
 
 
 class Warp:
-    """Where a warp is, and what it waits for."""
+    """Where a warp is in its program, and what it waits for."""
 
-    __slots__ = ("at", "block", "copies", "copying", "products", "scoreboards")
+    __slots__ = ("at", "block", "copies", "copying", "products", "scoreboards", "trace")
 
-    def __init__(self, block: int):
-        self.at, self.block = 0, block
+    def __init__(self, block: int, trace: Sequence[Step]):
+        self.at, self.block, self.trace = 0, block, trace
         self.scoreboards = [0.0] * 6
         self.copying = 0.0  # when the last copy of the group that is being made will have landed
         self.copies: deque[float] = deque()
@@ -131,31 +131,31 @@ class Warp:
 
 
 class Walk:
-    """A quarter's warps, `resident` programs at a time, each with `warps` warps in this quarter."""
+    """A quarter's warps, `resident` of its programs at a time, each with `warps` warps in this quarter."""
 
-    def __init__(self, trace: Sequence[Step], memory: Memory, resident: int, warps: int):
-        self.trace, self.memory, self.resident, self.warps = trace, memory, resident, warps
+    def __init__(self, programs: Sequence[Sequence[Step]], memory: Memory, resident: int, warps: int):
+        self.programs, self.memory, self.resident, self.warps = programs, memory, resident, warps
         self.free: dict[str, float] = defaultdict(float)  # from when on a unit, the scheduler or memory is free
         self.arrived: dict[int, list[Warp]] = {}
         self.running: Counter[int] = Counter()
         self.queue: list[tuple[float, int, Warp]] = []
         self.order = 0
 
-    def run(self, programs: int) -> list[float]:
+    def run(self) -> list[float]:
         """The clock at which each of the programs ends, in order of their ends."""
         ends: list[float] = []
-        begun = min(programs, self.resident)
+        begun = min(len(self.programs), self.resident)
         for block in range(begun):
             self._begin(block, 0.0)
         while self.queue:
             now, _, warp = heapq.heappop(self.queue)
-            if warp.at < len(self.trace):
+            if warp.at < len(warp.trace):
                 self._advance(now, warp)
                 continue
             self.running[warp.block] -= 1
             if not self.running[warp.block]:
                 ends.append(now)
-                if begun < programs:
+                if begun < len(self.programs):
                     self._begin(begun, now)
                     begun += 1
         return ends
@@ -163,7 +163,7 @@ class Walk:
     def _begin(self, block: int, now: float) -> None:
         self.running[block] = self.warps
         for _ in range(self.warps):
-            self._push(now, Warp(block))
+            self._push(now, Warp(block, self.programs[block]))
 
     def _push(self, when: float, warp: Warp) -> None:
         self.order += 1
@@ -171,7 +171,7 @@ class Walk:
 
     def _advance(self, now: float, warp: Warp) -> None:
         """Issues the warp's next instruction, or has it wait until that can be issued."""
-        step = self.trace[warp.at]
+        step = warp.trace[warp.at]
         ready = max([now, self.free["issue"], self.free[step.unit], *(warp.scoreboards[i] for i in step.waits)])
         for kind, groups in (("wait for copies", warp.copies), ("wait for products", warp.products)):
             if step.kind == kind and len(groups) > step.number:

@@ -57,14 +57,39 @@ Turns = Sequence["int | tuple[int, Turns]"]  # of each loop in order: its turns,
 
 
 class TurnsError(ValueError):
-    """The machine code has other loops than the plan's figures are for."""
+    """The machine code has other loops or parts than the plan's figures are for."""
 
 
 def parse(sass: str) -> list[Instruction]:
     """The instructions of what `cuobjdump -sass` prints of one kernel, up to where the last warp ends."""
-    code = [_instruction(*found) for found in _LINE.findall(sass)]
-    ends = [i for i, one in enumerate(code) if one.name == "EXIT" and not one.predicate]
-    return code[: ends[0] + 1] if ends else code
+    return parse_parts(sass, 1)[0]
+
+
+def parse_parts(sass: str, parts: int) -> list[list[Instruction]]:
+    """For each of a kernel's parts the instructions that its programs meet.
+
+    Programs of different parts have nothing in common but the kernel's first instructions: they part at the first
+    branch over code from whose end nothing goes on.
+    """
+    return _apart([_instruction(*found) for found in _LINE.findall(sass)], 0, parts)
+
+
+def _apart(code: list[Instruction], begin: int, parts: int) -> list[list[Instruction]]:
+    """The code of so many parts, which part from `begin` on; each up to where its last warp ends."""
+    if parts == 1:
+        ends = [i for i, one in enumerate(code) if one.name == "EXIT" and not one.predicate]
+        return [code[: ends[0] + 1] if ends else code]
+    index = {one.at: i for i, one in enumerate(code)}
+    for i in range(begin, len(code)):
+        to = index.get(branch_target(code[i].opcode, code[i].rest) or 0, 0)
+        if code[i].predicate and to > i and ends_here(code[to - 1]):
+            return [*_apart(code[:to], i + 1, 1), *_apart(code[: i + 1] + code[to:], i + 1, parts - 1)]
+    raise TurnsError(f"the machine code does not fall into {parts} more parts")
+
+
+def ends_here(one: Instruction) -> bool:
+    """Whether what follows an instruction is reached from elsewhere only."""
+    return one.name in ("BRA", "EXIT") and not one.predicate and not re.search(r"\bU?P\d", one.rest)
 
 
 def _instruction(at: str, predicate: str, opcode: str, rest: str, word: str) -> Instruction:

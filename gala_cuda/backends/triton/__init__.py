@@ -78,11 +78,12 @@ def backward(call: BackwardCall) -> Gradients:
     call = _with_contiguous_weights(call)
     if call.map_factor is not None:
         call = call._replace(map_factor=call.map_factor.contiguous())
-    grad_out, map_factor, x, w, out, stats, relu_mask, squash, _, _ = call
+    grad_out, map_factor, x, w, out, stats, relu_mask, squash, need_input, need_weights = call
     precision = _precision(x)
     key = (
         x.shape, x.stride(), x.dtype, x.device, w.w_shrink.shape, tuple(None if t is None else t.dtype for t in w),
-        grad_out.stride(), None if out is None else out.stride(), map_factor is not None, squash, precision,
+        grad_out.stride(), None if out is None else out.stride(), map_factor is not None, need_input, need_weights,
+        squash, precision,
         alignment(grad_out, map_factor, x, out, stats, relu_mask, *w),
     )  # fmt: skip
 

@@ -1,71 +1,111 @@
 """The backward pass as a plan: which kernels run with which grids and sizes, and the memory between them."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
 
 from ..interface import BackwardCall, Gradients, Weights
 from ..saved import mask_words
-from . import gate, gate_backward, gather, gather_backward, scale
-from .config import Tile
+from . import gate, gate_backward, gather, gather_backward, scale, together
 from .indexing import WORD
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
 from .problem import GATE, NO_TUNING, Problem, Rows, shares, spans
 
 GRADS_IMAGES, GRADS_BLOCK = 32, 32  # images in a step of global_grads; hidden units and channels in a block of it
+LOCAL_COLUMNS, LOCAL_SIZE = 1024, 512  # channels, and with fewer of them weights, in a step of local_grads
 MOST_SPLITS = 32  # at most so many parts of the sum of local_products
-GATE_GRADS = Tile((), warps=4, stages=1)
-WEIGH = Tile((("ROWS", 16), ("WORDS", 8)), warps=4, stages=1)
+WEIGH_WORDS, WEIGH_SIZE = 8, 128  # words of a pixel's mask, and of all pixels' masks, in a step of weigh_mask
 
 
-class Strides(NamedTuple):
-    """The strides of the feature maps beside x. Without a residual, out is not read and `out` has no meaning."""
+class Form(NamedTuple):
+    """What a backward pass is given beside x, and what it makes. Without a residual, `out` has no meaning."""
 
     grad_out: Layout
     out: Layout
     residual: bool
+    map: bool
+    need_input: bool = True
+    need_weights: bool = True
 
 
 class Backward:
     """The launches and the workspace of one kind of backward pass."""
 
-    def __init__(self, p: Problem, strides: Strides, with_map: bool):
+    def __init__(self, p: Problem, form: Form):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
-        tile = p.config.scale_backward
-        sizes = {"PIXELS": clamp_block(tile["PIXELS"], hw), "CHANNELS": clamp_block(tile["CHANNELS"], c)}
-        c_blocks = cdiv(c, sizes["CHANNELS"])
-        span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
         self.words = mask_words(r)
         self.weighted = n * hw, self.words * int(WORD)
-        self.expand = gate.expand_launch(p, gate=True)
-        self.scale = KernelLaunch(
-            scale.scale_backward,
-            n * c_blocks * n_shares,
-            (n, hw, c, p.width, span, *strides.grad_out, *p.x, *strides.out, *p.out),
-            p.constants | sizes | {"RESIDUAL": strides.residual, "MAP": with_map, "WHOLE": c % sizes["CHANNELS"] == 0},
-            tile,
-        )
-        self.weigh = self._weigh(p, c_blocks)
-        self.prepare = gather.prepare_launch(p, scaled=True)
-        self.grad_x = self._grad_x(p, p.out if strides.residual else strides.grad_out)
-        self._gate_launches(p, n_shares)
-        self.local_products, splits = self._local_products(p)
-        sizes = {"CHANNELS": clamp_block(1024, c), "SPLITS": splits}
-        self.local_grads = KernelLaunch(gather_backward.local_grads, r, (c, r), p.constants | sizes, NO_TUNING)
+        self.expand = self._expand(p, form)
+        self.scale, c_blocks, n_shares = self._scale(p, form)
+        self.grad_hidden, splits = self._grad_hidden(p, n_shares)
+        self.finish = self._finish(p, splits, c_blocks)
+        self.local_products, t_splits = self._local_products(p)
+        self.small_grads = self._small_grads(p, form, n_shares, t_splits)
+        self.grad_x = self._grad_x(p, p.out if form.residual else form.grad_out)
         self.workspace = Workspace()
         for extents in (
             (n, c), (n, c), (n, c),  # g, alpha, beta
             (n_shares, n, c), (n_shares, n, c), (c_blocks, n, hw), (n, hw),  # d alpha, d beta and ds in parts, ds
-            (n, c), (self.splits, n, r), (n, r), (n, c),  # dg, dz in parts, dz, dp
-            (splits, r, c), (splits, r), (splits,),  # T, counts, sums of ds
+            (n, c), (splits, n, r), (n, r), (n, c),  # dg, dz in parts, dz, dp
+            (t_splits, r, c), (t_splits, r), (t_splits,),  # T, counts, sums of ds
         ):  # fmt: skip
             self.workspace.add(*extents)
 
-    def _weigh(self, p: Problem, parts: int) -> KernelLaunch:
-        rows = p.images * p.pixels
-        sizes = {"ROWS": WEIGH["ROWS"], "WORDS": clamp_block(WEIGH["WORDS"], self.words, least=1)}
-        programs = cdiv(rows, WEIGH["ROWS"])
-        return KernelLaunch(gather_backward.weigh_mask, programs, (rows, parts, self.words), sizes, WEIGH)
+    def _expand(self, p: Problem, form: Form) -> KernelLaunch:
+        sizes, first = gate.expand_sizes(p)
+        columns, second = gather.prepare_sizes(p)
+        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, first)
+        constants = p.constants | sizes | columns | {"INPUT": form.need_input}
+        programs = first, second if form.need_input else 0
+        return KernelLaunch(together.expand_and_prepare, programs, numbers, constants, GATE)
+
+    def _scale(self, p: Problem, form: Form) -> tuple[KernelLaunch, int, int]:
+        """The launch, the number of blocks of channels, and that of shares of an image's pixels."""
+        n, c, tile = p.images, p.channels, p.config.scale_backward
+        sizes = {"PIXELS": clamp_block(tile["PIXELS"], p.pixels), "CHANNELS": clamp_block(tile["CHANNELS"], c)}
+        c_blocks = cdiv(c, sizes["CHANNELS"])
+        span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
+        numbers = (n, p.pixels, c, p.width, span, *form.grad_out, *p.x, *form.out, *p.out)
+        flags = {"RESIDUAL": form.residual, "MAP": form.map, "WHOLE": c % sizes["CHANNELS"] == 0}
+        launch = KernelLaunch(scale.scale_backward, n * c_blocks * n_shares, numbers, p.constants | sizes | flags, tile)
+        return launch, c_blocks, n_shares
+
+    def _grad_hidden(self, p: Problem, parts: int) -> tuple[KernelLaunch, int]:
+        """The launch, given the number of parts of d alpha and d beta, and the number of those of dz."""
+        sizes, span, splits = gate.split_sizes(p)
+        programs = gate.split_programs(p, sizes["REDUCED"], splits)
+        constants = p.constants | sizes | {"PARTS": parts}
+        numbers = (p.images, p.channels, p.reduced, span)
+        return KernelLaunch(gate_backward.grad_hidden, programs, numbers, constants, GATE), splits
+
+    def _finish(self, p: Problem, splits: int, ds_parts: int) -> KernelLaunch:
+        """The launch that makes dz and ds of so many parts."""
+        sizes, first = gate.finish_sizes(p, splits)
+        rows, words = p.images * p.pixels, clamp_block(WEIGH_WORDS, self.words, least=1)
+        sizes |= {"ROWS": WEIGH_SIZE // words, "WORDS": words}
+        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, first, rows, ds_parts, self.words)
+        programs = first, cdiv(rows, sizes["ROWS"])
+        return KernelLaunch(together.finish_and_weigh, programs, numbers, sizes, NO_TUNING)
+
+    def _small_grads(self, p: Problem, form: Form, parts: int, splits: int) -> KernelLaunch:
+        """The launch, given in how many parts d alpha, d beta, and T are."""
+        n, c, r = p.images, p.channels, p.reduced
+        sizes, pool = gate.expand_sizes(p)
+        columns, block = clamp_block(LOCAL_COLUMNS, c), clamp_block(GRADS_BLOCK, c)
+        blocks = {
+            "GRADS_REDUCED": clamp_block(GRADS_BLOCK, r),
+            "GRADS_CHANNELS": block,
+            "GRADS_IMAGES": clamp_block(GRADS_IMAGES, n),
+            "COLS": columns,
+            "UNITS": max(1, LOCAL_SIZE // columns),
+        }
+        weights = cdiv(c, block) * cdiv(r, blocks["GRADS_REDUCED"]), cdiv(c, block), cdiv(r, blocks["UNITS"])
+        programs = pool * form.need_input, *(each * form.need_weights for each in weights)
+        numbers = (n, p.pixels, c, r, p.width, *itertools.accumulate(programs[:3]))
+        flags = {"INPUT": form.need_input, "WEIGHTS": form.need_weights, "PARTS": parts, "SPLITS": splits}
+        constants = p.constants | sizes | blocks | flags
+        return KernelLaunch(together.small_grads, programs, numbers, constants, GATE)
 
     def _grad_x(self, p: Problem, direct: Layout) -> KernelLaunch:
         tile = p.config.grad_x
@@ -81,21 +121,6 @@ class Backward:
         constants = p.constants | rows.constants | sizes | flags
         numbers = (p.images, p.pixels, p.channels, p.reduced, self.weighted[1], p.width, span, *direct, *p.out)
         return KernelLaunch(gather_backward.grad_x, programs, numbers, constants, tile)
-
-    def _gate_launches(self, p: Problem, parts: int) -> None:
-        n, c, r = p.images, p.channels, p.reduced
-        numbers = (n, p.pixels, c, r, p.width)
-        constants = p.constants | {"PARTS": parts}
-        sizes, span, self.splits = gate.split_sizes(p)
-        programs = gate.split_programs(p, sizes["REDUCED"], self.splits)
-        self.grad_hidden = KernelLaunch(gate_backward.grad_hidden, programs, (n, c, r, span), constants | sizes, GATE)
-        self.finish_hidden = gate.finish_launch(p, self.splits, backward=True)
-        sizes, programs = gate.expand_sizes(p)
-        self.grad_pool = KernelLaunch(gate_backward.grad_pool, programs, numbers[:4], constants | sizes, GATE)
-        blocks = {"REDUCED": clamp_block(GRADS_BLOCK, r), "CHANNELS": clamp_block(GRADS_BLOCK, c)}
-        blocks["IMAGES"] = clamp_block(GRADS_IMAGES, n)
-        programs = cdiv(c, blocks["CHANNELS"]) * cdiv(r, blocks["REDUCED"])
-        self.global_grads = KernelLaunch(gate_backward.global_grads, programs, numbers, constants | blocks, GATE_GRADS)
 
     def _local_products(self, p: Problem) -> tuple[KernelLaunch, int]:
         """The launch, and the number of programs between which the rows of one block of T are split."""
@@ -118,31 +143,26 @@ class Backward:
         g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = arrays
         grad_residual = None if out is None else torch.empty_like(x)
         weighted = torch.empty(self.weighted, dtype=x.dtype, device=x.device)
-        self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, g, alpha, beta)
+        shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
+        self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, g, alpha, beta, w.v_shrink, w.v_collapse, shrink)
         self.scale(grad_out, x, out, grad_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds_parts)
-        self.weigh(ds_parts, relu_mask, ds, weighted)
         self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)
-        self.finish_hidden(dz_parts, None, stats, dz)
-        grad_x = grad_w = None
+        self.finish(ds_parts, relu_mask, ds, weighted, dz_parts, stats, dz)
+        grads = Weights._make(None if t is None or not need_weights else torch.empty_like(t) for t in w)
+        if need_weights:
+            self.local_products(x, weighted, ds, t, counts, ds_sums)
+        if need_input or need_weights:
+            self.small_grads(
+                alpha_parts, beta_parts, g, dg, dz, stats,
+                grads.w_shrink, grads.w_expand, grads.a, grads.m, grads.b_w_shrink, grads.b_w_expand,
+                w.w_shrink, dp, t, counts, ds_sums, w.v_shrink, w.v_collapse, w.b_v_shrink,
+                grads.v_shrink, grads.v_collapse, grads.b_v_shrink, grads.b_v_collapse,
+            )  # fmt: skip
+        grad_x = torch.empty_like(x) if need_input else None
         if need_input:
-            shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
-            self.prepare(w.v_shrink, w.v_collapse, shrink)
-            self.grad_pool(w.w_shrink, dz, dp)
-            grad_x = torch.empty_like(x)
             direct = grad_out if grad_residual is None else grad_residual
             self.grad_x(direct, grad_x, shrink, stats, weighted, alpha, beta, dp)
-        if need_weights:
-            grad_w = Weights._make(None if t is None else torch.empty_like(t) for t in w)
-            self.global_grads(
-                alpha_parts, beta_parts, g, dg, dz, stats,
-                grad_w.w_shrink, grad_w.w_expand, grad_w.a, grad_w.m, grad_w.b_w_shrink, grad_w.b_w_expand,
-            )  # fmt: skip
-            self.local_products(x, weighted, ds, t, counts, ds_sums)
-            self.local_grads(
-                t, counts, ds_sums, w.v_shrink, w.v_collapse, w.b_v_shrink,
-                grad_w.v_shrink, grad_w.v_collapse, grad_w.b_v_shrink, grad_w.b_v_collapse,
-            )  # fmt: skip
-        return Gradients(grad_x, grad_w, grad_residual)
+        return Gradients(grad_x, grads if need_weights else None, grad_residual)
 
 
 def make(call: BackwardCall, precision: str) -> Backward:
@@ -150,4 +170,5 @@ def make(call: BackwardCall, precision: str) -> Backward:
     problem = Problem.of(call.x, call.w, call.squash, precision)
     layout = Layout.of(call.grad_out, problem.channels_last)
     out = layout if call.out is None else Layout.of(call.out, problem.channels_last)
-    return Backward(problem, Strides(layout, out, call.out is not None), call.map_factor is not None)
+    given = call.out is not None, call.map_factor is not None
+    return Backward(problem, Form(layout, out, *given, call.need_input, call.need_weights))

@@ -19,11 +19,11 @@ class Forward:
     def __init__(self, p: Problem, w: Weights, residual: Layout | None, return_map: bool, save: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
         self.stats, self.relu_mask = (n, p.width), (n, hw, mask_words(r)) if save else (0,)
-        self.prepare = None if w.v_shrink.dtype == p.dtype else gather.prepare_launch(p, scaled=False)
+        self.prepare = None if w.v_shrink.dtype == p.dtype else gather.prepare_launch(p)
         self.gather, rows, unit_shares = self._gather(p, save)
         self.shrink, splits = gate.shrink_launch(p, rows)
-        self.finish_hidden = gate.finish_launch(p, splits, backward=False)
-        self.expand = gate.expand_launch(p, gate=False)
+        self.finish_hidden = gate.finish_launch(p, splits)
+        self.expand = gate.expand_launch(p)
         self.scale, c_blocks = self._scale(p, residual, return_map, unit_shares)
         self.finish_map = scale.map_launch(n * hw, c_blocks) if return_map else None
         self.workspace = Workspace()
@@ -78,11 +78,11 @@ class Forward:
         v_shrink = w.v_shrink
         if self.prepare is not None:
             v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
-            self.prepare(w.v_shrink, None, v_shrink)
+            self.prepare(w.v_shrink, v_shrink)
         self.gather(x, v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, s_parts, relu_mask, pool)
         self.shrink(pool, w.w_shrink, stats, z_parts)
-        self.finish_hidden(z_parts, w.b_w_shrink, stats, None)
-        self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, None, alpha, beta)
+        self.finish_hidden(z_parts, w.b_w_shrink, stats)
+        self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, alpha, beta)
         self.scale(x, residual, out, stats, s_parts, alpha, beta, map_parts)
         if self.finish_map is not None:
             self.finish_map(map_parts, attn_map)

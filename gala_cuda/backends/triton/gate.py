@@ -102,39 +102,39 @@ def store_split(parts, value, split, n, images, r, reduced):
     tl.store(to, value, mask=(n < images)[:, None] & (r < reduced)[None, :])
 
 
+@triton.jit
+def add_split(parts, program, images, reduced, SPLITS: tl.constexpr, REDUCED: tl.constexpr):
+    """The image and the block of hidden units of a program, and the sums of their parts [SPLITS, N, R]."""
+    blocks = tl.cdiv(reduced, REDUCED)
+    image = (program // blocks).to(tl.int64)
+    r = program % blocks * REDUCED + tl.arange(0, REDUCED)
+    return image, r, add_parts(parts, image * reduced + r, r < reduced, tl.cast(images, tl.int64) * reduced, SPLITS)
+
+
 @triton.jit(do_not_specialize=["images"])
 def finish_hidden(
     parts,  # [SPLITS, N, R]
-    b_w_shrink,  # [R], with BIAS; not read with BACKWARD
-    stats,  # [N, width]: z is written, or read with BACKWARD
-    dz,  # [N, R], written with BACKWARD
+    b_w_shrink,  # [R], with BIAS
+    stats,  # [N, width]: z is written
     images,
     pixels,
     channels,
     reduced,
     width,
     BIAS: tl.constexpr,
-    BACKWARD: tl.constexpr,
     SPLITS: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
-    """z, or dz where the unit was on, from its parts; one program for each image and block of hidden units."""
-    blocks = tl.cdiv(reduced, REDUCED)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    r = tl.program_id(0) % blocks * REDUCED + tl.arange(0, REDUCED)
-    total = add_parts(parts, image * reduced + r, r < reduced, tl.cast(images, tl.int64) * reduced, SPLITS)
-    at = stats + image * width + pixels + channels + r
-    if BACKWARD:
-        z = tl.load(at, mask=r < reduced, other=0.0)
-        tl.store(dz + image * reduced + r, tl.where(z <= 0, 0.0, total), mask=r < reduced)
-    else:
-        if BIAS:
-            total += load_vector(b_w_shrink, r, reduced)
-        tl.store(at, total, mask=r < reduced)
+    """z from its parts; one program for each image and block of hidden units."""
+    image, r, total = add_split(parts, tl.program_id(0), images, reduced, SPLITS, REDUCED)
+    if BIAS:
+        total += load_vector(b_w_shrink, r, reduced)
+    tl.store(stats + image * width + pixels + channels + r, total, mask=r < reduced)
 
 
-@triton.jit(do_not_specialize=["images"])
-def expand(
+@triton.jit
+def expand_block(
+    program,
     w_expand,  # [C, R]
     b_w_expand,  # [C], with BIAS
     a,
@@ -155,10 +155,10 @@ def expand(
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """One program for each block of channels and block of images."""
+    """g, alpha and beta; one program for each block of channels and block of images."""
     blocks = tl.cdiv(channels, CHANNELS)
-    n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)
-    c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    n = program // blocks * IMAGES + tl.arange(0, IMAGES)
+    c = program % blocks * CHANNELS + tl.arange(0, CHANNELS)
     here = n < images
     image = n.to(tl.int64)[:, None]
     saved = stats + image * width + pixels + channels
@@ -178,6 +178,33 @@ def expand(
     tl.store(beta + at, weight_a + weight_m * acc, mask=mask)
     if GATE:
         tl.store(g + at, acc, mask=mask)
+
+
+@triton.jit(do_not_specialize=["images"])
+def expand(
+    w_expand,
+    b_w_expand,
+    a,
+    m,
+    stats,
+    alpha,
+    beta,
+    images,
+    pixels,
+    channels,
+    reduced,
+    width,
+    BIAS: tl.constexpr,
+    GATE_PRECISION: tl.constexpr,
+    IMAGES: tl.constexpr,
+    DEPTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """The forward pass's: as `expand_block`."""
+    expand_block(
+        tl.program_id(0), w_expand, b_w_expand, a, m, stats, None, alpha, beta, images, pixels, channels, reduced,
+        width, BIAS, False, GATE_PRECISION, IMAGES, DEPTH, CHANNELS,
+    )  # fmt: skip
 
 
 def split_sizes(p: Problem) -> tuple[dict[str, int], int, int]:
@@ -200,12 +227,17 @@ def shrink_launch(p: Problem, rows: Rows) -> tuple[KernelLaunch, int]:
     return KernelLaunch(shrink, split_programs(p, sizes["REDUCED"], splits), numbers, constants, GATE), splits
 
 
-def finish_launch(p: Problem, splits: int, backward: bool) -> KernelLaunch:
-    """The launch that makes z of its parts, with `backward` dz."""
-    block = clamp_block(256, p.reduced)
+def finish_sizes(p: Problem, splits: int) -> tuple[dict[str, int], int]:
+    """The sizes of the blocks of `add_split`, and how many there are."""
+    sizes = {"SPLITS": splits, "REDUCED": clamp_block(256, p.reduced)}
+    return sizes, p.images * cdiv(p.reduced, sizes["REDUCED"])
+
+
+def finish_launch(p: Problem, splits: int) -> KernelLaunch:
+    """The launch that makes z of its parts."""
+    sizes, programs = finish_sizes(p, splits)
     numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
-    constants = p.constants | {"BACKWARD": backward, "SPLITS": splits, "REDUCED": block}
-    return KernelLaunch(finish_hidden, p.images * cdiv(p.reduced, block), numbers, constants, NO_TUNING)
+    return KernelLaunch(finish_hidden, programs, numbers, p.constants | sizes, NO_TUNING)
 
 
 def expand_sizes(p: Problem) -> tuple[dict[str, int], int]:
@@ -215,8 +247,8 @@ def expand_sizes(p: Problem) -> tuple[dict[str, int], int]:
     return sizes, cdiv(p.images, p.gate.images) * cdiv(p.channels, channels)
 
 
-def expand_launch(p: Problem, gate: bool) -> KernelLaunch:
-    """The launch that computes alpha and beta from z, with `gate` g too."""
+def expand_launch(p: Problem) -> KernelLaunch:
+    """The launch that computes alpha and beta from z."""
     sizes, programs = expand_sizes(p)
     numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
-    return KernelLaunch(expand, programs, numbers, p.constants | sizes | {"GATE": gate}, GATE)
+    return KernelLaunch(expand, programs, numbers, p.constants | sizes, GATE)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .gate import add_parts, add_product, split_block, store_split
+from .gate import add_parts, add_product, add_split, split_block, store_split
 from .indexing import load_matrix, load_vector
 from .numerics import dot, narrow, relu
 
@@ -49,8 +49,29 @@ def grad_hidden(
     store_split(dz_parts, acc, split, n, images, r, reduced)
 
 
-@triton.jit(do_not_specialize=["images"])
+@triton.jit
+def finish_grad_hidden(
+    program,
+    parts,  # [SPLITS, N, R]
+    stats,  # [N, width]: z is read
+    dz,  # [N, R]
+    images,
+    pixels,
+    channels,
+    reduced,
+    width,
+    SPLITS: tl.constexpr,
+    REDUCED: tl.constexpr,
+):
+    """dz from its parts, where the unit was on; one program for each image and block of hidden units."""
+    image, r, total = add_split(parts, program, images, reduced, SPLITS, REDUCED)
+    z = tl.load(stats + image * width + pixels + channels + r, mask=r < reduced, other=0.0)
+    tl.store(dz + image * reduced + r, tl.where(z <= 0, 0.0, total), mask=r < reduced)
+
+
+@triton.jit
 def grad_pool(
+    program,
     w_shrink,  # [R, C]
     dz,  # [N, R]
     dp,  # [N, C], over HW
@@ -65,8 +86,8 @@ def grad_pool(
 ):
     """dp = dz . w_shrink over HW; programs as of `expand`."""
     blocks = tl.cdiv(channels, CHANNELS)
-    n = tl.program_id(0) // blocks * IMAGES + tl.arange(0, IMAGES)
-    c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    n = program // blocks * IMAGES + tl.arange(0, IMAGES)
+    c = program % blocks * CHANNELS + tl.arange(0, CHANNELS)
     here = n < images
     image = n.to(tl.int64)[:, None]
     acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
@@ -79,27 +100,21 @@ def grad_pool(
     tl.store(to, acc * (1.0 / tl.cast(pixels, tl.float32)), mask=here[:, None] & (c < channels)[None, :])
 
 
-@triton.jit(do_not_specialize=["images"])
+@triton.jit
 def global_grads(
-    alpha_parts,
-    beta_parts,  # [PARTS, N, C]
-    g,
+    program,
     dg,  # [N, C]
     dz,  # [N, R]
     stats,
     grad_w_shrink,
     grad_w_expand,
-    grad_a,
-    grad_m,
-    grad_b_w_shrink,
-    grad_b_w_expand,  # with BIAS
+    grad_b_w_shrink,  # with BIAS
     images,
     pixels,
     channels,
     reduced,
     width,
     BIAS: tl.constexpr,
-    PARTS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     REDUCED: tl.constexpr,
@@ -107,14 +122,10 @@ def global_grads(
 ):
     """The gradients of the global path's weights; one program for each block of hidden units and of channels."""
     r_blocks = tl.cdiv(reduced, REDUCED)
-    c_block = tl.program_id(0) // r_blocks
-    r_block = tl.program_id(0) % r_blocks
+    c_block = program // r_blocks
+    r_block = program % r_blocks
     c = c_block * CHANNELS + tl.arange(0, CHANNELS)
     r = r_block * REDUCED + tl.arange(0, REDUCED)
-    if r_block == 0:
-        sums_of_channels(
-            alpha_parts, beta_parts, g, dg, grad_a, grad_m, grad_b_w_expand, c, images, channels, BIAS, PARTS, IMAGES
-        )
     expand_acc = tl.zeros([CHANNELS, REDUCED], tl.float32)
     shrink_acc = tl.zeros([CHANNELS, REDUCED], tl.float32)
     dz_acc = tl.zeros([IMAGES, REDUCED], tl.float32)
@@ -159,24 +170,26 @@ def of_units(dz, stats, first, images, pixels, channels, r, reduced, width, IMAG
 
 @triton.jit
 def sums_of_channels(
+    program,
     alpha_parts,
-    beta_parts,
+    beta_parts,  # [PARTS, N, C]
     g,
-    dg,
+    dg,  # [N, C]
     grad_a,
     grad_m,
-    grad_b_w_expand,
-    c,
+    grad_b_w_expand,  # with BIAS
     images,
     channels,
     BIAS: tl.constexpr,
     PARTS: tl.constexpr,
     IMAGES: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
-    """da, dm and with BIAS the gradient of expand's bias at channels `c`."""
-    a_acc = tl.zeros([IMAGES, c.shape[0]], tl.float32)
-    m_acc = tl.zeros([IMAGES, c.shape[0]], tl.float32)
-    dg_acc = tl.zeros([IMAGES, c.shape[0]], tl.float32)
+    """da, dm and with BIAS the gradient of expand's bias; one program for each block of channels."""
+    c = program * CHANNELS + tl.arange(0, CHANNELS)
+    a_acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
+    m_acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
+    dg_acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
     stride = tl.cast(images, tl.int64) * channels
     for first in range(0, images, IMAGES):
         n = first + tl.arange(0, IMAGES)

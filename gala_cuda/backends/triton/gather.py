@@ -141,14 +141,20 @@ def store_sums(pool, rows, image, first, c, channels, start, SEGMENTS: tl.conste
 
 
 @triton.jit
-def prepare(w, row_scale, out, rows, cols, SCALE: tl.constexpr, COLS: tl.constexpr):
+def prepare(w, out, rows, cols, COLS: tl.constexpr):
+    """The forward pass's: out [rows, cols] = w in out's dtype."""
+    prepare_block(tl.program_id(0), w, None, out, rows, cols, False, COLS)
+
+
+@triton.jit
+def prepare_block(program, w, row_scale, out, rows, cols, SCALE: tl.constexpr, COLS: tl.constexpr):
     """out [rows, cols] = w in out's dtype, with SCALE its rows times row_scale.
 
     One program for each COLS columns of each row.
     """
     blocks = tl.cdiv(cols, COLS)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
-    col = tl.program_id(0) % blocks * COLS + tl.arange(0, COLS)
+    row = (program // blocks).to(tl.int64)
+    col = program % blocks * COLS + tl.arange(0, COLS)
     at = row * cols + col
     value = tl.load(w + at, mask=col < cols, other=0.0).to(tl.float32)
     if SCALE:
@@ -156,9 +162,13 @@ def prepare(w, row_scale, out, rows, cols, SCALE: tl.constexpr, COLS: tl.constex
     tl.store(out + at, narrow(value, out.dtype.element_ty), mask=col < cols)
 
 
-def prepare_launch(p: Problem, scaled: bool) -> KernelLaunch:
-    """The launch that converts v_shrink to x's dtype, with `scaled` its rows times v_collapse."""
+def prepare_sizes(p: Problem) -> tuple[dict[str, int], int]:
+    """The size of the blocks of `prepare`, and how many there are."""
     columns = 1024
-    programs = p.reduced * cdiv(p.channels, columns)
-    constants = {"SCALE": scaled, "COLS": columns}
-    return KernelLaunch(prepare, programs, (p.reduced, p.channels), constants, NO_TUNING)
+    return {"COLS": columns}, p.reduced * cdiv(p.channels, columns)
+
+
+def prepare_launch(p: Problem) -> KernelLaunch:
+    """The launch that converts v_shrink to x's dtype."""
+    sizes, programs = prepare_sizes(p)
+    return KernelLaunch(prepare, programs, (p.reduced, p.channels), sizes, NO_TUNING)

@@ -8,12 +8,13 @@ import triton
 import triton.language as tl
 
 from .gate import add_parts
-from .indexing import WORD, below, count_spans, load_matrix, of_images, row_offsets, tile_rows
+from .indexing import WORD, below, count_spans, load_matrix, load_vector, of_images, row_offsets, tile_rows
 from .numerics import dot, narrow, squash
 
 
-@triton.jit(do_not_specialize=["rows", "count"])
+@triton.jit
 def weigh_mask(
+    program,
     ds_parts,  # [count, N HW]
     relu_mask,  # [N HW, words]
     ds,  # [N HW]: the sum of its parts, in order
@@ -25,7 +26,7 @@ def weigh_mask(
     WORDS: tl.constexpr,
 ):
     """W; one program for each ROWS pixels."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     total = tl.zeros([ROWS], tl.float32)
     for part in range(count):
@@ -181,6 +182,7 @@ def local_products(
 
 @triton.jit
 def local_grads(
+    program,
     t,
     counts,
     ds_sums,
@@ -195,27 +197,30 @@ def local_grads(
     reduced,
     BIAS: tl.constexpr,
     SPLITS: tl.constexpr,
+    UNITS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The gradients of the local path's weights from T; one program for each hidden unit."""
-    r = tl.program_id(0)
-    v = tl.load(v_collapse + r).to(tl.float32)
-    collapse = tl.zeros([CHANNELS], tl.float32)
+    """The gradients of the local path's weights from T; one program for each block of hidden units."""
+    r = program * UNITS + tl.arange(0, UNITS)
+    unit = r < reduced
+    v = load_vector(v_collapse, r, reduced)
+    collapse = tl.zeros([UNITS, CHANNELS], tl.float32)
     size = tl.cast(reduced, tl.int64) * channels  # of a split's part
     for k in range(0, channels, CHANNELS):
         c = k + tl.arange(0, CHANNELS)
-        at = r.to(tl.int64) * channels + c
-        total = add_parts(t, at, c < channels, size, SPLITS)
-        tl.store(grad_v_shrink + at, narrow(v * total, grad_v_shrink.dtype.element_ty), mask=c < channels)
-        collapse += tl.load(v_shrink + at, mask=c < channels, other=0.0).to(tl.float32) * total
-    value = tl.sum(collapse, 0)
+        at = r.to(tl.int64)[:, None] * channels + c[None, :]
+        mask = unit[:, None] & (c < channels)[None, :]
+        total = add_parts(t, at, mask, size, SPLITS)
+        tl.store(grad_v_shrink + at, narrow(v[:, None] * total, grad_v_shrink.dtype.element_ty), mask=mask)
+        collapse += tl.load(v_shrink + at, mask=mask, other=0.0).to(tl.float32) * total
+    value = tl.sum(collapse, 1)
     if BIAS:
-        count = 0.0
+        count = tl.zeros([UNITS], tl.float32)
         total_ds = 0.0
         for split in range(SPLITS):
-            count += tl.load(counts + tl.cast(split, tl.int64) * reduced + r)
+            count += tl.load(counts + tl.cast(split, tl.int64) * reduced + r, mask=unit, other=0.0)
             total_ds += tl.load(ds_sums + split)
-        value += tl.load(b_v_shrink + r).to(tl.float32) * count
-        tl.store(grad_b_v_shrink + r, narrow(v * count, grad_b_v_shrink.dtype.element_ty))
-        tl.store(grad_b_v_collapse, narrow(total_ds, grad_b_v_collapse.dtype.element_ty), mask=r == 0)
-    tl.store(grad_v_collapse + r, narrow(value, grad_v_collapse.dtype.element_ty))
+        value += load_vector(b_v_shrink, r, reduced) * count
+        tl.store(grad_b_v_shrink + r, narrow(v * count, grad_b_v_shrink.dtype.element_ty), mask=unit)
+        tl.store(grad_b_v_collapse, narrow(total_ds, grad_b_v_collapse.dtype.element_ty), mask=program == 0)
+    tl.store(grad_v_collapse + r, narrow(value, grad_v_collapse.dtype.element_ty), mask=unit)

@@ -19,12 +19,19 @@ _plans: dict[Hashable, Any] = {}
 
 
 class KernelLaunch:
-    """One launch of a kernel: its grid of programs, its numbers and its constants. Tensors are given at each call."""
+    """One launch of a kernel: its grid of programs, its numbers and its constants. Tensors are given at each call.
 
-    __slots__ = ("compiled", "constants", "grid", "kernel", "numbers", "options")
+    `programs` are those of each part of the kernel, where it has several, one part after the other.
+    """
 
-    def __init__(self, kernel, programs: int, numbers: tuple[int, ...], constants: Mapping[str, object], tile: Tile):
-        self.kernel, self.grid = kernel, (programs, 1, 1)
+    __slots__ = ("compiled", "constants", "grid", "kernel", "numbers", "options", "programs")
+
+    def __init__(
+        self, kernel, programs: int | tuple[int, ...], numbers: tuple[int, ...], constants: Mapping[str, object],
+        tile: Tile,
+    ):  # fmt: skip
+        self.programs = (programs,) if isinstance(programs, int) else programs
+        self.kernel, self.grid = kernel, (sum(self.programs), 1, 1)
         self.numbers = numbers
         constants = {**constants, "STAGES": tile.stages}
         self.constants = tuple(constants[name] for name in kernel.arg_names if name.isupper())
