@@ -15,8 +15,8 @@ help:  ## this list
 demo: $(BUILT)  ## doctor, a training on real images, attention maps, a bench
 	$(BIN)/gala-cuda demo $(ARGS)
 
-test: $(BUILT)  ## all tests; ARGS="tests/test_layer.py -k bias" are pytest's arguments
-	$(BIN)/python -m pytest $(ARGS)
+test: $(BUILT)  ## all tests, in up to four processes; ARGS="tests/test_layer.py -k bias" are pytest's arguments
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-fast: $(BUILT)  ## the tests that take no seconds each, in a minute; they touch every module
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

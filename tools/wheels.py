@@ -37,9 +37,11 @@ def main() -> None:
             run(tools, command.replace(NVCC, f"{scratch}/nvcc"))
         run(tools, f"python -m build --sdist --outdir {scratch} {ROOT}")
         (archive,) = scratch.glob("*.tar.gz")
+        shutil.unpack_archive(archive, scratch, filter="data")
+        source = scratch / archive.name.removesuffix(".tar.gz")  # one for all: the compiler's cache knows paths
         variables = {key: value.replace(NVCC, f"{scratch}/nvcc") for key, value in SETTINGS["environment"].items()}
         try:
-            made = [archive, *(wheel(python, archive, tools, variables) for python in pythons)]
+            made = [archive, *(wheel(python, source, tools, variables) for python in pythons)]
         finally:
             run(tools, f"{variables['CMAKE_CXX_COMPILER_LAUNCHER']} --stop-server > {os.devnull}", variables)
         (ROOT / "dist").mkdir(exist_ok=True)
@@ -51,13 +53,13 @@ def runs(python: str) -> bool:
     return not subprocess.run(f"{shlex.quote(python)} -c 'import venv'", shell=True, capture_output=True).returncode
 
 
-def wheel(python: str, archive: Path, tools: Path, variables: dict[str, str]) -> Path:
-    """The wheel of `archive` for an interpreter, repaired by the programs in `tools`, and tested."""
-    with tempfile.TemporaryDirectory(dir=archive.parent) as name:
+def wheel(python: str, source: Path, tools: Path, variables: dict[str, str]) -> Path:
+    """The wheel of `source` for an interpreter, repaired by the programs in `tools`, and tested."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as name:
         scratch = Path(name)
         # torch comes first: the isolated build takes the headers of the torch that is installed
         programs = environment(python, scratch / "installed", "torch", *SETTINGS["test-requires"])
-        run(programs, f"python -m pip wheel --quiet --no-deps -w {scratch} {archive}", variables)
+        run(programs, f"python -m pip wheel --quiet --no-deps -w {scratch} {source}", variables)
         (built,) = scratch.glob("*.whl")
         repaired = scratch / "repaired"
         run(tools, SETTINGS["repair-wheel-command"].format(dest_dir=repaired, wheel=built))
@@ -69,7 +71,7 @@ def wheel(python: str, archive: Path, tools: Path, variables: dict[str, str]) ->
             (shutil.copytree if path.is_dir() else shutil.copy)(path, copied)
         for command in SETTINGS["test-command"]:
             run(programs, command, cwd=scratch / "sources")
-        return Path(shutil.move(finished, archive.parent))
+        return Path(shutil.move(finished, source.parent))
 
 
 def environment(python: str, folder: Path, *packages: str) -> Path:
