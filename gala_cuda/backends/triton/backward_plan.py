@@ -67,7 +67,8 @@ class Backward:
         c_blocks = cdiv(c, sizes["CHANNELS"])
         span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
         numbers = (n, p.pixels, c, p.width, span, *form.grad_out, *p.x, *form.out, *p.out)
-        flags = {"RESIDUAL": form.residual, "MAP": form.map, "WHOLE": c % sizes["CHANNELS"] == 0}
+        flags: dict[str, object] = {"RESIDUAL": form.residual, "MAP": form.map, "WHOLE": c % sizes["CHANNELS"] == 0}
+        flags["RUN"] = p.run(form.grad_out, p.x, p.out, *((form.out,) if form.residual else ()))
         launch = KernelLaunch(scale.scale_backward, n * c_blocks * n_shares, numbers, p.constants | sizes | flags, tile)
         return launch, c_blocks, n_shares
 
@@ -117,7 +118,12 @@ class Backward:
         span, n_spans = spans(p.channels, sizes["CHANNELS"], cdiv(p.num_sms, rows.tiles))
         programs = rows.tiles * n_spans
         whole = p.channels % sizes["CHANNELS"] == 0 and p.reduced % sizes["DEPTH"] == 0
-        flags = {"HELD": sizes["DEPTH"] >= p.reduced, "WHOLE": whole, "DENSE": p.dense(direct, p.out)}
+        flags = {
+            "HELD": sizes["DEPTH"] >= p.reduced,
+            "WHOLE": whole,
+            "DENSE": p.dense(direct, p.out),
+            "RUN": p.run(direct, p.out),
+        }
         constants = p.constants | rows.constants | sizes | flags
         numbers = (p.images, p.pixels, p.channels, p.reduced, self.weighted[1], p.width, span, *direct, *p.out)
         return KernelLaunch(gather_backward.grad_x, programs, numbers, constants, tile)
@@ -134,7 +140,7 @@ class Backward:
         splits = max(1, min(p.num_sms // blocks, rows.tiles, MOST_SPLITS))
         numbers = (p.images, p.pixels, p.channels, p.reduced, self.weighted[1], rows.tiles, splits, *p.x)
         whole = p.channels % sizes["CHANNELS"] == 0 and p.reduced % sizes["REDUCED"] == 0
-        constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x)}
+        constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x), "RUN": p.run(p.x)}
         return KernelLaunch(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
 
     def run(self, call: BackwardCall) -> Gradients:

@@ -7,10 +7,11 @@ import torch
 from ..interface import ForwardCall, Outputs, Weights
 from ..saved import mask_words
 from . import gate, gather, scale
+from .indexing import WORD
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
 from .problem import Problem, Rows, shares
 
-FEWEST_UNITS = 32  # hidden units of a program of gather: a word of the ReLU mask
+FEWEST_UNITS = 64  # hidden units of a program of gather
 
 
 class Forward:
@@ -38,17 +39,16 @@ class Forward:
         """The launch, its tiles, and between how many programs a tile's hidden units are shared."""
         tile = p.config.gather
         rows = Rows.filling(p, tile["ROWS"])
-        units = clamp_block(tile["REDUCED"], p.reduced, FEWEST_UNITS)
-        unit_shares = 1
-        while units > FEWEST_UNITS and rows.tiles * cdiv(p.reduced, units // 2) <= p.num_sms:
-            units //= 2
-            unit_shares = cdiv(p.reduced, units)
+        units = block = clamp_block(tile["REDUCED"], p.reduced, int(WORD))
+        unit_shares, least = 1, min(units, FEWEST_UNITS)
+        while block >= least and rows.tiles * cdiv(p.reduced, block) <= p.num_sms:
+            units, unit_shares, block = block, cdiv(p.reduced, block), block // 2
         if unit_shares > 1:
             tile = replace(tile, warps=min(tile.warps, 4))
         sizes = {"DEPTH": clamp_block(tile["DEPTH"], p.channels), "REDUCED": units}
         numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, units, *p.x)
         whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % units == 0
-        flags = {"SAVE": save, "SHARED": unit_shares > 1, "WHOLE": whole, "DENSE": p.dense(p.x)}
+        flags = {"SAVE": save, "SHARED": unit_shares > 1, "WHOLE": whole, "DENSE": p.dense(p.x), "RUN": p.run(p.x)}
         constants = p.constants | rows.constants | sizes | flags
         return KernelLaunch(gather.gather, rows.tiles * unit_shares, numbers, constants, tile), rows, unit_shares
 
@@ -63,7 +63,7 @@ class Forward:
         strides = (*p.x, *(residual or p.x), *p.out)
         numbers = (p.images * p.pixels, p.pixels, p.channels, p.width, span, *strides)
         flags = {"RESIDUAL": residual is not None, "MAP": return_map, "WHOLE": p.channels % sizes["CHANNELS"] == 0}
-        constants = p.constants | sizes | flags | {"SHARES": unit_shares}
+        constants = p.constants | sizes | flags | {"SHARES": unit_shares, "RUN": p.run(p.x, residual or p.x, p.out)}
         return KernelLaunch(scale.scale, p.images * c_blocks * n_shares, numbers, constants, tile), c_blocks
 
     def run(self, call: ForwardCall) -> Outputs:

@@ -10,7 +10,7 @@ import triton.language as tl
 from .indexing import count_spans, load_matrix, load_vector
 from .launch import KernelLaunch, cdiv, clamp_block
 from .numerics import dot, relu
-from .problem import GATE, GATE_TILES, NO_TUNING, Problem, Rows, spans
+from .problem import GATE, NO_TUNING, Problem, Rows, spans
 
 
 @triton.jit
@@ -222,7 +222,7 @@ def shrink_launch(p: Problem, rows: Rows) -> tuple[KernelLaunch, int]:
     """The launch that makes p and the parts of z of the pooled sums of gather's tiles `rows`; the number of parts."""
     sizes, span, splits = split_sizes(p)
     most = rows.of_an_image(p.pixels)
-    constants = p.constants | rows.constants | sizes | {"TOGETHER": clamp_block(GATE_TILES, most, least=1)}
+    constants = p.constants | rows.constants | sizes | {"TOGETHER": clamp_block(p.gate.tiles, most, least=1)}
     numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, most, span)
     return KernelLaunch(shrink, split_programs(p, sizes["REDUCED"], splits), numbers, constants, GATE), splits
 

@@ -7,7 +7,7 @@ x by zeros and ones, which are exact: summed over a tile's rows by shuffles, it 
 import triton
 import triton.language as tl
 
-from .indexing import WORD, below, count_spans, load_matrix, load_vector, row_offsets, tile_rows
+from .indexing import WORD, below, count_spans, load_matrix, load_vector, multiple, row_offsets, tile_rows
 from .launch import KernelLaunch, cdiv
 from .numerics import computed_anew, dot, narrow, relu
 from .problem import NO_TUNING, Problem
@@ -37,6 +37,7 @@ def gather(
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
+    RUN: tl.constexpr,  # pixels and strides are multiples of it
     SEGMENTS: tl.constexpr,
     BIAS: tl.constexpr,
     SAVE: tl.constexpr,
@@ -56,6 +57,8 @@ def gather(
         tile = tl.program_id(0) // shares
         begin = tl.program_id(0) % shares * span
         end = tl.minimum(begin + span, reduced)
+    pixels = multiple(pixels, RUN)
+    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
     row, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     s = tl.zeros([ROWS], tl.float32)
     to_pool = pool + tile.to(tl.int64) * SEGMENTS * channels
@@ -65,6 +68,8 @@ def gather(
     for start in range(begin, end, REDUCED):
         r = start + tl.arange(0, REDUCED)
         acc = tl.zeros([ROWS, REDUCED], tl.float32)
+        if BIAS:  # before the sum, when there are registers for it
+            acc += load_vector(b_v_shrink, r, reduced)[None, :]
         for k in range(0, channels, DEPTH):
             c = k + tl.arange(0, DEPTH)
             at = row_offsets(row, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
@@ -80,8 +85,6 @@ def gather(
                 tl.store(to_pool + segment.to(tl.int64)[:, None] * channels + c[None, :], part, mask=mask)
                 if SEGMENTS > 1:
                     spoilt += part * 0.0
-        if BIAS:
-            acc += load_vector(b_v_shrink, r, reduced)[None, :]
         acc = tl.where(below(r, reduced, WHOLE)[None, :], acc, 0.0)  # NaN there where x is infinite
         collapse = load_vector(v_collapse, r, reduced)
         s += tl.sum(relu(acc) * collapse[None, :], 1)
@@ -91,6 +94,7 @@ def gather(
         # 0 times an infinite or NaN x of one image is NaN in the sum of another: such a tile is summed once more.
         again = tl.where((tl.sum(tl.sum(spoilt, 1), 0) != 0) & (begin == 0), channels, 0)
         tl.debug_barrier()  # between the two writes of a program
+        row, image, pixel, inside, first = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
         for k in range(0, again, DEPTH):
             c = k + tl.arange(0, DEPTH)
             at = row_offsets(row, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)

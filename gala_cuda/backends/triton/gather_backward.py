@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .gate import add_parts
-from .indexing import WORD, below, count_spans, load_matrix, load_vector, of_images, row_offsets, tile_rows
+from .indexing import WORD, below, count_spans, load_matrix, load_vector, multiple, of_images, row_offsets, tile_rows
 from .numerics import dot, narrow, squash
 
 
@@ -77,6 +77,7 @@ def grad_x(
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
+    RUN: tl.constexpr,  # as of gather
     SEGMENTS: tl.constexpr,
     SQUASH: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -94,6 +95,9 @@ def grad_x(
     shares = count_spans(channels, span)
     tile = tl.program_id(0) // shares
     begin = tl.program_id(0) % shares * span
+    pixels = multiple(pixels, RUN)
+    sum_image_stride, sum_stride = multiple(sum_image_stride, RUN), multiple(sum_stride, RUN)
+    grad_image_stride, grad_stride = multiple(grad_image_stride, RUN), multiple(grad_stride, RUN)
     number, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     row = number.to(tl.int64)
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
@@ -142,6 +146,7 @@ def local_products(
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
+    RUN: tl.constexpr,  # as of gather
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -150,6 +155,8 @@ def local_products(
     CHANNELS: tl.constexpr,
 ):
     """T = W^T x; one program for each block of T and each share of the tiles of rows."""
+    pixels = multiple(pixels, RUN)
+    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
     c_blocks = tl.cdiv(channels, CHANNELS)
     r_blocks = tl.cdiv(reduced, REDUCED)
     c_block = tl.program_id(0) % c_blocks

@@ -15,6 +15,14 @@ def below(index, size, WHOLE: tl.constexpr):
 
 
 @triton.jit
+def multiple(number, RUN: tl.constexpr):
+    """A multiple of RUN as it is, and Triton knows it for one: it asks by itself for multiples of 16 only."""
+    if RUN == 1:
+        return number
+    return number // RUN * RUN
+
+
+@triton.jit
 def load_vector(vector, index, size):
     """vector [size] at `index` as float32, 0 from `size` on."""
     return tl.load(vector + index, mask=index < size, other=0.0).to(tl.float32)

@@ -15,7 +15,6 @@ from .launch import Layout, cdiv, clamp_block
 FEWEST_ROWS = 64  # of a tile for the tensor cores of compute capability 9.0
 PROGRAMS = 4  # how many to aim at for each streaming multiprocessor
 SPLITS = 8  # between at most so many programs an image's pixels are split
-GATE_TILES = 4  # of pooled sums that are loaded at once
 # Three products of TF32 numbers, nearly as accurate as float32, on the tensor cores. One is not enough, in 16 bits
 # neither: it cuts its operands to 10 bits, and hidden units near 0 change their sign.
 GATE_PRECISION = "tf32x3"
@@ -26,6 +25,7 @@ class GateBlocks(NamedTuple):
     """Sizes of the blocks of the gate's products: [images, depth] times [depth, outputs]."""
 
     images: int
+    tiles: int  # of pooled sums at a time
     depth: int  # channels at a time in sums over channels
     reduced: int
     splits: int  # of such a sum between programs, at most
@@ -34,9 +34,9 @@ class GateBlocks(NamedTuple):
 
 
 GATE_BLOCKS = {  # by the most images that they are for
-    8: GateBlocks(images=1, depth=64, reduced=64, splits=16, step=256, channels=32),  # without tensor cores
-    64: GateBlocks(images=16, depth=32, reduced=64, splits=16, step=128, channels=32),
-    MOST: GateBlocks(images=16, depth=32, reduced=64, splits=16, step=64, channels=64),
+    8: GateBlocks(images=1, tiles=16, depth=64, reduced=64, splits=16, step=256, channels=32),  # without tensor cores
+    64: GateBlocks(images=16, tiles=4, depth=32, reduced=64, splits=16, step=128, channels=32),
+    MOST: GateBlocks(images=16, tiles=4, depth=32, reduced=64, splits=16, step=64, channels=64),
 }
 NO_TUNING = Tile((), warps=4, stages=1)
 
@@ -96,6 +96,13 @@ class Problem:
     def dense(self, *layouts: Layout) -> bool:
         """Whether in all of these layouts the pixels of all images are equally far apart."""
         return all(layout.image_stride == self.pixels * layout.stride for layout in layouts)
+
+    def run(self, *layouts: Layout) -> int:
+        """How many pixels of a channel start together on a boundary of as many, in all of these NCHW layouts."""
+        if self.channels_last:
+            return 1
+        numbers = [self.pixels, *(stride for layout in layouts for stride in layout)]
+        return next(run for run in (8, 4, 2, 1) if all(number % run == 0 for number in numbers))
 
     @property
     def constants(self) -> dict[str, object]:

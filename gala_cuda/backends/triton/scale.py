@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .gate import add_parts
-from .indexing import below, offsets, part_of_image
+from .indexing import below, multiple, offsets, part_of_image
 from .launch import KernelLaunch, cdiv
 from .numerics import derivative, narrow, relu, squash
 from .problem import NO_TUNING
@@ -40,6 +40,7 @@ def scale(
     SQUASH: tl.constexpr,
     SHARES: tl.constexpr,
     WHOLE: tl.constexpr,  # whether CHANNELS divides C
+    RUN: tl.constexpr,  # as of gather
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     STAGES: tl.constexpr,  # without a product in the loop, Triton prefetches where the loop itself says so
@@ -48,6 +49,10 @@ def scale(
 
     gather has just read x from its first image on: the L2 cache still holds its end.
     """
+    pixels, span = multiple(pixels, RUN), multiple(span, RUN)
+    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
+    residual_image_stride, residual_stride = multiple(residual_image_stride, RUN), multiple(residual_stride, RUN)
+    out_image_stride, out_stride = multiple(out_image_stride, RUN), multiple(out_stride, RUN)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     image, share, block, c = part_of_image(tile, pixels, channels, span, CHANNELS)
     begin = share * span
@@ -124,11 +129,17 @@ def scale_backward(
     MAP: tl.constexpr,
     SQUASH: tl.constexpr,
     WHOLE: tl.constexpr,  # whether CHANNELS divides C
+    RUN: tl.constexpr,  # as of gather
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """e = (d x + map_factor A) squash'(A) and its sums, d being the gradient of x A; programs as of `scale`."""
+    pixels, span = multiple(pixels, RUN), multiple(span, RUN)
+    grad_image_stride, grad_stride = multiple(grad_image_stride, RUN), multiple(grad_stride, RUN)
+    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
+    out_image_stride, out_stride = multiple(out_image_stride, RUN), multiple(out_stride, RUN)
+    residual_image_stride, residual_stride = multiple(residual_image_stride, RUN), multiple(residual_stride, RUN)
     image, share, block, c = part_of_image(tl.program_id(0), pixels, channels, span, CHANNELS)
     here = below(c, channels, WHOLE)
     a = tl.load(alpha + image * channels + c, mask=here, other=0.0)[None, :]
