@@ -12,6 +12,7 @@ from .indexing import WORD
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
 from .problem import GATE, NO_TUNING, Problem, Rows, shares, spans
 
+FINISH_UNITS = 256  # hidden units in a program of finish_grad_hidden
 GRADS_IMAGES, GRADS_BLOCK = 32, 32  # images in a step of global_grads; hidden units and channels in a block of it
 LOCAL_COLUMNS, LOCAL_SIZE = 1024, 512  # channels, and with fewer of them weights, in a step of local_grads
 MOST_SPLITS = 32  # at most so many parts of the sum of local_products
@@ -82,11 +83,12 @@ class Backward:
 
     def _finish(self, p: Problem, splits: int, ds_parts: int) -> KernelLaunch:
         """The launch that makes dz and ds of so many parts."""
-        sizes, first = gate.finish_sizes(p, splits)
         rows, words = p.images * p.pixels, clamp_block(WEIGH_WORDS, self.words, least=1)
+        reduced = clamp_block(FINISH_UNITS, p.reduced)
+        sizes = {"SPLITS": splits, "IMAGES": FINISH_UNITS // reduced, "REDUCED": reduced}
         sizes |= {"ROWS": WEIGH_SIZE // words, "WORDS": words}
-        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, first, rows, ds_parts, self.words)
-        programs = first, cdiv(rows, sizes["ROWS"])
+        programs = cdiv(p.images, sizes["IMAGES"]) * cdiv(p.reduced, reduced), cdiv(rows, sizes["ROWS"])
+        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, programs[0], rows, ds_parts, self.words)
         return KernelLaunch(together.finish_and_weigh, programs, numbers, sizes, NO_TUNING)
 
     def _small_grads(self, p: Problem, form: Form, parts: int, splits: int) -> KernelLaunch:

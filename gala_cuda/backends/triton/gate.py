@@ -102,15 +102,6 @@ def store_split(parts, value, split, n, images, r, reduced):
     tl.store(to, value, mask=(n < images)[:, None] & (r < reduced)[None, :])
 
 
-@triton.jit
-def add_split(parts, program, images, reduced, SPLITS: tl.constexpr, REDUCED: tl.constexpr):
-    """The image and the block of hidden units of a program, and the sums of their parts [SPLITS, N, R]."""
-    blocks = tl.cdiv(reduced, REDUCED)
-    image = (program // blocks).to(tl.int64)
-    r = program % blocks * REDUCED + tl.arange(0, REDUCED)
-    return image, r, add_parts(parts, image * reduced + r, r < reduced, tl.cast(images, tl.int64) * reduced, SPLITS)
-
-
 @triton.jit(do_not_specialize=["images"])
 def finish_hidden(
     parts,  # [SPLITS, N, R]
@@ -126,7 +117,10 @@ def finish_hidden(
     REDUCED: tl.constexpr,
 ):
     """z from its parts; one program for each image and block of hidden units."""
-    image, r, total = add_split(parts, tl.program_id(0), images, reduced, SPLITS, REDUCED)
+    blocks = tl.cdiv(reduced, REDUCED)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    r = tl.program_id(0) % blocks * REDUCED + tl.arange(0, REDUCED)
+    total = add_parts(parts, image * reduced + r, r < reduced, tl.cast(images, tl.int64) * reduced, SPLITS)
     if BIAS:
         total += load_vector(b_w_shrink, r, reduced)
     tl.store(stats + image * width + pixels + channels + r, total, mask=r < reduced)
@@ -227,17 +221,12 @@ def shrink_launch(p: Problem, rows: Rows) -> tuple[KernelLaunch, int]:
     return KernelLaunch(shrink, split_programs(p, sizes["REDUCED"], splits), numbers, constants, GATE), splits
 
 
-def finish_sizes(p: Problem, splits: int) -> tuple[dict[str, int], int]:
-    """The sizes of the blocks of `add_split`, and how many there are."""
-    sizes = {"SPLITS": splits, "REDUCED": clamp_block(256, p.reduced)}
-    return sizes, p.images * cdiv(p.reduced, sizes["REDUCED"])
-
-
 def finish_launch(p: Problem, splits: int) -> KernelLaunch:
     """The launch that makes z of its parts."""
-    sizes, programs = finish_sizes(p, splits)
+    block = clamp_block(256, p.reduced)
     numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
-    return KernelLaunch(finish_hidden, programs, numbers, p.constants | sizes, NO_TUNING)
+    constants = p.constants | {"SPLITS": splits, "REDUCED": block}
+    return KernelLaunch(finish_hidden, p.images * cdiv(p.reduced, block), numbers, constants, NO_TUNING)
 
 
 def expand_sizes(p: Problem) -> tuple[dict[str, int], int]:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .gate import add_parts, add_product, add_split, split_block, store_split
+from .gate import add_parts, add_product, split_block, store_split
 from .indexing import load_matrix, load_vector
 from .numerics import dot, narrow, relu
 
@@ -61,12 +61,19 @@ def finish_grad_hidden(
     reduced,
     width,
     SPLITS: tl.constexpr,
+    IMAGES: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
-    """dz from its parts, where the unit was on; one program for each image and block of hidden units."""
-    image, r, total = add_split(parts, program, images, reduced, SPLITS, REDUCED)
-    z = tl.load(stats + image * width + pixels + channels + r, mask=r < reduced, other=0.0)
-    tl.store(dz + image * reduced + r, tl.where(z <= 0, 0.0, total), mask=r < reduced)
+    """dz from its parts, where the unit was on; one program for each block of images and of hidden units."""
+    blocks = tl.cdiv(reduced, REDUCED)
+    n = program // blocks * IMAGES + tl.arange(0, IMAGES)
+    r = program % blocks * REDUCED + tl.arange(0, REDUCED)
+    image = n.to(tl.int64)[:, None]
+    mask = (n < images)[:, None] & (r < reduced)[None, :]
+    at = image * reduced + r[None, :]
+    total = add_parts(parts, at, mask, tl.cast(images, tl.int64) * reduced, SPLITS)
+    z = tl.load(stats + image * width + pixels + channels + r[None, :], mask=mask, other=0.0)
+    tl.store(dz + at, tl.where(z <= 0, 0.0, total), mask=mask)
 
 
 @triton.jit

@@ -69,6 +69,7 @@ def finish_and_weigh(
     count,
     words,
     SPLITS: tl.constexpr,
+    IMAGES: tl.constexpr,
     REDUCED: tl.constexpr,
     ROWS: tl.constexpr,
     WORDS: tl.constexpr,
@@ -76,7 +77,9 @@ def finish_and_weigh(
     """What the products of the backward pass take: dz from its parts, and W from those of ds."""
     program = tl.program_id(0)
     if program < first:
-        finish_grad_hidden(program, dz_parts, stats, dz, images, pixels, channels, reduced, width, SPLITS, REDUCED)
+        finish_grad_hidden(
+            program, dz_parts, stats, dz, images, pixels, channels, reduced, width, SPLITS, IMAGES, REDUCED
+        )
     else:
         weigh_mask(program - first, ds_parts, relu_mask, ds, weighted, rows, count, words, ROWS, WORDS)
 
