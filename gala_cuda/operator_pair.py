@@ -229,8 +229,8 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out, grad_map, *_):
         pair, n = ctx.pair, len(ctx.pair.weights)
-        x, *weights = ctx.saved_tensors[: 1 + n]
-        out, attn_map, *saved = ctx.saved_tensors[1 + n :]
+        tensors = ctx.saved_tensors  # once: activation checkpointing computes them again where they are asked for
+        (x, *weights), (out, attn_map, *saved) = tensors[: 1 + n], tensors[1 + n :]
         _, *needs = ctx.needs_input_grad
         if attn_map is None:
             grad_map = None
