@@ -43,7 +43,7 @@ class Forward:
         unit_shares, least = 1, min(units, FEWEST_UNITS)
         while block >= least and rows.tiles * cdiv(p.reduced, block) <= p.num_sms:
             units, unit_shares, block = block, cdiv(p.reduced, block), block // 2
-        if unit_shares > 1:
+        if units <= FEWEST_UNITS < p.reduced:
             tile = replace(tile, warps=min(tile.warps, 4))
         sizes = {"DEPTH": clamp_block(tile["DEPTH"], p.channels), "REDUCED": units}
         numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, units, *p.x)
