@@ -34,8 +34,8 @@ class GateBlocks(NamedTuple):
 
 
 GATE_BLOCKS = {  # by the most images that they are for
-    8: GateBlocks(images=1, tiles=16, depth=64, reduced=64, splits=16, step=256, channels=32),  # without tensor cores
-    64: GateBlocks(images=16, tiles=4, depth=32, reduced=64, splits=16, step=128, channels=32),
+    8: GateBlocks(images=1, tiles=16, depth=64, reduced=64, splits=16, step=128, channels=32),  # without tensor cores
+    64: GateBlocks(images=16, tiles=4, depth=32, reduced=32, splits=16, step=128, channels=32),
     MOST: GateBlocks(images=16, tiles=4, depth=32, reduced=64, splits=16, step=64, channels=64),
 }
 NO_TUNING = Tile((), warps=4, stages=1)
