@@ -14,11 +14,12 @@ from ...squash import Squash
 from ...stages import BackwardCall, Gates, ScaleGrads, rows_dtype
 from .. import _on_device_of, _precision, backward_plan, forward_plan
 from ..config import Tile
-from ..launch import KernelLaunch, alignment, cdiv, clamp_block, kept_plan
+from ..launch import KernelLaunch, Layout, alignment, cdiv, clamp_block, kept_plan
 from ..problem import Problem, Rows
 from . import kernels
 
 _COLLAPSE = Tile((("ROWS", 32), ("REDUCED", 256)), warps=4, stages=1)
+_MAP_PARTS = 4  # among the arrays of a forward plan
 _ALPHA_PARTS, _BETA_PARTS, _DS_PARTS, _T = 3, 4, 5, 11  # among the arrays of a backward plan
 
 
@@ -61,14 +62,16 @@ class Scale:
         self.paper = forward_plan.make(
             interface.ForwardCall(x, w, residual, Squash.SIGMOID, return_map, False), precision
         )
+        layout = None if residual is None else Layout.of(residual, p.channels_last)
+        self.scale, _ = self.paper._scale(p, layout, return_map, 1)  # s is whole: collapse has written it
 
     def run(
         self, x: Tensor, residual: Tensor | None, seen: Tensor, w: Weights, gates: Gates, stats: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         out, attn_map = torch.empty_like(x), None
-        map_parts = torch.empty(self.paper.workspace.sizes[-1], dtype=torch.float32, device=x.device)
+        map_parts = torch.empty(self.paper.workspace.sizes[_MAP_PARTS], dtype=torch.float32, device=x.device)
         self.collapse(seen, w.v_collapse, w.b_v_collapse, stats)
-        self.paper.scale(x, residual, out, stats, *gates, map_parts)
+        self.scale(x, residual, out, stats, None, *gates, map_parts)
         if self.paper.finish_map is not None:
             attn_map = torch.empty((x.shape[0], *x.shape[2:]), dtype=torch.float32, device=x.device)
             self.paper.finish_map(map_parts, attn_map)
