@@ -9,7 +9,7 @@ from ..saved import mask_words
 from . import gate, gather, scale
 from .indexing import WORD
 from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
-from .problem import Problem, Rows, shares
+from .problem import Problem, Rows
 
 FEWEST_UNITS = 64  # hidden units of a program of gather
 
@@ -25,7 +25,7 @@ class Forward:
         self.shrink, splits = gate.shrink_launch(p, rows)
         self.finish_hidden = gate.finish_launch(p, splits)
         self.expand = gate.expand_launch(p)
-        self.scale, c_blocks = self._scale(p, residual, return_map, unit_shares)
+        self.scale, c_blocks = scale.scale_launch(p, residual, return_map, unit_shares)
         self.finish_map = scale.map_launch(n * hw, c_blocks) if return_map else None
         self.workspace = Workspace()
         self.workspace.add(rows.tiles, rows.segments, c)  # pooled sums
@@ -51,20 +51,6 @@ class Forward:
         flags = {"SAVE": save, "SHARED": unit_shares > 1, "WHOLE": whole, "DENSE": p.dense(p.x), "RUN": p.run(p.x)}
         constants = p.constants | rows.constants | sizes | flags
         return KernelLaunch(gather.gather, rows.tiles * unit_shares, numbers, constants, tile), rows, unit_shares
-
-    def _scale(
-        self, p: Problem, residual: Layout | None, return_map: bool, unit_shares: int
-    ) -> tuple[KernelLaunch, int]:
-        """The launch, and the number of blocks of channels."""
-        tile = p.config.scale
-        sizes = {"PIXELS": clamp_block(tile["PIXELS"], p.pixels), "CHANNELS": clamp_block(tile["CHANNELS"], p.channels)}
-        c_blocks = cdiv(p.channels, sizes["CHANNELS"])
-        span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
-        strides = (*p.x, *(residual or p.x), *p.out)
-        numbers = (p.images * p.pixels, p.pixels, p.channels, p.width, span, *strides)
-        flags = {"RESIDUAL": residual is not None, "MAP": return_map, "WHOLE": p.channels % sizes["CHANNELS"] == 0}
-        constants = p.constants | sizes | flags | {"SHARES": unit_shares, "RUN": p.run(p.x, residual or p.x, p.out)}
-        return KernelLaunch(scale.scale, p.images * c_blocks * n_shares, numbers, constants, tile), c_blocks
 
     def run(self, call: ForwardCall) -> Outputs:
         """As `reference.forward`."""

@@ -8,9 +8,9 @@ import triton.language as tl
 
 from .gate import add_parts
 from .indexing import below, multiple, offsets, part_of_image
-from .launch import KernelLaunch, cdiv
+from .launch import KernelLaunch, Layout, cdiv, clamp_block
 from .numerics import derivative, narrow, relu, squash
-from .problem import NO_TUNING
+from .problem import NO_TUNING, Problem, shares
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -80,6 +80,19 @@ def scale(
         if MAP:
             squares = tl.sum(tl.where(here[None, :], attention * attention, 0.0), 1)
             tl.store(map_parts + block.to(tl.int64) * rows + image * pixels + pixel, squares, mask=inside)
+
+
+def scale_launch(p: Problem, residual: Layout | None, return_map: bool, unit_shares: int) -> tuple[KernelLaunch, int]:
+    """The launch that makes out, with s in so many parts, and the number of blocks of channels: of parts of the map."""
+    tile = p.config.scale
+    sizes = {"PIXELS": clamp_block(tile["PIXELS"], p.pixels), "CHANNELS": clamp_block(tile["CHANNELS"], p.channels)}
+    c_blocks = cdiv(p.channels, sizes["CHANNELS"])
+    span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
+    strides = (*p.x, *(residual or p.x), *p.out)
+    numbers = (p.images * p.pixels, p.pixels, p.channels, p.width, span, *strides)
+    flags = {"RESIDUAL": residual is not None, "MAP": return_map, "WHOLE": p.channels % sizes["CHANNELS"] == 0}
+    constants = p.constants | sizes | flags | {"SHARES": unit_shares, "RUN": p.run(p.x, residual or p.x, p.out)}
+    return KernelLaunch(scale, p.images * c_blocks * n_shares, numbers, constants, tile), c_blocks
 
 
 @triton.jit(do_not_specialize=["rows", "count"])

@@ -12,14 +12,14 @@ from ... import interface
 from ...interface import Weights
 from ...squash import Squash
 from ...stages import BackwardCall, Gates, ScaleGrads, rows_dtype
-from .. import _on_device_of, _precision, backward_plan, forward_plan
+from .. import _on_device_of, _precision, backward_plan, gate
+from .. import scale as launches
 from ..config import Tile
-from ..launch import KernelLaunch, Layout, alignment, cdiv, clamp_block, kept_plan
+from ..launch import KernelLaunch, Layout, Workspace, alignment, cdiv, clamp_block, kept_plan
 from ..problem import Problem, Rows
 from . import kernels
 
 _COLLAPSE = Tile((("ROWS", 32), ("REDUCED", 256)), warps=4, stages=1)
-_MAP_PARTS = 4  # among the arrays of a forward plan
 _ALPHA_PARTS, _BETA_PARTS, _DS_PARTS, _T = 3, 4, 5, 11  # among the arrays of a backward plan
 
 
@@ -38,14 +38,16 @@ class Gather:
         constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x)}
         numbers = (p.images, p.pixels, p.channels, p.reduced, *p.x)
         self.gather = KernelLaunch(kernels.gather_hidden, rows.tiles, numbers, constants, tile)
-        paper = forward_plan.make(interface.ForwardCall(x, w, None, Squash.SIGMOID, False, False), precision)
-        self.shrink, self.sizes, self.stats = paper.shrink, paper.workspace.sizes[:2], (p.images, p.width)
+        self.shrink, splits = gate.shrink_launch(p, rows)
+        self.workspace, self.stats = Workspace(), (p.images, p.width)
+        self.workspace.add(rows.tiles, rows.segments, p.channels)  # pooled sums
+        self.workspace.add(splits, p.images, p.reduced)  # z in parts
 
     def run(self, x: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
         n, _, height, width = x.shape
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
         hidden = x.new_empty((n, height, width, len(w.v_collapse)), dtype=rows_dtype(x))
-        pool, z_parts = (torch.empty(size, dtype=torch.float32, device=x.device) for size in self.sizes)
+        pool, z_parts = self.workspace.allocate(x.device)
         self.gather(x, w.v_shrink.to(x.dtype), w.b_v_shrink, hidden, pool)
         self.shrink(pool, w.w_shrink, stats, z_parts)
         return stats, hidden
@@ -59,22 +61,21 @@ class Scale:
         rows, sizes = _collapse_sizes(p)
         numbers = (p.images * p.pixels, p.pixels, p.reduced, p.width)
         self.collapse = KernelLaunch(kernels.collapse, rows, numbers, sizes, _COLLAPSE)
-        self.paper = forward_plan.make(
-            interface.ForwardCall(x, w, residual, Squash.SIGMOID, return_map, False), precision
-        )
         layout = None if residual is None else Layout.of(residual, p.channels_last)
-        self.scale, _ = self.paper._scale(p, layout, return_map, 1)  # s is whole: collapse has written it
+        self.scale, c_blocks = launches.scale_launch(p, layout, return_map, 1)  # collapse makes s whole
+        self.map_parts = c_blocks if return_map else 0, p.images * p.pixels
+        self.finish_map = launches.map_launch(p.images * p.pixels, c_blocks) if return_map else None
 
     def run(
         self, x: Tensor, residual: Tensor | None, seen: Tensor, w: Weights, gates: Gates, stats: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         out, attn_map = torch.empty_like(x), None
-        map_parts = torch.empty(self.paper.workspace.sizes[_MAP_PARTS], dtype=torch.float32, device=x.device)
+        map_parts = torch.empty(self.map_parts, dtype=torch.float32, device=x.device)
         self.collapse(seen, w.v_collapse, w.b_v_collapse, stats)
         self.scale(x, residual, out, stats, None, *gates, map_parts)
-        if self.paper.finish_map is not None:
+        if self.finish_map is not None:
             attn_map = torch.empty((x.shape[0], *x.shape[2:]), dtype=torch.float32, device=x.device)
-            self.paper.finish_map(map_parts, attn_map)
+            self.finish_map(map_parts, attn_map)
         return out, attn_map
 
 
