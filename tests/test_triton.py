@@ -19,7 +19,7 @@ from gala_cuda.testing import Case, Problem, assert_accurate, composite, draw, e
 pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-from gala_cuda.backends.triton import assembler, launch  # noqa: E402
+from gala_cuda.backends.triton import assembler, kept, launch  # noqa: E402
 
 SMALL = {
     "gather": {"ROWS": 16, "DEPTH": 16, "REDUCED": 32, "warps": 4, "stages": 2},
@@ -46,10 +46,10 @@ def table(tmp_path, monkeypatch):
         path = tmp_path / "table.json"
         path.write_text(json.dumps({"rows": rows}))
         monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
-        launch.clear_plans()
+        kept.clear_plans()
 
     yield use
-    launch.clear_plans()
+    kept.clear_plans()
 
 
 def representable(problem: Problem) -> Problem:
@@ -116,9 +116,12 @@ def test_programs_share_hidden_units_where_tiles_are_few(case, table, monkeypatc
     monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 64)
     grids = {}
     call = launch.KernelLaunch.__call__
-    monkeypatch.setattr(
-        launch.KernelLaunch, "__call__", lambda *args: (grids.update({args[0].kernel.__name__: args[0]}), call(*args))
-    )
+
+    def keep(step, *tensors, stream):
+        grids[step.kernel.__name__] = step
+        call(step, *tensors, stream=stream)
+
+    monkeypatch.setattr(launch.KernelLaunch, "__call__", keep)
     table()
     check(case)
     names = [name for name in grids["scale"].kernel.arg_names if name.isupper()]
@@ -130,12 +133,12 @@ def test_programs_share_hidden_units_where_tiles_are_few(case, table, monkeypatc
 def test_infinite_x_where_programs_share_hidden_units(monkeypatch):
     """A tile of two images, one of which has an infinite x: the other's results are as without it."""
     monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 16)
-    launch.clear_plans()
+    kept.clear_plans()
     problem = to_device(draw(Case((2, 48, 5, 5), 64, torch.bfloat16, layout="channels_last")))
     spoilt = problem.x.clone()
     spoilt[1, 3, 2, 2] = float("inf")
     found = [backend.forward(ForwardCall(x, problem.w, None, Squash.TANH, False, True)) for x in (problem.x, spoilt)]
-    launch.clear_plans()
+    kept.clear_plans()
     assert torch.equal(found[0].out[0], found[1].out[0])
     assert torch.equal(found[0].stats[0], found[1].stats[0])
     assert not found[1].stats[1].isfinite().all()

@@ -7,6 +7,7 @@ times it must access the same addresses, inside its arrays. Of long loops only t
 
 import builtins
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,9 @@ class Trace:
     def __init__(self, monkeypatch):
         self.bits, self.program, self.programs, self.seen, self.ran = 32, 0, 1, [], []
         self.patch = monkeypatch.setattr
-        self.patch(launch.KernelLaunch, "__call__", lambda kernel_launch, *tensors: self.run(kernel_launch, *tensors))
+        self.patch(
+            launch.KernelLaunch, "__call__", lambda kernel_launch, *tensors, stream: self.run(kernel_launch, *tensors)
+        )
         self.patch(interpreter.GridExecutor, "_init_args_hst", lambda grid, args, options: (args, options))
         self.patch(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
         convert = interpreter._implicit_cvt
@@ -96,7 +99,7 @@ class Trace:
         self.programs = kernel_launch.grid[0]
         ends = [0, *itertools.accumulate(kernel_launch.programs)]
         for self.program in {program for begin, end in itertools.pairwise(ends) for program in (begin, end - 1)}:
-            self.run_program(kernel_launch, [None if t is None else Array(i, t) for i, t in enumerate(tensors)])
+            self.run_program(kernel_launch, Arrays(kernel_launch.kernel.arg_names, tensors))
         self.ran.append(kernel_launch.kernel.__name__)
 
     def run_program(self, kernel_launch, arrays) -> None:
@@ -104,7 +107,7 @@ class Trace:
         for self.bits in (32, 64):
             self.seen = []
             kernel_launch.kernel[(1, 1, 1)](
-                *arrays, *kernel_launch.numbers, *kernel_launch.constants, **kernel_launch.options
+                *arrays.given, *kernel_launch.numbers, *kernel_launch.constants, **kernel_launch.options
             )
             found.append(self.seen)
         name = kernel_launch.kernel.__name__
@@ -112,22 +115,36 @@ class Trace:
         for (kind, at, size), (_, want, _) in zip(*found, strict=True):
             assert np.array_equal(at, want), f"{name}: a {kind} is off by {set((at - want).tolist())} bytes"
             for number in np.unique(at // BETWEEN):
-                array, inside = arrays[number - 1], at[at // BETWEEN == number] % BETWEEN
-                assert inside.max() + size <= array.nbytes, f"{name}: a {kind} outside {array.name(kernel_launch)}"
+                array, inside = arrays.all[number - 1], at[at // BETWEEN == number] % BETWEEN
+                assert inside.max() + size <= array.nbytes, f"{name}: a {kind} outside {array.name}"
 
 
 class Array:
     """Stands for a tensor: its dtype, and an address range of its own."""
 
-    def __init__(self, index: int, t: torch.Tensor):
-        self.index, self.dtype, self.nbytes = index, t.dtype, t.numel() * t.element_size()
+    def __init__(self, index: int, name: str, t: torch.Tensor):
+        self.index, self.name, self.dtype, self.nbytes = index, name, t.dtype, t.numel() * t.element_size()
         assert self.nbytes < BETWEEN
 
     def data_ptr(self) -> int:
         return (self.index + 1) * BETWEEN
 
-    def name(self, kernel_launch) -> str:
-        return kernel_launch.kernel.arg_names[self.index]
+
+class Arrays:
+    """What stands for a launch's tensors, alone and in tuples."""
+
+    def __init__(self, names: list[str], tensors: tuple):
+        self.all: list[Array] = []
+        self.given = [self.array(name, t) for name, t in zip(names, tensors, strict=False)]
+
+    def array(self, name: str, t: Any) -> Any:
+        if hasattr(t, "_asdict"):
+            fields = {field: self.array(f"{name}.{field}", each) for field, each in t._asdict().items()}
+            return type(t)(**fields)
+        if t is None:
+            return None
+        self.all.append(Array(len(self.all), name, t))
+        return self.all[-1]
 
 
 @pytest.fixture

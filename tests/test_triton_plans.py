@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from test_triton import DEVICE, table, to_device  # noqa: F401
 
-from gala_cuda.backends.triton import config, launch
+from gala_cuda.backends.triton import config, kept, launch
 from gala_cuda.backends.triton.problem import FEWEST_ROWS, Problem, Rows
 
 
@@ -31,7 +31,7 @@ def test_launches_of_a_call(monkeypatch):
     ran = []
     call = launch.KernelLaunch.__call__
     monkeypatch.setattr(
-        launch.KernelLaunch, "__call__", lambda *args: (ran.append(args[0].kernel.__name__), call(*args))
+        launch.KernelLaunch, "__call__", lambda *args, **on: (ran.append(args[0].kernel.__name__), call(*args, **on))
     )
     p = to_device(draw(Case((1, 8, 2, 2), 2, torch.bfloat16, torch.float32, "channels_last")))
     _, _, stats, relu_mask = backend.forward(ForwardCall(p.x, p.w, None, Squash.TANH, False, True))
@@ -51,11 +51,11 @@ def test_plans_are_made_once_and_told_apart(table):  # noqa: F811
     call = operator("triton")
     call(problem.x, problem.w, None, "tanh", False)
     call(problem.x.clone(), problem.w, None, "tanh", False)
-    assert len(launch._plans) == 1
+    assert len(kept._plans) == 1
     call(problem.x.to(memory_format=torch.channels_last), problem.w, None, "tanh", False)
     shifted = torch.empty(problem.x.numel() + 1, device=DEVICE)[1:].view(problem.x.shape)
     call(shifted.copy_(problem.x), problem.w, None, "tanh", False)
-    assert len(launch._plans) == 3
+    assert len(kept._plans) == 3
 
 
 def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):  # noqa: F811
@@ -64,7 +64,7 @@ def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):  # noqa
     problem = to_device(draw(Case((1, 6, 3, 3), 2)))
     _, _, stats, relu_mask = backend.forward(ForwardCall(problem.x, problem.w, None, Squash.TANH, False, True))
     several = torch.cat([stats, stats])  # of 17 numbers each: the second row is off a 16-byte boundary
-    launch.clear_plans()
+    kept.clear_plans()
 
     def backward(stats):
         call = BackwardCall(
@@ -73,7 +73,7 @@ def test_backward_of_misaligned_statistics_has_a_plan_of_its_own(table):  # noqa
         return backend.backward(call)
 
     (grad_x, grad_w, _), (grad_x_of_slice, grad_w_of_slice, _) = backward(stats), backward(several[1:])
-    assert len(launch._plans) == 2
+    assert len(kept._plans) == 2
     assert torch.equal(grad_x, grad_x_of_slice)
     assert all(torch.equal(a, b) for a, b in zip(grad_w[:6], grad_w_of_slice[:6], strict=True))
 

@@ -13,7 +13,7 @@ from triton.runtime.errors import OutOfResources
 
 from gala_cuda.backends.squash import Squash
 from gala_cuda.backends.triton import config as table
-from gala_cuda.backends.triton import launch
+from gala_cuda.backends.triton import kept
 from gala_cuda.backends.triton.config import Config, TableError, Tile
 from gala_cuda.bench import passes, search, timing, tune
 from gala_cuda.bench.candidates import Shape, candidates
@@ -47,9 +47,9 @@ def start(tmp_path, monkeypatch):
     path = tmp_path / "start.json"
     table.write(path, rows, [])
     monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
-    launch.clear_plans()
+    kept.clear_plans()
     yield path
-    launch.clear_plans()
+    kept.clear_plans()
 
 
 def clock(seconds, spread: float = 0.0):
@@ -233,7 +233,7 @@ def test_the_written_table_is_used(monkeypatch, tmp_path, start):
     monkeypatch.setenv("GALA_TRITON_TABLE", str(path))
     example = passes.Example(Shape(2, 32, 2, 2, 8), torch.float32, "channels_last", DEVICE)
     torch.ops.gala_cuda.gala(example.x, *example.w, None, Squash.TANH, False, False, "triton")
-    (plan,) = launch._plans.values()
+    (plan,) = kept._plans.values()
     assert plan.scale.constants[-3:] == (16, 16, wanted.scale.stages)
     monkeypatch.setattr(search, "candidates", lambda *_: [])
     again = tune.tune(SETTINGS, path, time=clock(lambda call: 1.0))

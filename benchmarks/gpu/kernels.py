@@ -46,9 +46,14 @@ def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:
     kept: list[tuple[str, Callable[[], object]]] = []
     original = launch.KernelLaunch.__call__
 
-    def keep(step, *tensors) -> None:
-        original(step, *tensors)
-        kept.append((step.kernel.fn.__name__, partial(original, step, *tensors)))
+    def keep(step, *tensors, stream: int) -> None:
+        original(step, *tensors, stream=stream)
+        kept.append(
+            (
+                step.kernel.fn.__name__,
+                lambda: original(step, *tensors, stream=launch.current_stream(context.device)),
+            )
+        )
 
     call()
     with mock.patch.object(launch.KernelLaunch, "__call__", keep):

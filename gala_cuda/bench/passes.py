@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..backends.interface import BackwardCall, ForwardCall, Outputs, Weights
 from ..backends.squash import SQUASHES
+from ..backends.triton.arguments import Layout
 from ..backends.triton.backward_plan import Backward, Form
 from ..backends.triton.config import Config
 from ..backends.triton.forward_plan import Forward
-from ..backends.triton.launch import KernelLaunch, Layout
+from ..backends.triton.launch import KernelLaunch
 from ..backends.triton.problem import Problem
 from ..diagnostics import dtype_name
 from ..testing import Case, draw, norm_error, norm_tolerance

@@ -20,8 +20,9 @@ from triton.compiler import CompiledKernel
 from gala_cuda.backends.interface import BackwardCall, ForwardCall, Weights, weight_shapes
 from gala_cuda.backends.squash import Squash
 from gala_cuda.backends.triton import backward_plan, forward_plan
+from gala_cuda.backends.triton.arguments import Argument, Layout
 from gala_cuda.backends.triton.config import Config
-from gala_cuda.backends.triton.launch import KernelLaunch, Layout
+from gala_cuda.backends.triton.launch import KernelLaunch
 from gala_cuda.backends.triton.problem import Problem
 
 _WITHOUT_BIASES = len(Weights._fields) - len(Weights._field_defaults)
@@ -56,7 +57,7 @@ class Launch:
         kept = json.loads(self.specialization)
         names = list(kept["signature"])
         values = zip(kept["constant_keys"], kept["constant_vals"], strict=True)
-        constants = {names[index]: value for (index,), value in values if names[index].isupper()}
+        constants = {names[index]: value for (index, *_), value in values if names[index].isupper()}
         return constants | {"warps": kept["options"]["num_warps"], "stages": kept["options"]["num_stages"]}
 
 
@@ -110,12 +111,12 @@ def launches_of(call: Call, config: Config, arch: int, num_sms: int, inputs: Inp
 
 def planned(call: Call, config: Config, arch: int, num_sms: int) -> tuple[list[Planned], list[int]]:
     """As `launches_of`, with what each launch is given; and the numbers of the tensors that were there before."""
-    given: list[tuple[KernelLaunch, tuple[Tensor | None, ...]]] = []  # which keeps the tensors, and their ids, apart
+    given: list[tuple[KernelLaunch, tuple[Argument, ...]]] = []  # which keeps the tensors, and their ids, apart
     original, inputs = KernelLaunch.__call__, inputs_of(call)
 
-    def keep(step: KernelLaunch, *tensors: Tensor | None) -> None:
+    def keep(step: KernelLaunch, *tensors: Argument, stream: int) -> None:
         given.append((step, tensors))
-        original(step, *tensors)
+        original(step, *tensors, stream=stream)
 
     with mock.patch.object(KernelLaunch, "__call__", keep):
         launches = launches_of(call, config, arch, num_sms, inputs)
@@ -124,9 +125,15 @@ def planned(call: Call, config: Config, arch: int, num_sms: int) -> tuple[list[P
     before = [numbers.setdefault(id(t), len(numbers)) for t in there]
     found = []
     for launch, (step, tensors) in zip(launches, given, strict=True):
-        touched = {numbers.setdefault(id(t), len(numbers)): t.nbytes for t in tensors if t is not None}
+        touched = {numbers.setdefault(id(t), len(numbers)): t.nbytes for t in _tensors(tensors)}
         found.append(Planned(launch, step.programs, step.options["num_warps"], _sizes(step, len(tensors)), touched))
     return found, before
+
+
+def _tensors(given: tuple[Argument, ...]) -> list[Tensor]:
+    """The tensors of a launch's arguments, of which some are tuples."""
+    each = [tuple(one) if isinstance(one, tuple) else (one,) for one in given]
+    return [t for tensors in each for t in tensors if t is not None]
 
 
 def _sizes(step: KernelLaunch, tensors: int) -> dict[str, int]:
@@ -134,7 +141,9 @@ def _sizes(step: KernelLaunch, tensors: int) -> dict[str, int]:
     arguments = [name for name in step.kernel.arg_names if not name.isupper()]
     constants = [name for name in step.kernel.arg_names if name.isupper()]
     named = {name: value for name, value in zip(constants, step.constants, strict=True) if isinstance(value, int)}
-    return dict(zip(arguments[tensors:], step.numbers, strict=True)) | named
+    for name, number in zip(arguments[tensors:], step.numbers, strict=True):
+        named |= {name: number} if isinstance(number, int) else number._asdict()  # type: ignore[attr-defined]
+    return named
 
 
 def launched(arch: int, run: Callable[[], object]) -> list[Launch]:

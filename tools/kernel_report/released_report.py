@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from gala_cuda.backends.interface import Spatial, Weights, weight_shapes
-from gala_cuda.backends.triton import config, launch, problem, released
+from gala_cuda.backends.triton import config, kept, problem, released
 from gala_cuda.backends.triton.released import kernels
 from gala_cuda.diagnostics import dtype_name
 
@@ -51,7 +51,7 @@ def _own(arch: int, dtype: torch.dtype, channels_last: bool) -> list[Launch]:
         mock.patch.object(problem, "num_sms", return_value=GPUS[arch].num_sms),
     ):
         found = launched(arch, lambda: _run_stages(dtype, channels_last))
-    launch.clear_plans()
+    kept.clear_plans()
     return [each for each in found if each.module == kernels.__name__]
 
 

@@ -13,7 +13,7 @@ from ..dtypes import GPU_DTYPES
 from ..interface import BackwardCall, ForwardCall, Gradients, Outputs, Weights
 from . import assembler
 from .config import MOST
-from .launch import alignment, kept_plan
+from .kept import alignment, kept_plan
 
 _OLDEST = (8, 0)
 Call = TypeVar("Call", ForwardCall, BackwardCall)

@@ -7,9 +7,11 @@ import torch
 
 from ..interface import BackwardCall, Gradients, Weights
 from ..saved import mask_words
-from . import gate, gate_backward, gather, gather_backward, scale, together
+from . import gate as gates
+from . import gate_backward, gather, gather_backward, scale, together
+from .arguments import Gate, GateGrads, GateParts, Global, Layout, Local, Products
 from .indexing import WORD
-from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
+from .launch import KernelLaunch, Workspace, cdiv, clamp_block, current_stream
 from .problem import GATE, NO_TUNING, Problem, Rows, shares, spans
 
 FINISH_UNITS = 256  # hidden units in a program of finish_grad_hidden
@@ -54,9 +56,9 @@ class Backward:
             self.workspace.add(*extents)
 
     def _expand(self, p: Problem, form: Form) -> KernelLaunch:
-        sizes, first = gate.expand_sizes(p)
+        sizes, first = gates.expand_sizes(p)
         columns, second = gather.prepare_sizes(p)
-        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, first)
+        numbers = (p.images, p.sizes, first)
         constants = p.constants | sizes | columns | {"INPUT": form.need_input}
         programs = first, second if form.need_input else 0
         return KernelLaunch(together.expand_and_prepare, programs, numbers, constants, GATE)
@@ -67,7 +69,7 @@ class Backward:
         sizes = {"PIXELS": clamp_block(tile["PIXELS"], p.pixels), "CHANNELS": clamp_block(tile["CHANNELS"], c)}
         c_blocks = cdiv(c, sizes["CHANNELS"])
         span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
-        numbers = (n, p.pixels, c, p.width, span, *form.grad_out, *p.x, *form.out, *p.out)
+        numbers = (n, p.sizes, span, form.grad_out, p.x, form.out, p.out)
         flags: dict[str, object] = {"RESIDUAL": form.residual, "MAP": form.map, "WHOLE": c % sizes["CHANNELS"] == 0}
         flags["RUN"] = p.run(form.grad_out, p.x, p.out, *((form.out,) if form.residual else ()))
         launch = KernelLaunch(scale.scale_backward, n * c_blocks * n_shares, numbers, p.constants | sizes | flags, tile)
@@ -75,10 +77,10 @@ class Backward:
 
     def _grad_hidden(self, p: Problem, parts: int) -> tuple[KernelLaunch, int]:
         """The launch, given the number of parts of d alpha and d beta, and the number of those of dz."""
-        sizes, span, splits = gate.split_sizes(p)
-        programs = gate.split_programs(p, sizes["REDUCED"], splits)
+        sizes, span, splits = gates.split_sizes(p)
+        programs = gates.split_programs(p, sizes["REDUCED"], splits)
         constants = p.constants | sizes | {"PARTS": parts}
-        numbers = (p.images, p.channels, p.reduced, span)
+        numbers = (p.images, p.sizes, span)
         return KernelLaunch(gate_backward.grad_hidden, programs, numbers, constants, GATE), splits
 
     def _finish(self, p: Problem, splits: int, ds_parts: int) -> KernelLaunch:
@@ -88,13 +90,13 @@ class Backward:
         sizes = {"SPLITS": splits, "IMAGES": FINISH_UNITS // reduced, "REDUCED": reduced}
         sizes |= {"ROWS": WEIGH_SIZE // words, "WORDS": words}
         programs = cdiv(p.images, sizes["IMAGES"]) * cdiv(p.reduced, reduced), cdiv(rows, sizes["ROWS"])
-        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, programs[0], rows, ds_parts, self.words)
+        numbers = (p.images, p.sizes, programs[0], rows, ds_parts, self.words)
         return KernelLaunch(together.finish_and_weigh, programs, numbers, sizes, NO_TUNING)
 
     def _small_grads(self, p: Problem, form: Form, parts: int, splits: int) -> KernelLaunch:
         """The launch, given in how many parts d alpha, d beta, and T are."""
         n, c, r = p.images, p.channels, p.reduced
-        sizes, pool = gate.expand_sizes(p)
+        sizes, pool = gates.expand_sizes(p)
         columns, block = clamp_block(LOCAL_COLUMNS, c), clamp_block(GRADS_BLOCK, c)
         blocks = {
             "GRADS_REDUCED": clamp_block(GRADS_BLOCK, r),
@@ -105,10 +107,10 @@ class Backward:
         }
         weights = cdiv(c, block) * cdiv(r, blocks["GRADS_REDUCED"]), cdiv(c, block), cdiv(r, blocks["UNITS"])
         programs = pool * form.need_input, *(each * form.need_weights for each in weights)
-        numbers = (n, p.pixels, c, r, p.width, *itertools.accumulate(programs[:3]))
+        ends = tuple(itertools.accumulate(programs[:3]))
         flags = {"INPUT": form.need_input, "WEIGHTS": form.need_weights, "PARTS": parts, "SPLITS": splits}
         constants = p.constants | sizes | blocks | flags
-        return KernelLaunch(together.small_grads, programs, numbers, constants, GATE)
+        return KernelLaunch(together.small_grads, programs, (n, p.sizes, *ends), constants, GATE)
 
     def _grad_x(self, p: Problem, direct: Layout) -> KernelLaunch:
         tile = p.config.grad_x
@@ -127,7 +129,7 @@ class Backward:
             "RUN": p.run(direct, p.out),
         }
         constants = p.constants | rows.constants | sizes | flags
-        numbers = (p.images, p.pixels, p.channels, p.reduced, self.weighted[1], p.width, span, *direct, *p.out)
+        numbers = (p.images, p.sizes, self.weighted[1], span, direct, p.out)
         return KernelLaunch(gather_backward.grad_x, programs, numbers, constants, tile)
 
     def _local_products(self, p: Problem) -> tuple[KernelLaunch, int]:
@@ -140,36 +142,36 @@ class Backward:
         }
         blocks = cdiv(p.channels, sizes["CHANNELS"]) * cdiv(p.reduced, sizes["REDUCED"])
         splits = max(1, min(p.num_sms // blocks, rows.tiles, MOST_SPLITS))
-        numbers = (p.images, p.pixels, p.channels, p.reduced, self.weighted[1], rows.tiles, splits, *p.x)
+        numbers = (p.images, p.sizes, self.weighted[1], rows.tiles, splits, p.x)
         whole = p.channels % sizes["CHANNELS"] == 0 and p.reduced % sizes["REDUCED"] == 0
         constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x), "RUN": p.run(p.x)}
         return KernelLaunch(gather_backward.local_products, blocks * splits, numbers, constants, tile), splits
 
     def run(self, call: BackwardCall) -> Gradients:
         grad_out, map_factor, x, w, out, stats, relu_mask, _, need_input, need_weights = call
-        arrays = self.workspace.allocate(x.device)
-        g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, t, counts, ds_sums = arrays
+        g, alpha, beta, alpha_parts, beta_parts, ds_parts, ds, dg, dz_parts, dz, dp, *products = (
+            self.workspace.allocate(x.device)
+        )
+        gate, parts, gate_grads = Gate(alpha, beta, g), GateParts(alpha_parts, beta_parts), GateGrads(dg, dz, dp)
+        weights, local, sums, stream = Global.of(w), Local.of(w), Products(*products), current_stream(x.device)
         grad_residual = None if out is None else torch.empty_like(x)
         weighted = torch.empty(self.weighted, dtype=x.dtype, device=x.device)
         shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
-        self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, g, alpha, beta, w.v_shrink, w.v_collapse, shrink)
-        self.scale(grad_out, x, out, grad_residual, stats, map_factor, alpha, beta, alpha_parts, beta_parts, ds_parts)
-        self.grad_hidden(alpha_parts, beta_parts, w.a, w.m, w.w_expand, dg, dz_parts)
-        self.finish(ds_parts, relu_mask, ds, weighted, dz_parts, stats, dz)
+        self.expand(weights, stats, gate, local, shrink, stream=stream)
+        self.scale(grad_out, x, out, grad_residual, stats, map_factor, gate, parts, ds_parts, stream=stream)
+        self.grad_hidden(parts, weights, dg, dz_parts, stream=stream)
+        self.finish(ds_parts, relu_mask, ds, weighted, dz_parts, stats, dz, stream=stream)
         grads = Weights._make(None if t is None or not need_weights else torch.empty_like(t) for t in w)
         if need_weights:
-            self.local_products(x, weighted, ds, t, counts, ds_sums)
+            self.local_products(x, weighted, ds, sums, stream=stream)
         if need_input or need_weights:
             self.small_grads(
-                alpha_parts, beta_parts, g, dg, dz, stats,
-                grads.w_shrink, grads.w_expand, grads.a, grads.m, grads.b_w_shrink, grads.b_w_expand,
-                w.w_shrink, dp, t, counts, ds_sums, w.v_shrink, w.v_collapse, w.b_v_shrink,
-                grads.v_shrink, grads.v_collapse, grads.b_v_shrink, grads.b_v_collapse,
-            )  # fmt: skip
+                parts, gate, gate_grads, stats, weights, Global.of(grads), sums, local, Local.of(grads), stream=stream
+            )
         grad_x = torch.empty_like(x) if need_input else None
         if need_input:
             direct = grad_out if grad_residual is None else grad_residual
-            self.grad_x(direct, grad_x, shrink, stats, weighted, alpha, beta, dp)
+            self.grad_x(direct, grad_x, shrink, stats, weighted, gate, dp, stream=stream)
         return Gradients(grad_x, grads if need_weights else None, grad_residual)
 
 

@@ -6,9 +6,11 @@ import torch
 
 from ..interface import ForwardCall, Outputs, Weights
 from ..saved import mask_words
-from . import gate, gather, scale
+from . import gate as gates
+from . import gather, scale
+from .arguments import Gate, Global, Layout, Local
 from .indexing import WORD
-from .launch import KernelLaunch, Layout, Workspace, cdiv, clamp_block
+from .launch import KernelLaunch, Workspace, cdiv, clamp_block, current_stream
 from .problem import Problem, Rows
 
 FEWEST_UNITS = 64  # hidden units of a program of gather
@@ -19,12 +21,12 @@ class Forward:
 
     def __init__(self, p: Problem, w: Weights, residual: Layout | None, return_map: bool, save: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
-        self.stats, self.relu_mask = (n, p.width), (n, hw, mask_words(r)) if save else (0,)
+        self.stats, self.relu_mask = (n, p.sizes.width), (n, hw, mask_words(r)) if save else (0,)
         self.prepare = None if w.v_shrink.dtype == p.dtype else gather.prepare_launch(p)
         self.gather, rows, unit_shares = self._gather(p, save)
-        self.shrink, splits = gate.shrink_launch(p, rows)
-        self.finish_hidden = gate.finish_launch(p, splits)
-        self.expand = gate.expand_launch(p)
+        self.shrink, splits = gates.shrink_launch(p, rows)
+        self.finish_hidden = gates.finish_launch(p, splits)
+        self.expand = gates.expand_launch(p)
         self.scale, c_blocks = scale.scale_launch(p, residual, return_map, unit_shares)
         self.finish_map = scale.map_launch(n * hw, c_blocks) if return_map else None
         self.workspace = Workspace()
@@ -46,7 +48,7 @@ class Forward:
         if units <= FEWEST_UNITS < p.reduced:
             tile = replace(tile, warps=min(tile.warps, 4))
         sizes = {"DEPTH": clamp_block(tile["DEPTH"], p.channels), "REDUCED": units}
-        numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, units, *p.x)
+        numbers = (p.images, p.sizes, units, p.x)
         whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % units == 0
         flags = {"SAVE": save, "SHARED": unit_shares > 1, "WHOLE": whole, "DENSE": p.dense(p.x), "RUN": p.run(p.x)}
         constants = p.constants | rows.constants | sizes | flags
@@ -61,17 +63,18 @@ class Forward:
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
         relu_mask = torch.empty(self.relu_mask, dtype=torch.int32, device=x.device)
         pool, z_parts, alpha, beta, map_parts, s_parts = self.workspace.allocate(x.device)
-        v_shrink = w.v_shrink
+        local, gate, stream = Local.of(w), Gate(alpha, beta), current_stream(x.device)
         if self.prepare is not None:
             v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
-            self.prepare(w.v_shrink, v_shrink)
-        self.gather(x, v_shrink, w.b_v_shrink, w.v_collapse, w.b_v_collapse, stats, s_parts, relu_mask, pool)
-        self.shrink(pool, w.w_shrink, stats, z_parts)
-        self.finish_hidden(z_parts, w.b_w_shrink, stats)
-        self.expand(w.w_expand, w.b_w_expand, w.a, w.m, stats, alpha, beta)
-        self.scale(x, residual, out, stats, s_parts, alpha, beta, map_parts)
+            self.prepare(w.v_shrink, v_shrink, stream=stream)
+            local = local._replace(v_shrink=v_shrink)
+        self.gather(x, local, stats, s_parts, relu_mask, pool, stream=stream)
+        self.shrink(pool, w.w_shrink, stats, z_parts, stream=stream)
+        self.finish_hidden(z_parts, w.b_w_shrink, stats, stream=stream)
+        self.expand(Global.of(w), stats, gate, stream=stream)
+        self.scale(x, residual, out, stats, s_parts, gate, map_parts, stream=stream)
         if self.finish_map is not None:
-            self.finish_map(map_parts, attn_map)
+            self.finish_map(map_parts, attn_map, stream=stream)
         return Outputs(out, attn_map, stats, relu_mask) if save else Outputs(out, attn_map, None, None)
 
 

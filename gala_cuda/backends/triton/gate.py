@@ -29,10 +29,7 @@ def shrink(
     stats,  # [N, width]: p is written
     z_parts,  # [splits, N, R]
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     most,  # tiles of an image
     span,  # channels of a split, a multiple of DEPTH
     FLAT: tl.constexpr,
@@ -45,6 +42,7 @@ def shrink(
     REDUCED: tl.constexpr,
 ):
     """One program for each split of the channels, block of hidden units and block of images."""
+    pixels, channels, reduced, width = sizes
     split, r_block, n, r = split_block(images, channels, reduced, span, IMAGES, REDUCED)
     here = n < images
     image = n.to(tl.int64)
@@ -108,15 +106,13 @@ def finish_hidden(
     b_w_shrink,  # [R], with BIAS
     stats,  # [N, width]: z is written
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     BIAS: tl.constexpr,
     SPLITS: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
     """z from its parts; one program for each image and block of hidden units."""
+    pixels, channels, reduced, width = sizes
     blocks = tl.cdiv(reduced, REDUCED)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     r = tl.program_id(0) % blocks * REDUCED + tl.arange(0, REDUCED)
@@ -129,27 +125,21 @@ def finish_hidden(
 @triton.jit
 def expand_block(
     program,
-    w_expand,  # [C, R]
-    b_w_expand,  # [C], with BIAS
-    a,
-    m,  # [C]
+    weights,  # Global
     stats,  # [N, width]: z is read
-    g,  # [N, C], written with GATE
-    alpha,
-    beta,  # [N, C]
+    gate,  # Gate
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     BIAS: tl.constexpr,
-    GATE: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """g, alpha and beta; one program for each block of channels and block of images."""
+    """alpha, beta and g; one program for each block of channels and block of images."""
+    _, w_expand, a, m, _, b_w_expand = weights
+    alpha, beta, g = gate
+    pixels, channels, reduced, width = sizes
     blocks = tl.cdiv(channels, CHANNELS)
     n = program // blocks * IMAGES + tl.arange(0, IMAGES)
     c = program % blocks * CHANNELS + tl.arange(0, CHANNELS)
@@ -170,24 +160,17 @@ def expand_block(
     at = image * channels + c[None, :]
     tl.store(alpha + at, weight_a * acc, mask=mask)
     tl.store(beta + at, weight_a + weight_m * acc, mask=mask)
-    if GATE:
+    if g is not None:
         tl.store(g + at, acc, mask=mask)
 
 
 @triton.jit(do_not_specialize=["images"])
 def expand(
-    w_expand,
-    b_w_expand,
-    a,
-    m,
+    weights,
     stats,
-    alpha,
-    beta,
+    gate,
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     BIAS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
@@ -195,10 +178,7 @@ def expand(
     CHANNELS: tl.constexpr,
 ):
     """The forward pass's: as `expand_block`."""
-    expand_block(
-        tl.program_id(0), w_expand, b_w_expand, a, m, stats, None, alpha, beta, images, pixels, channels, reduced,
-        width, BIAS, False, GATE_PRECISION, IMAGES, DEPTH, CHANNELS,
-    )  # fmt: skip
+    expand_block(tl.program_id(0), weights, stats, gate, images, sizes, BIAS, GATE_PRECISION, IMAGES, DEPTH, CHANNELS)
 
 
 def split_sizes(p: Problem) -> tuple[dict[str, int], int, int]:
@@ -217,16 +197,15 @@ def shrink_launch(p: Problem, rows: Rows) -> tuple[KernelLaunch, int]:
     sizes, span, splits = split_sizes(p)
     most = rows.of_an_image(p.pixels)
     constants = p.constants | rows.constants | sizes | {"TOGETHER": clamp_block(p.gate.tiles, most, least=1)}
-    numbers = (p.images, p.pixels, p.channels, p.reduced, p.width, most, span)
+    numbers = (p.images, p.sizes, most, span)
     return KernelLaunch(shrink, split_programs(p, sizes["REDUCED"], splits), numbers, constants, GATE), splits
 
 
 def finish_launch(p: Problem, splits: int) -> KernelLaunch:
     """The launch that makes z of its parts."""
     block = clamp_block(256, p.reduced)
-    numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
     constants = p.constants | {"SPLITS": splits, "REDUCED": block}
-    return KernelLaunch(finish_hidden, p.images * cdiv(p.reduced, block), numbers, constants, NO_TUNING)
+    return KernelLaunch(finish_hidden, p.images * cdiv(p.reduced, block), (p.images, p.sizes), constants, NO_TUNING)
 
 
 def expand_sizes(p: Problem) -> tuple[dict[str, int], int]:
@@ -239,5 +218,4 @@ def expand_sizes(p: Problem) -> tuple[dict[str, int], int]:
 def expand_launch(p: Problem) -> KernelLaunch:
     """The launch that computes alpha and beta from z."""
     sizes, programs = expand_sizes(p)
-    numbers = (p.images, p.pixels, p.channels, p.reduced, p.width)
-    return KernelLaunch(expand, programs, numbers, p.constants | sizes, GATE)
+    return KernelLaunch(expand, programs, (p.images, p.sizes), p.constants | sizes, GATE)

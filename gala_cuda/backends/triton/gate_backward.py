@@ -10,16 +10,12 @@ from .numerics import dot, narrow, relu
 
 @triton.jit(do_not_specialize=["images"])
 def grad_hidden(
-    alpha_parts,
-    beta_parts,  # [PARTS, N, C]: d alpha and d beta
-    a,
-    m,
-    w_expand,  # [C, R]
+    parts,  # GateParts
+    weights,  # Global
     dg,  # [N, C]
     dz_parts,  # [splits, N, R]
     images,
-    channels,
-    reduced,
+    sizes,
     span,
     PARTS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
@@ -28,6 +24,9 @@ def grad_hidden(
     REDUCED: tl.constexpr,
 ):
     """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as of `shrink`."""
+    alpha_parts, beta_parts = parts
+    _, w_expand, a, m, _, _ = weights
+    _, channels, reduced, _ = sizes
     split, r_block, n, r = split_block(images, channels, reduced, span, IMAGES, REDUCED)
     here = n < images
     image = n.to(tl.int64)[:, None]
@@ -56,15 +55,13 @@ def finish_grad_hidden(
     stats,  # [N, width]: z is read
     dz,  # [N, R]
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     SPLITS: tl.constexpr,
     IMAGES: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
     """dz from its parts, where the unit was on; one program for each block of images and of hidden units."""
+    pixels, channels, reduced, width = sizes
     blocks = tl.cdiv(reduced, REDUCED)
     n = program // blocks * IMAGES + tl.arange(0, IMAGES)
     r = program % blocks * REDUCED + tl.arange(0, REDUCED)
@@ -79,19 +76,19 @@ def finish_grad_hidden(
 @triton.jit
 def grad_pool(
     program,
-    w_shrink,  # [R, C]
-    dz,  # [N, R]
-    dp,  # [N, C], over HW
+    weights,  # Global
+    grads,  # GateGrads: dz is read, dp written
     images,
-    pixels,
-    channels,
-    reduced,
+    sizes,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """dp = dz . w_shrink over HW; programs as of `expand`."""
+    w_shrink, _, _, _, _, _ = weights
+    _, dz, dp = grads
+    pixels, channels, reduced, _ = sizes
     blocks = tl.cdiv(channels, CHANNELS)
     n = program // blocks * IMAGES + tl.arange(0, IMAGES)
     c = program % blocks * CHANNELS + tl.arange(0, CHANNELS)
@@ -110,17 +107,11 @@ def grad_pool(
 @triton.jit
 def global_grads(
     program,
-    dg,  # [N, C]
-    dz,  # [N, R]
+    grads,  # GateGrads
     stats,
-    grad_w_shrink,
-    grad_w_expand,
-    grad_b_w_shrink,  # with BIAS
+    weight_grads,  # Global
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     BIAS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
@@ -128,6 +119,9 @@ def global_grads(
     CHANNELS: tl.constexpr,
 ):
     """The gradients of the global path's weights; one program for each block of hidden units and of channels."""
+    dg, dz, _ = grads
+    grad_w_shrink, grad_w_expand, _, _, grad_b_w_shrink, _ = weight_grads
+    pixels, channels, reduced, width = sizes
     r_blocks = tl.cdiv(reduced, REDUCED)
     c_block = program // r_blocks
     r_block = program % r_blocks
@@ -178,21 +172,23 @@ def of_units(dz, stats, first, images, pixels, channels, r, reduced, width, IMAG
 @triton.jit
 def sums_of_channels(
     program,
-    alpha_parts,
-    beta_parts,  # [PARTS, N, C]
-    g,
-    dg,  # [N, C]
-    grad_a,
-    grad_m,
-    grad_b_w_expand,  # with BIAS
+    parts,  # GateParts
+    gate,  # Gate
+    grads,  # GateGrads
+    weight_grads,  # Global
     images,
-    channels,
+    sizes,
     BIAS: tl.constexpr,
     PARTS: tl.constexpr,
     IMAGES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """da, dm and with BIAS the gradient of expand's bias; one program for each block of channels."""
+    alpha_parts, beta_parts = parts
+    _, _, g = gate
+    dg, _, _ = grads
+    _, _, grad_a, grad_m, _, grad_b_w_expand = weight_grads
+    _, channels, _, _ = sizes
     c = program * CHANNELS + tl.arange(0, CHANNELS)
     a_acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
     m_acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
@@ -204,9 +200,9 @@ def sums_of_channels(
         at = n.to(tl.int64)[:, None] * channels + c[None, :]
         d_alpha = add_parts(alpha_parts, at, mask, stride, PARTS)
         d_beta = add_parts(beta_parts, at, mask, stride, PARTS)
-        gate = tl.load(g + at, mask=mask, other=0.0)
-        a_acc += gate * d_alpha + d_beta
-        m_acc += gate * d_beta
+        was = tl.load(g + at, mask=mask, other=0.0)
+        a_acc += was * d_alpha + d_beta
+        m_acc += was * d_beta
         if BIAS:
             dg_acc += tl.load(dg + at, mask=mask, other=0.0)
     mask = c < channels

@@ -7,7 +7,7 @@ x by zeros and ones, which are exact: summed over a tile's rows by shuffles, it 
 import triton
 import triton.language as tl
 
-from .indexing import WORD, below, count_spans, load_matrix, load_vector, multiple, row_offsets, tile_rows
+from .indexing import WORD, below, count_spans, load_matrix, load_vector, multiple, multiples, row_offsets, tile_rows
 from .launch import KernelLaunch, cdiv
 from .numerics import computed_anew, dot, narrow, relu
 from .problem import NO_TUNING, Problem
@@ -18,22 +18,15 @@ SLOTS = tl.constexpr(16)  # rows of the product that pools: the fewest that tens
 @triton.jit(do_not_specialize=["images"])
 def gather(
     x,
-    v_shrink,  # [R, C] in x's dtype
-    b_v_shrink,  # [R], read with BIAS only
-    v_collapse,  # [R]
-    b_v_collapse,  # [1], read with BIAS only
+    local,  # Local, v_shrink in x's dtype
     stats,  # [N, width], s first; written without SHARED
     s_parts,  # [shares, N HW], written with SHARED
     relu_mask,  # [N, HW, words], written with SAVE only
     pool,  # [tiles, SEGMENTS, C]
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     span,  # hidden units of a program, a multiple of REDUCED
-    x_image_stride,
-    x_stride,
+    layout,  # of x
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -49,6 +42,8 @@ def gather(
     REDUCED: tl.constexpr,
 ):
     """One program for each tile of rows, with SHARED for each share of the hidden units of each tile."""
+    v_shrink, v_collapse, b_v_shrink, b_v_collapse = local
+    pixels, channels, reduced, width = sizes
     tile = tl.program_id(0)
     begin = 0
     end = reduced
@@ -58,7 +53,7 @@ def gather(
         begin = tl.program_id(0) % shares * span
         end = tl.minimum(begin + span, reduced)
     pixels = multiple(pixels, RUN)
-    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
+    layout = multiples(layout, RUN)
     row, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     s = tl.zeros([ROWS], tl.float32)
     to_pool = pool + tile.to(tl.int64) * SEGMENTS * channels
@@ -72,7 +67,7 @@ def gather(
             acc += load_vector(b_v_shrink, r, reduced)[None, :]
         for k in range(0, channels, DEPTH):
             c = k + tl.arange(0, DEPTH)
-            at = row_offsets(row, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
+            at = row_offsets(row, image, first, pixel, c, layout, CHANNELS_LAST, FLAT, DENSE)
             here = below(c, channels, WHOLE)
             rows = tl.load(x + at, mask=inside[:, None] & here[None, :], other=0.0)
             v = load_matrix(v_shrink, r, c, reduced, channels, TRANSPOSED=True, WHOLE=WHOLE)
@@ -97,7 +92,7 @@ def gather(
         row, image, pixel, inside, first = tile_rows(computed_anew(tile), images, pixels, ROWS, FLAT)
         for k in range(0, again, DEPTH):
             c = k + tl.arange(0, DEPTH)
-            at = row_offsets(row, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
+            at = row_offsets(row, image, first, pixel, c, layout, CHANNELS_LAST, FLAT, DENSE)
             rows = tl.load(x + at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
             store_sums(to_pool, rows, image, first, c, channels, 0, SEGMENTS)
     if BIAS:

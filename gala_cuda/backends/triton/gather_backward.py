@@ -8,7 +8,18 @@ import triton
 import triton.language as tl
 
 from .gate import add_parts
-from .indexing import WORD, below, count_spans, load_matrix, load_vector, multiple, of_images, row_offsets, tile_rows
+from .indexing import (
+    WORD,
+    below,
+    count_spans,
+    load_matrix,
+    load_vector,
+    multiple,
+    multiples,
+    of_images,
+    row_offsets,
+    tile_rows,
+)
 from .numerics import dot, narrow, squash
 
 
@@ -60,20 +71,14 @@ def grad_x(
     shrink,  # v_collapse times the rows of v_shrink, [R, C] in x's dtype
     stats,
     weighted,  # W [N HW, padded]
-    alpha,
-    beta,
-    dp,  # over HW: [N, C] each
+    gate,  # Gate
+    dp,  # [N, C], over HW
     images,
-    pixels,
-    channels,
-    reduced,
+    sizes,
     padded,
-    width,
     span,  # channels of a program, a multiple of CHANNELS
-    sum_image_stride,
-    sum_stride,
-    grad_image_stride,
-    grad_stride,
+    sum_layout,
+    grad_layout,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -92,12 +97,13 @@ def grad_x(
 
     With HELD the tile's rows of W are read once and stay in shared memory.
     """
+    alpha, beta, _ = gate
+    pixels, channels, reduced, width = sizes
     shares = count_spans(channels, span)
     tile = tl.program_id(0) // shares
     begin = tl.program_id(0) % shares * span
     pixels = multiple(pixels, RUN)
-    sum_image_stride, sum_stride = multiple(sum_image_stride, RUN), multiple(sum_stride, RUN)
-    grad_image_stride, grad_stride = multiple(grad_image_stride, RUN), multiple(grad_stride, RUN)
+    sum_layout, grad_layout = multiples(sum_layout, RUN), multiples(grad_layout, RUN)
     number, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     row = number.to(tl.int64)
     s = tl.load(stats + image.to(tl.int64) * width + pixel, mask=inside, other=0.0)
@@ -109,7 +115,7 @@ def grad_x(
         mask = inside[:, None] & here[None, :]
         a = of_images(alpha, image, first, images, c, here, channels, SEGMENTS)
         b = of_images(beta, image, first, images, c, here, channels, SEGMENTS)
-        at = row_offsets(number, image, first, pixel, c, sum_image_stride, sum_stride, CHANNELS_LAST, FLAT, DENSE)
+        at = row_offsets(number, image, first, pixel, c, sum_layout, CHANNELS_LAST, FLAT, DENSE)
         direct = tl.load(grad_sum + at, mask=mask, other=0.0).to(tl.float32)
         value = direct * squash(a + b * s[:, None], SQUASH, grad_sum.dtype.element_ty)
         value += of_images(dp, image, first, images, c, here, channels, SEGMENTS)
@@ -122,7 +128,7 @@ def grad_x(
                 w = load_weighted(weighted, row, inside, r, padded, WHOLE)
                 v = load_matrix(shrink, r, c, reduced, channels, TRANSPOSED=False, WHOLE=WHOLE)
                 value = dot(w, v, value, PRECISION)
-        at = row_offsets(number, image, first, pixel, c, grad_image_stride, grad_stride, CHANNELS_LAST, FLAT, DENSE)
+        at = row_offsets(number, image, first, pixel, c, grad_layout, CHANNELS_LAST, FLAT, DENSE)
         tl.store(grad + at, narrow(value, grad.dtype.element_ty), mask=mask)
 
 
@@ -131,18 +137,13 @@ def local_products(
     x,
     weighted,  # W [N HW, padded]
     ds,  # [N HW], with BIAS
-    t,  # [splits, R, C]
-    counts,  # [splits, R]: sums of ds where a unit was on, with BIAS
-    ds_sums,  # [splits], with BIAS
+    products,  # Products, a part for each split; without BIAS T alone
     images,
-    pixels,
-    channels,
-    reduced,
+    sizes,
     padded,
     tiles,
     splits,
-    x_image_stride,
-    x_stride,
+    layout,  # of x
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -155,8 +156,10 @@ def local_products(
     CHANNELS: tl.constexpr,
 ):
     """T = W^T x; one program for each block of T and each share of the tiles of rows."""
+    t, counts, ds_sums = products
+    pixels, channels, reduced, _ = sizes
     pixels = multiple(pixels, RUN)
-    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
+    layout = multiples(layout, RUN)
     c_blocks = tl.cdiv(channels, CHANNELS)
     r_blocks = tl.cdiv(reduced, REDUCED)
     c_block = tl.program_id(0) % c_blocks
@@ -173,7 +176,7 @@ def local_products(
         number, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
         row = number.to(tl.int64)
         w = load_weighted(weighted, row, inside, r, padded, WHOLE)
-        at = row_offsets(number, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
+        at = row_offsets(number, image, first, pixel, c, layout, CHANNELS_LAST, FLAT, DENSE)
         rows = tl.load(x + at, mask=inside[:, None] & below(c, channels, WHOLE)[None, :], other=0.0)
         acc = dot(tl.trans(w), rows, acc, PRECISION)
         if BIAS:
@@ -190,24 +193,20 @@ def local_products(
 @triton.jit
 def local_grads(
     program,
-    t,
-    counts,
-    ds_sums,
-    v_shrink,  # in its own dtype, as its gradient
-    v_collapse,
-    b_v_shrink,
-    grad_v_shrink,
-    grad_v_collapse,
-    grad_b_v_shrink,
-    grad_b_v_collapse,
-    channels,
-    reduced,
+    products,  # Products
+    weights,  # Local
+    weight_grads,  # Local
+    sizes,
     BIAS: tl.constexpr,
     SPLITS: tl.constexpr,
     UNITS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """The gradients of the local path's weights from T; one program for each block of hidden units."""
+    t, counts, ds_sums = products
+    v_shrink, v_collapse, b_v_shrink, _ = weights
+    grad_v_shrink, grad_v_collapse, grad_b_v_shrink, grad_b_v_collapse = weight_grads
+    _, channels, reduced, _ = sizes
     r = program * UNITS + tl.arange(0, UNITS)
     unit = r < reduced
     v = load_vector(v_collapse, r, reduced)

@@ -23,6 +23,13 @@ def multiple(number, RUN: tl.constexpr):
 
 
 @triton.jit
+def multiples(layout, RUN: tl.constexpr):
+    """A layout whose strides are multiples of RUN, as `multiple`."""
+    image_stride, stride = layout
+    return multiple(image_stride, RUN), multiple(stride, RUN)
+
+
+@triton.jit
 def load_vector(vector, index, size):
     """vector [size] at `index` as float32, 0 from `size` on."""
     return tl.load(vector + index, mask=index < size, other=0.0).to(tl.float32)
@@ -78,11 +85,13 @@ def tile_rows(tile, images, pixels, ROWS: tl.constexpr, FLAT: tl.constexpr):
 
 
 @triton.jit
-def offsets(start, pixel, channel, stride, CHANNELS_LAST: tl.constexpr):
-    """Element offsets [P, C] of pixels [P] and channels [C] from `start` (a number, or [P, 1]).
+def offsets(image, pixel, channel, layout, CHANNELS_LAST: tl.constexpr):
+    """Element offsets [P, C] of an image's (a number in 64 bits, or [P, 1]) pixels [P] and channels [C].
 
-    `stride` lies between pixels with CHANNELS_LAST, else between channels; the other stride is 1.
+    The layout's stride lies between pixels with CHANNELS_LAST, else between channels; the other stride is 1.
     """
+    image_stride, stride = layout
+    start = image * image_stride
     if CHANNELS_LAST:
         return start + (pixel.to(tl.int64) * stride)[:, None] + channel[None, :]
     return start + pixel[:, None] + (channel.to(tl.int64) * stride)[None, :]
@@ -95,18 +104,17 @@ def row_offsets(
     first,
     pixel,
     channel,
-    image_stride,
-    stride,
+    layout,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,  # whether the pixels of all images are equally far apart; only of use for FLAT tiles
 ):
     """Element offsets [ROWS, C] of a tile's rows, as `tile_rows` gives them, and of channels [C]."""
     if FLAT and DENSE:
-        return offsets(0, row, channel, stride, CHANNELS_LAST)
+        return offsets(0, row, channel, layout, CHANNELS_LAST)
     if FLAT:
-        return offsets((image.to(tl.int64) * image_stride)[:, None], pixel, channel, stride, CHANNELS_LAST)
-    return offsets(first.to(tl.int64) * image_stride, pixel, channel, stride, CHANNELS_LAST)
+        return offsets(image.to(tl.int64)[:, None], pixel, channel, layout, CHANNELS_LAST)
+    return offsets(first.to(tl.int64), pixel, channel, layout, CHANNELS_LAST)
 
 
 @triton.jit

@@ -1,21 +1,16 @@
-"""Kernel launches, and the plans that hold them: one for each kind of problem, made once and kept.
+"""Kernel launches, and the memory between them."""
 
-A launch through a plan skips Triton's inspection of the arguments. The plan's key fixes all that Triton specialises on:
-their types, strides and alignment.
-"""
-
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from triton import knobs
+from triton.runtime import driver
 
-from ..layout import pixel_stride
+from .arguments import Argument, Number
 from .config import Tile
-
-ALIGNMENT = 16  # bytes, which 128-bit accesses need and which Triton specialises on
-_MOST_PLANS = 1024
-_plans: dict[Hashable, Any] = {}
+from .kept import ALIGNMENT
 
 
 class KernelLaunch:
@@ -27,8 +22,8 @@ class KernelLaunch:
     __slots__ = ("compiled", "constants", "grid", "kernel", "numbers", "options", "programs")
 
     def __init__(
-        self, kernel, programs: int | tuple[int, ...], numbers: tuple[int, ...], constants: Mapping[str, object],
-        tile: Tile,
+        self, kernel, programs: int | tuple[int, ...], numbers: tuple[Number, ...],
+        constants: Mapping[str, object], tile: Tile,
     ):  # fmt: skip
         self.programs = (programs,) if isinstance(programs, int) else programs
         self.kernel, self.grid = kernel, (sum(self.programs), 1, 1)
@@ -38,22 +33,22 @@ class KernelLaunch:
         self.options = {"num_warps": tile.warps, "num_stages": tile.stages}
         self.compiled: Any = None
 
-    def __call__(self, *tensors: Tensor | None) -> None:
-        if self.compiled is None:  # this compiles and launches; the interpreter compiles nothing
+    def __call__(self, *tensors: Argument, stream: int) -> None:
+        compiled = self.compiled
+        if compiled is None:  # this compiles and launches; the interpreter compiles nothing
             self.compiled = self.kernel[self.grid](*tensors, *self.numbers, *self.constants, **self.options)
-        else:
-            self.compiled[self.grid](*tensors, *self.numbers, *self.constants)
+        elif knobs.runtime.launch_enter_hook.calls or knobs.runtime.launch_exit_hook.calls:
+            compiled[self.grid](*tensors, *self.numbers, *self.constants, stream=stream)
+        else:  # the same without what profilers are told, which takes as long as all the rest
+            compiled.run(
+                *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None,
+                *tensors, *self.numbers, *self.constants,
+            )  # fmt: skip
 
 
-class Layout(NamedTuple):
-    """Strides of a feature map in elements: between images, and between pixels (channels_last) or channels (NCHW)."""
-
-    image_stride: int
-    stride: int
-
-    @classmethod
-    def of(cls, t: Tensor, channels_last: bool) -> "Layout":
-        return cls(t.stride(0), pixel_stride(t) if channels_last else t.stride(1))  # type: ignore[arg-type]
+def current_stream(device: torch.device) -> int:
+    """The stream that launches go to; the interpreter has none."""
+    return driver.active.get_current_stream(device.index) if device.type == "cuda" else 0
 
 
 class Workspace:
@@ -74,27 +69,6 @@ class Workspace:
         return torch.empty(sum(self.sizes), dtype=torch.float32, device=device).split_with_sizes(self.sizes)
 
 
-def kept_plan(key: Hashable, make: Callable[[], Any]) -> Any:
-    """The plan kept under `key`; where there is none, `make` makes it."""
-    found = _plans.get(key)
-    if found is None:
-        if len(_plans) >= _MOST_PLANS:
-            _plans.clear()
-        found = _plans[key] = make()
-    return found
-
-
-def alignment(*tensors: Tensor | None) -> int | tuple[int, ...]:
-    """0 where every tensor starts on a 16-byte boundary, else how far each is beyond one."""
-    bits = 0
-    for t in tensors:
-        if t is not None:
-            bits |= t.data_ptr()
-    if bits % ALIGNMENT == 0:
-        return 0
-    return tuple(0 if t is None else t.data_ptr() % ALIGNMENT for t in tensors)
-
-
 def clamp_block(size: int, extent: int, least: int = 16) -> int:
     """`size`, or a smaller power of two that is enough for `extent`, but at least `least`."""
     return min(size, max(least, 1 << (extent - 1).bit_length()))
@@ -102,8 +76,3 @@ def clamp_block(size: int, extent: int, least: int = 16) -> int:
 
 def cdiv(a: int, b: int) -> int:
     return -(-a // b)
-
-
-def clear_plans() -> None:
-    """Drop all plans, such as after another table was chosen."""
-    _plans.clear()

@@ -9,8 +9,9 @@ from torch import Tensor
 from ..interface import Weights
 from ..layout import is_channels_last
 from ..squash import Squash
+from .arguments import Layout, Sizes
 from .config import MOST, Config, Tile, lookup, num_sms
-from .launch import Layout, cdiv, clamp_block
+from .launch import cdiv, clamp_block
 
 FEWEST_ROWS = 64  # of a tile for the tensor cores of compute capability 9.0
 PROGRAMS = 4  # how many to aim at for each streaming multiprocessor
@@ -85,9 +86,9 @@ class Problem:
         )
 
     @property
-    def width(self) -> int:
-        """The length of a row of stats."""
-        return self.pixels + self.channels + self.reduced
+    def sizes(self) -> Sizes:
+        c, hw, r = self.channels, self.pixels, self.reduced
+        return Sizes(hw, c, r, hw + c + r)
 
     @property
     def gate(self) -> GateBlocks:

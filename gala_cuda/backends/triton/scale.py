@@ -6,9 +6,10 @@ Each program takes a share of one image's pixels and a block of channels, and go
 import triton
 import triton.language as tl
 
+from .arguments import Layout
 from .gate import add_parts
-from .indexing import below, multiple, offsets, part_of_image
-from .launch import KernelLaunch, Layout, cdiv, clamp_block
+from .indexing import below, multiple, multiples, offsets, part_of_image
+from .launch import KernelLaunch, cdiv, clamp_block
 from .numerics import derivative, narrow, relu, squash
 from .problem import NO_TUNING, Problem, shares
 
@@ -20,20 +21,14 @@ def scale(
     out,
     stats,  # [N, width]: s is read, or with SHARES > 1 written
     s_parts,  # [SHARES, rows], with SHARES > 1
-    alpha,
-    beta,  # [N, C]
+    gate,
     map_parts,  # [blocks of channels, rows], with MAP
     rows,  # N HW
-    pixels,
-    channels,
-    width,
+    sizes,
     span,  # pixels of a program
-    x_image_stride,
-    x_stride,
-    residual_image_stride,
-    residual_stride,
-    out_image_stride,
-    out_stride,
+    x_layout,
+    residual_layout,
+    out_layout,
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
@@ -49,10 +44,11 @@ def scale(
 
     gather has just read x from its first image on: the L2 cache still holds its end.
     """
+    alpha, beta, _ = gate
+    pixels, channels, _, width = sizes
     pixels, span = multiple(pixels, RUN), multiple(span, RUN)
-    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
-    residual_image_stride, residual_stride = multiple(residual_image_stride, RUN), multiple(residual_stride, RUN)
-    out_image_stride, out_stride = multiple(out_image_stride, RUN), multiple(out_stride, RUN)
+    x_layout, out_layout = multiples(x_layout, RUN), multiples(out_layout, RUN)
+    residual_layout = multiples(residual_layout, RUN)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     image, share, block, c = part_of_image(tile, pixels, channels, span, CHANNELS)
     begin = share * span
@@ -70,12 +66,12 @@ def scale(
             tl.store(to, s, mask=inside & (block == 0))
         attention = squash(a + b * s[:, None], SQUASH, x.dtype.element_ty)
         mask = inside[:, None] & here[None, :]
-        at = offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST)
+        at = offsets(image, pixel, c, x_layout, CHANNELS_LAST)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) * attention
         if RESIDUAL:
-            at = offsets(image * residual_image_stride, pixel, c, residual_stride, CHANNELS_LAST)
+            at = offsets(image, pixel, c, residual_layout, CHANNELS_LAST)
             value = relu(value + tl.load(residual + at, mask=mask, other=0.0).to(tl.float32))
-        at = offsets(image * out_image_stride, pixel, c, out_stride, CHANNELS_LAST)
+        at = offsets(image, pixel, c, out_layout, CHANNELS_LAST)
         tl.store(out + at, narrow(value, out.dtype.element_ty), mask=mask)
         if MAP:
             squares = tl.sum(tl.where(here[None, :], attention * attention, 0.0), 1)
@@ -88,8 +84,7 @@ def scale_launch(p: Problem, residual: Layout | None, return_map: bool, unit_sha
     sizes = {"PIXELS": clamp_block(tile["PIXELS"], p.pixels), "CHANNELS": clamp_block(tile["CHANNELS"], p.channels)}
     c_blocks = cdiv(p.channels, sizes["CHANNELS"])
     span, n_shares = shares(p, sizes["PIXELS"], c_blocks)
-    strides = (*p.x, *(residual or p.x), *p.out)
-    numbers = (p.images * p.pixels, p.pixels, p.channels, p.width, span, *strides)
+    numbers = (p.images * p.pixels, p.sizes, span, p.x, residual or p.x, p.out)
     flags = {"RESIDUAL": residual is not None, "MAP": return_map, "WHOLE": p.channels % sizes["CHANNELS"] == 0}
     constants = p.constants | sizes | flags | {"SHARES": unit_shares, "RUN": p.run(p.x, residual or p.x, p.out)}
     return KernelLaunch(scale, p.images * c_blocks * n_shares, numbers, constants, tile), c_blocks
@@ -119,24 +114,16 @@ def scale_backward(
     grad_residual,
     stats,
     map_factor,  # [N HW], with MAP: dMap / map
-    alpha,
-    beta,  # [N, C]
-    alpha_parts,
-    beta_parts,  # [shares, N, C]: d alpha, d beta
+    gate,
+    parts,  # GateParts, one for each share
     ds_parts,  # [blocks of channels, N HW]
     images,
-    pixels,
-    channels,
-    width,
+    sizes,
     span,
-    grad_image_stride,
-    grad_stride,
-    x_image_stride,
-    x_stride,
-    out_image_stride,
-    out_stride,
-    residual_image_stride,  # of grad_residual
-    residual_stride,
+    grad_layout,
+    x_layout,
+    out_layout,
+    residual_layout,  # of grad_residual
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
@@ -148,11 +135,12 @@ def scale_backward(
     STAGES: tl.constexpr,
 ):
     """e = (d x + map_factor A) squash'(A) and its sums, d being the gradient of x A; programs as of `scale`."""
+    alpha, beta, _ = gate
+    alpha_parts, beta_parts = parts
+    pixels, channels, _, width = sizes
     pixels, span = multiple(pixels, RUN), multiple(span, RUN)
-    grad_image_stride, grad_stride = multiple(grad_image_stride, RUN), multiple(grad_stride, RUN)
-    x_image_stride, x_stride = multiple(x_image_stride, RUN), multiple(x_stride, RUN)
-    out_image_stride, out_stride = multiple(out_image_stride, RUN), multiple(out_stride, RUN)
-    residual_image_stride, residual_stride = multiple(residual_image_stride, RUN), multiple(residual_stride, RUN)
+    grad_layout, x_layout = multiples(grad_layout, RUN), multiples(x_layout, RUN)
+    out_layout, residual_layout = multiples(out_layout, RUN), multiples(residual_layout, RUN)
     image, share, block, c = part_of_image(tl.program_id(0), pixels, channels, span, CHANNELS)
     here = below(c, channels, WHOLE)
     a = tl.load(alpha + image * channels + c, mask=here, other=0.0)[None, :]
@@ -165,14 +153,14 @@ def scale_backward(
         mask = inside[:, None] & here[None, :]
         s = tl.load(stats + image * width + pixel, mask=inside, other=0.0)[:, None]
         attention = squash(a + b * s, SQUASH, x.dtype.element_ty)
-        at = offsets(image * grad_image_stride, pixel, c, grad_stride, CHANNELS_LAST)
+        at = offsets(image, pixel, c, grad_layout, CHANNELS_LAST)
         d = tl.load(grad_out + at, mask=mask, other=0.0).to(tl.float32)
         if RESIDUAL:
-            at = offsets(image * out_image_stride, pixel, c, out_stride, CHANNELS_LAST)
+            at = offsets(image, pixel, c, out_layout, CHANNELS_LAST)
             d = tl.where(tl.load(out + at, mask=mask, other=0.0).to(tl.float32) <= 0, 0.0, d)
-            at = offsets(image * residual_image_stride, pixel, c, residual_stride, CHANNELS_LAST)
+            at = offsets(image, pixel, c, residual_layout, CHANNELS_LAST)
             tl.store(grad_residual + at, narrow(d, grad_residual.dtype.element_ty), mask=mask)
-        rows = tl.load(x + offsets(image * x_image_stride, pixel, c, x_stride, CHANNELS_LAST), mask=mask, other=0.0)
+        rows = tl.load(x + offsets(image, pixel, c, x_layout, CHANNELS_LAST), mask=mask, other=0.0)
         e = d * rows.to(tl.float32)
         if MAP:
             e += tl.load(map_factor + image * pixels + pixel, mask=inside, other=0.0)[:, None] * attention

@@ -14,22 +14,13 @@ from .gather_backward import local_grads, weigh_mask
 
 @triton.jit(do_not_specialize=["images", "first"])
 def expand_and_prepare(
-    w_expand,
-    b_w_expand,
-    a,
-    m,
+    weights,  # Global
     stats,
-    g,
-    alpha,
-    beta,
-    v_shrink,
-    v_collapse,
+    gate,  # Gate, g with it
+    local,  # Local
     shrink,  # [R, C] in x's dtype, with INPUT: v_collapse times the rows of v_shrink
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     first,  # programs of the first part
     BIAS: tl.constexpr,
     INPUT: tl.constexpr,
@@ -39,14 +30,13 @@ def expand_and_prepare(
     CHANNELS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """What the forward pass did not save: g, alpha, beta; and with INPUT what grad_x multiplies W by."""
+    """What the forward pass did not save: alpha, beta, g; and with INPUT what grad_x multiplies W by."""
     program = tl.program_id(0)
     if program < first:
-        expand_block(
-            program, w_expand, b_w_expand, a, m, stats, g, alpha, beta, images, pixels, channels, reduced, width,
-            BIAS, True, GATE_PRECISION, IMAGES, DEPTH, CHANNELS,
-        )  # fmt: skip
+        expand_block(program, weights, stats, gate, images, sizes, BIAS, GATE_PRECISION, IMAGES, DEPTH, CHANNELS)
     elif INPUT:
+        v_shrink, v_collapse, _, _ = local
+        _, channels, reduced, _ = sizes
         prepare_block(program - first, v_shrink, v_collapse, shrink, reduced, channels, True, COLS)
 
 
@@ -60,10 +50,7 @@ def finish_and_weigh(
     stats,
     dz,
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     first,  # programs of the first part
     rows,
     count,
@@ -77,44 +64,24 @@ def finish_and_weigh(
     """What the products of the backward pass take: dz from its parts, and W from those of ds."""
     program = tl.program_id(0)
     if program < first:
-        finish_grad_hidden(
-            program, dz_parts, stats, dz, images, pixels, channels, reduced, width, SPLITS, IMAGES, REDUCED
-        )
+        finish_grad_hidden(program, dz_parts, stats, dz, images, sizes, SPLITS, IMAGES, REDUCED)
     else:
         weigh_mask(program - first, ds_parts, relu_mask, ds, weighted, rows, count, words, ROWS, WORDS)
 
 
 @triton.jit(do_not_specialize=["images", "first", "second", "third"])
 def small_grads(
-    alpha_parts,
-    beta_parts,
-    g,
-    dg,
-    dz,
+    parts,  # GateParts
+    gate,  # Gate
+    grads,  # GateGrads
     stats,
-    grad_w_shrink,
-    grad_w_expand,
-    grad_a,
-    grad_m,
-    grad_b_w_shrink,
-    grad_b_w_expand,
-    w_shrink,
-    dp,
-    t,
-    counts,
-    ds_sums,
-    v_shrink,
-    v_collapse,
-    b_v_shrink,
-    grad_v_shrink,
-    grad_v_collapse,
-    grad_b_v_shrink,
-    grad_b_v_collapse,
+    weights,  # Global
+    weight_grads,  # Global
+    products,  # Products
+    local,  # Local
+    local_weight_grads,  # Local
     images,
-    pixels,
-    channels,
-    reduced,
-    width,
+    sizes,
     first,  # the number of the first program of the second part, and so on
     second,
     third,
@@ -137,24 +104,17 @@ def small_grads(
     program = tl.program_id(0)
     if program < first:
         if INPUT:
-            grad_pool(
-                program, w_shrink, dz, dp, images, pixels, channels, reduced, GATE_PRECISION, IMAGES, DEPTH, CHANNELS
-            )
+            grad_pool(program, weights, grads, images, sizes, GATE_PRECISION, IMAGES, DEPTH, CHANNELS)
     elif WEIGHTS:
         if program < second:
             global_grads(
-                program - first, dg, dz, stats, grad_w_shrink, grad_w_expand, grad_b_w_shrink,
-                images, pixels, channels, reduced, width,
+                program - first, grads, stats, weight_grads, images, sizes,
                 BIAS, GATE_PRECISION, GRADS_IMAGES, GRADS_REDUCED, GRADS_CHANNELS,
             )  # fmt: skip
         elif program < third:
             sums_of_channels(
-                program - second, alpha_parts, beta_parts, g, dg, grad_a, grad_m, grad_b_w_expand, images, channels,
+                program - second, parts, gate, grads, weight_grads, images, sizes,
                 BIAS, PARTS, GRADS_IMAGES, GRADS_CHANNELS,
             )  # fmt: skip
         else:
-            local_grads(
-                program - third, t, counts, ds_sums, v_shrink, v_collapse, b_v_shrink,
-                grad_v_shrink, grad_v_collapse, grad_b_v_shrink, grad_b_v_collapse, channels, reduced,
-                BIAS, SPLITS, UNITS, COLS,
-            )  # fmt: skip
+            local_grads(program - third, products, local, local_weight_grads, sizes, BIAS, SPLITS, UNITS, COLS)

@@ -14,8 +14,10 @@ from ...squash import Squash
 from ...stages import BackwardCall, Gates, ScaleGrads, rows_dtype
 from .. import _on_device_of, _precision, backward_plan, gate
 from .. import scale as launches
+from ..arguments import Gate, GateParts, Layout, Products
 from ..config import Tile
-from ..launch import KernelLaunch, Layout, Workspace, alignment, cdiv, clamp_block, kept_plan
+from ..kept import alignment, kept_plan
+from ..launch import KernelLaunch, Workspace, cdiv, clamp_block, current_stream
 from ..problem import Problem, Rows
 from . import kernels
 
@@ -36,10 +38,9 @@ class Gather:
         }
         whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % sizes["REDUCED"] == 0
         constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x)}
-        numbers = (p.images, p.pixels, p.channels, p.reduced, *p.x)
-        self.gather = KernelLaunch(kernels.gather_hidden, rows.tiles, numbers, constants, tile)
+        self.gather = KernelLaunch(kernels.gather_hidden, rows.tiles, (p.images, p.sizes, p.x), constants, tile)
         self.shrink, splits = gate.shrink_launch(p, rows)
-        self.workspace, self.stats = Workspace(), (p.images, p.width)
+        self.workspace, self.stats = Workspace(), (p.images, p.sizes.width)
         self.workspace.add(rows.tiles, rows.segments, p.channels)  # pooled sums
         self.workspace.add(splits, p.images, p.reduced)  # z in parts
 
@@ -48,8 +49,9 @@ class Gather:
         stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
         hidden = x.new_empty((n, height, width, len(w.v_collapse)), dtype=rows_dtype(x))
         pool, z_parts = self.workspace.allocate(x.device)
-        self.gather(x, w.v_shrink.to(x.dtype), w.b_v_shrink, hidden, pool)
-        self.shrink(pool, w.w_shrink, stats, z_parts)
+        stream = current_stream(x.device)
+        self.gather(x, w.v_shrink.to(x.dtype), w.b_v_shrink, hidden, pool, stream=stream)
+        self.shrink(pool, w.w_shrink, stats, z_parts, stream=stream)
         return stats, hidden
 
 
@@ -59,8 +61,7 @@ class Scale:
     def __init__(self, x: Tensor, residual: Tensor | None, w: Weights, return_map: bool, precision: str):
         p = Problem.of(x, w, Squash.SIGMOID, precision)
         rows, sizes = _collapse_sizes(p)
-        numbers = (p.images * p.pixels, p.pixels, p.reduced, p.width)
-        self.collapse = KernelLaunch(kernels.collapse, rows, numbers, sizes, _COLLAPSE)
+        self.collapse = KernelLaunch(kernels.collapse, rows, (p.images * p.pixels, p.sizes), sizes, _COLLAPSE)
         layout = None if residual is None else Layout.of(residual, p.channels_last)
         self.scale, c_blocks = launches.scale_launch(p, layout, return_map, 1)  # collapse makes s whole
         self.map_parts = c_blocks if return_map else 0, p.images * p.pixels
@@ -71,11 +72,12 @@ class Scale:
     ) -> tuple[Tensor, Tensor | None]:
         out, attn_map = torch.empty_like(x), None
         map_parts = torch.empty(self.map_parts, dtype=torch.float32, device=x.device)
-        self.collapse(seen, w.v_collapse, w.b_v_collapse, stats)
-        self.scale(x, residual, out, stats, None, *gates, map_parts)
+        stream = current_stream(x.device)
+        self.collapse(seen, w.v_collapse, w.b_v_collapse, stats, stream=stream)
+        self.scale(x, residual, out, stats, None, Gate(*gates), map_parts, stream=stream)
         if self.finish_map is not None:
             attn_map = torch.empty((x.shape[0], *x.shape[2:]), dtype=torch.float32, device=x.device)
-            self.finish_map(map_parts, attn_map)
+            self.finish_map(map_parts, attn_map, stream=stream)
         return out, attn_map
 
 
@@ -110,13 +112,14 @@ class Backward:
         ds_parts = self.parts(_DS_PARTS, n, height * width, device=x.device)
         residual = None if call.out is None else torch.empty_like(x)
         factor = None if call.map_factor is None else call.map_factor.contiguous()
+        stream, sums = current_stream(x.device), GateParts(alpha_parts, beta_parts)
         self.paper.scale(
-            call.grad_out, x, call.out, residual, call.stats, factor, *gates, alpha_parts, beta_parts, ds_parts
+            call.grad_out, x, call.out, residual, call.stats, factor, Gate(*gates), sums, ds_parts, stream=stream
         )
         grad_seen = torch.empty_like(call.seen)
         collapse_parts = torch.empty((self.programs, len(w.v_collapse)), dtype=torch.float32, device=x.device)
         ds_sums = torch.empty(self.programs, dtype=torch.float32, device=x.device)
-        self.collapse(ds_parts, call.seen, w.v_collapse, grad_seen, collapse_parts, ds_sums)
+        self.collapse(ds_parts, call.seen, w.v_collapse, grad_seen, collapse_parts, ds_sums, stream=stream)
         grads = {}
         if call.need_weights:
             grads = {"v_collapse": collapse_parts.sum(0), "b_v_collapse": ds_sums.sum(0, keepdim=True)}
@@ -126,16 +129,16 @@ class Backward:
         self, call: BackwardCall, gates: Gates, grad_sum: Tensor, grad_hidden: Tensor, dp: Tensor,
         grad_x: Tensor | None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        x, w = call.x, call.w
+        x, w, stream = call.x, call.w, current_stream(call.x.device)
         through = torch.where(call.hidden <= 0, 0.0, grad_hidden).flatten(0, 2)  # [N HW, R]
         rows = F.pad(through, (0, self.paper.weighted[1] - through.shape[1])).to(x.dtype)
         if grad_x is not None:
-            pixels = x.shape[2] * x.shape[3]
-            self.paper.grad_x(grad_sum, grad_x, w.v_shrink.to(x.dtype), call.stats, rows, *gates, dp / pixels)
+            v_shrink, dp = w.v_shrink.to(x.dtype), dp / (x.shape[2] * x.shape[3])
+            self.paper.grad_x(grad_sum, grad_x, v_shrink, call.stats, rows, Gate(*gates), dp, stream=stream)
         if not call.need_weights:
             return {}
         t = self.parts(_T, *w.v_shrink.shape, device=x.device)
-        self.paper.local_products(x, rows, None, t, None, None)
+        self.paper.local_products(x, rows, None, Products(t, None, None), stream=stream)
         return {"v_shrink": t.sum(0), "b_v_shrink": through.sum(0, dtype=torch.float32)}
 
 

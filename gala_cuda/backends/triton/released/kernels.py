@@ -17,11 +17,8 @@ def gather_hidden(
     hidden,  # [N HW, R]
     pool,  # [tiles, SEGMENTS, C]
     images,
-    pixels,
-    channels,
-    reduced,
-    x_image_stride,
-    x_stride,
+    sizes,
+    layout,  # of x
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -33,6 +30,7 @@ def gather_hidden(
     REDUCED: tl.constexpr,
 ):
     """hidden = relu(v_shrink x + b_v_shrink), and each tile's part of the pooled sum; one program for each tile."""
+    pixels, channels, reduced, _ = sizes
     tile = tl.program_id(0)
     row, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
     to_pool = pool + tile.to(tl.int64) * SEGMENTS * channels
@@ -41,7 +39,7 @@ def gather_hidden(
         acc = tl.zeros([ROWS, REDUCED], tl.float32)
         for k in range(0, channels, DEPTH):
             c = k + tl.arange(0, DEPTH)
-            at = row_offsets(row, image, first, pixel, c, x_image_stride, x_stride, CHANNELS_LAST, FLAT, DENSE)
+            at = row_offsets(row, image, first, pixel, c, layout, CHANNELS_LAST, FLAT, DENSE)
             rows = tl.load(x + at, mask=inside[:, None] & below(c, channels, WHOLE)[None, :], other=0.0)
             v = load_matrix(v_shrink, r, c, reduced, channels, TRANSPOSED=True, WHOLE=WHOLE)
             acc = dot(rows, v, acc, PRECISION)
@@ -60,13 +58,12 @@ def collapse(
     b_v_collapse,  # [1]
     stats,  # [N, width], s first
     rows,
-    pixels,
-    reduced,
-    width,
+    sizes,
     ROWS: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
     """s = v_collapse . relu(seen) + b_v_collapse; one program for each ROWS pixels."""
+    pixels, _, reduced, width = sizes
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     s = tl.zeros([ROWS], tl.float32)
