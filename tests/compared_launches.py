@@ -12,15 +12,15 @@ from unittest import mock
 import torch
 
 from benchmarks.gpu import compiler, correctness, forms, operators, sanitized
+from benchmarks.gpu.predict import HOPPER as TARGET
 from benchmarks.gpu.settings import DRY_RUN, Context
-from benchmarks.gpu.uses import Target, Use
+from benchmarks.gpu.uses import Use
 from gala_cuda import GALA, testing
 from gala_cuda.backends import triton
 from gala_cuda.backends.triton import config, problem
 from tools.kernel_report.launches import launched
 
-TARGET = Target(90, 132)
-STAND_INS = ((triton, "why_not", None), (config, "architecture", TARGET.arch), (problem, "num_sms", TARGET.num_sms))
+STAND_INS = ((triton, "why_not", None), (config, "architecture", TARGET.arch), (problem, "multiprocessors", TARGET.sms))
 GROUPS = (("bfloat16", "channels_last"), ("float32", "nchw"))
 
 

@@ -151,11 +151,12 @@ def test_the_pool_compiles_into_tritons_cache(tmp_path):
 import torch
 from benchmarks.gpu.forms import Kind
 from benchmarks.gpu.compiler import Compiler
-from benchmarks.gpu.uses import Target, Use
+from benchmarks.gpu.predict import HOPPER
+from benchmarks.gpu.uses import Use
 if __name__ == "__main__":
     kind = Kind((2, 64, 7, 7), 16, torch.bfloat16, "channels_last")
     with Compiler(1) as compiler:
-        launches = compiler.collect([Use(kind, torch.float32, save=False)], Target(90, 132))
+        launches = compiler.collect([Use(kind, torch.float32, save=False)], HOPPER)
         small = [launch for launch in launches if launch.kernel == "prepare"]
         print(len(launches), [(done.kernel, done.problem) for done in compiler.compile(2 * small, 1000)])
 """

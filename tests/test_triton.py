@@ -20,6 +20,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 from gala_cuda.backends.triton import assembler, kept, launch  # noqa: E402
+from gala_cuda.backends.triton.config import Multiprocessors  # noqa: E402
 
 SMALL = {
     "gather": {"ROWS": 16, "DEPTH": 16, "REDUCED": 32, "warps": 4, "stages": 2},
@@ -113,7 +114,7 @@ def test_forward_and_gradients_match_float64(case, table):
 )
 def test_programs_share_hidden_units_where_tiles_are_few(case, table, monkeypatch):
     """Each block of 32 has a program, and `scale` adds up their parts of the local map."""
-    monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 64)
+    monkeypatch.setattr("gala_cuda.backends.triton.problem.multiprocessors", lambda _: Multiprocessors(64, 64 << 10))
     grids = {}
     call = launch.KernelLaunch.__call__
 
@@ -132,7 +133,7 @@ def test_programs_share_hidden_units_where_tiles_are_few(case, table, monkeypatc
 
 def test_infinite_x_where_programs_share_hidden_units(monkeypatch):
     """A tile of two images, one of which has an infinite x: the other's results are as without it."""
-    monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 16)
+    monkeypatch.setattr("gala_cuda.backends.triton.problem.multiprocessors", lambda _: Multiprocessors(16, 64 << 10))
     kept.clear_plans()
     problem = to_device(draw(Case((2, 48, 5, 5), 64, torch.bfloat16, layout="channels_last")))
     spoilt = problem.x.clone()

@@ -13,13 +13,14 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from test_triton import DEVICE, table, to_device  # noqa: F401
 
 from gala_cuda.backends.triton import config, kept, launch
+from gala_cuda.backends.triton.config import Multiprocessors
 from gala_cuda.backends.triton.problem import FEWEST_ROWS, Problem, Rows
 
 
 @pytest.mark.parametrize(("images", "rows"), [(256, 128), (66, 128), (65, 64), (32, 64), (1, 64)])
 def test_a_batch_too_small_for_all_multiprocessors_is_cut_finer(images, rows, monkeypatch):
     """Into tiles of half as many rows, never below what the tensor cores take."""
-    monkeypatch.setattr("gala_cuda.backends.triton.problem.num_sms", lambda device: 132)
+    monkeypatch.setattr("gala_cuda.backends.triton.problem.multiprocessors", lambda _: Multiprocessors(132, 64 << 10))
     problem = draw(Case((images, 8, 16, 16), 2, torch.bfloat16, layout="channels_last"))
     p = Problem.of(problem.x, problem.w, Squash.TANH, "tf32")
     assert Rows.filling(p, 128).size == rows

@@ -82,7 +82,7 @@ def _launched(use: Use, target: Target) -> list[Launch]:
     row = config.row_of(rows, target.arch, x.element_size(), is_channels_last(x), reduced)[1]
     precision = "tf32x3" if x.dtype == torch.float32 else "tf32"  # torch's default
     call = Call(x, reduced, use.weights, precision, SQUASHES[use.squash], use.bias, use.residual, use.map, use.save)
-    return launches_of(call, row, target.arch, target.num_sms)
+    return launches_of(call, row, target.arch, target.sms)
 
 
 def _compile(launch: Launch) -> Compiled:

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from gala_cuda.backends.triton.config import Multiprocessors
 from gala_cuda.diagnostics import version
 
 from . import schedule
@@ -27,7 +28,7 @@ from .settings import GPU, Context
 from .uses import Target, Use
 from .worker import STEPS
 
-HOPPER = Target(90, 132)
+HOPPER = Target(90, Multiprocessors(132, 228 << 10))
 CORES = 16  # of the machine that is predicted
 PREDICTED = "predicted.json"
 EXTENSION_CPU_SECONDS = 150  # user and system time of the build for 90a, measured once on an Intel Xeon

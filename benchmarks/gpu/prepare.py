@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from gala_cuda.backends.triton.config import multiprocessors
+
 from . import schedule, worker
 from .environment import environment
 from .extension import Build, architecture, worth_building
@@ -74,7 +76,7 @@ def _kernels(context: Context, uses: list[Use], end: float) -> dict[str, Any]:
 
 def target_of(device: torch.device) -> Target:
     major, minor = torch.cuda.get_device_capability(device)
-    return Target(10 * major + minor, torch.cuda.get_device_properties(device).multi_processor_count)
+    return Target(10 * major + minor, multiprocessors(device))
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from gala_cuda.backends.triton.config import Multiprocessors
+
 from .forms import Kind
 
 
@@ -23,4 +25,4 @@ class Target(NamedTuple):
     """The GPU that kernels are compiled for."""
 
     arch: int  # compute capability as 10 major + minor
-    num_sms: int
+    sms: Multiprocessors

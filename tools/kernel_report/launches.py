@@ -21,7 +21,7 @@ from gala_cuda.backends.interface import BackwardCall, ForwardCall, Weights, wei
 from gala_cuda.backends.squash import Squash
 from gala_cuda.backends.triton import backward_plan, forward_plan
 from gala_cuda.backends.triton.arguments import Argument, Layout
-from gala_cuda.backends.triton.config import Config
+from gala_cuda.backends.triton.config import Config, Multiprocessors
 from gala_cuda.backends.triton.launch import KernelLaunch
 from gala_cuda.backends.triton.problem import Problem
 
@@ -102,14 +102,16 @@ def inputs_of(call: Call) -> Inputs:
     return Inputs(w, torch.empty_like(call.x) if call.residual else None, torch.empty_like(call.x))
 
 
-def launches_of(call: Call, config: Config, arch: int, num_sms: int, inputs: Inputs | None = None) -> list[Launch]:
+def launches_of(
+    call: Call, config: Config, arch: int, sms: Multiprocessors, inputs: Inputs | None = None
+) -> list[Launch]:
     """What a call launches with the tiles of `config`: its forward pass, then its backward pass."""
     inputs = inputs or inputs_of(call)
-    problem = replace(Problem.of(call.x, inputs.w, call.squash, call.precision), config=config, num_sms=num_sms)
+    problem = replace(Problem.of(call.x, inputs.w, call.squash, call.precision), config=config, sms=sms)
     return launched(arch, lambda: _run_plans(problem, call, inputs))
 
 
-def planned(call: Call, config: Config, arch: int, num_sms: int) -> tuple[list[Planned], list[int]]:
+def planned(call: Call, config: Config, arch: int, sms: Multiprocessors) -> tuple[list[Planned], list[int]]:
     """As `launches_of`, with what each launch is given; and the numbers of the tensors that were there before."""
     given: list[tuple[KernelLaunch, tuple[Argument, ...]]] = []  # which keeps the tensors, and their ids, apart
     original, inputs = KernelLaunch.__call__, inputs_of(call)
@@ -119,7 +121,7 @@ def planned(call: Call, config: Config, arch: int, num_sms: int) -> tuple[list[P
         original(step, *tensors, stream=stream)
 
     with mock.patch.object(KernelLaunch, "__call__", keep):
-        launches = launches_of(call, config, arch, num_sms, inputs)
+        launches = launches_of(call, config, arch, sms, inputs)
     numbers: dict[int, int] = {}
     there = [t for t in (call.x, inputs.residual, inputs.grad_out, *inputs.w) if t is not None]
     before = [numbers.setdefault(id(t), len(numbers)) for t in there]

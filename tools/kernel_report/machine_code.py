@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import triton
 
+from gala_cuda.backends.triton.config import Multiprocessors
+from gala_cuda.backends.triton.problem import OF_A_PROGRAM
+
 from .launches import Launch, build
 from .loops import main_loop
 
@@ -24,6 +27,11 @@ class Gpu(NamedTuple):
     num_sms: int
     shared: int  # bytes that one program may have
     units: str  # the tensor cores' instructions for 16-bit operands; see TENSOR_CORES
+
+    @property
+    def sms(self) -> Multiprocessors:
+        """Whose shared memory holds a little more than what one program may have."""
+        return Multiprocessors(self.num_sms, self.shared + OF_A_PROGRAM)
 
 
 GPUS = {

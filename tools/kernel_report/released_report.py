@@ -48,7 +48,7 @@ def _own(arch: int, dtype: torch.dtype, channels_last: bool) -> list[Launch]:
     """What the stages launch of `kernels`, with the tiles of an architecture."""
     with (
         mock.patch.object(config, "architecture", return_value=arch),
-        mock.patch.object(problem, "num_sms", return_value=GPUS[arch].num_sms),
+        mock.patch.object(problem, "multiprocessors", return_value=GPUS[arch].sms),
     ):
         found = launched(arch, lambda: _run_stages(dtype, channels_last))
     kept.clear_plans()

@@ -97,4 +97,4 @@ def _launched(row: Row, variant: Variant) -> list[Launch]:
     memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
     x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
     call = Call(x, row.reduced, torch.float32, variant.precision, bias=full, residual=full, map=full)
-    return launches_of(call, row.config, row.arch, GPUS[row.arch].num_sms)
+    return launches_of(call, row.config, row.arch, GPUS[row.arch].sms)

@@ -12,12 +12,13 @@ from . import gate_backward, gather, gather_backward, scale, together
 from .arguments import Gate, GateGrads, GateParts, Global, Layout, Local, Products
 from .indexing import WORD
 from .launch import KernelLaunch, Workspace, cdiv, clamp_block, current_stream
-from .problem import GATE, NO_TUNING, Problem, Rows, shares, spans
+from .problem import GATE, NO_TUNING, Problem, Rows, even_parts, shares, spans
 
 FINISH_UNITS = 256  # hidden units in a program of finish_grad_hidden
 GRADS_IMAGES, GRADS_BLOCK = 32, 32  # images in a step of global_grads; hidden units and channels in a block of it
 LOCAL_COLUMNS, LOCAL_SIZE = 1024, 512  # channels, and with fewer of them weights, in a step of local_grads
-MOST_SPLITS = 32  # at most so many parts of the sum of local_products
+BEGINNING = 2  # a program of grad_x begins as long as it then takes for so many blocks of channels
+MOST_SPLITS = 64  # at most so many parts of the sum of local_products
 WEIGH_WORDS, WEIGH_SIZE = 8, 128  # words of a pixel's mask, and of all pixels' masks, in a step of weigh_mask
 
 
@@ -115,20 +116,19 @@ class Backward:
     def _grad_x(self, p: Problem, direct: Layout) -> KernelLaunch:
         tile = p.config.grad_x
         rows = Rows.filling(p, tile["ROWS"])
-        sizes = {
-            "DEPTH": clamp_block(tile["DEPTH"], p.reduced, 32),
-            "CHANNELS": clamp_block(tile["CHANNELS"], p.channels),
-        }
-        span, n_spans = spans(p.channels, sizes["CHANNELS"], cdiv(p.num_sms, rows.tiles))
+        depth, channels = clamp_block(tile["DEPTH"], p.reduced, 32), clamp_block(tile["CHANNELS"], p.channels)
+        held, stages = depth >= p.reduced, tile.stages
+        kept = rows.size * depth * (1 if held else stages) + channels * (rows.size + depth) * stages
+        parts = even_parts(rows.tiles, cdiv(p.channels, channels), p.at_once(kept), BEGINNING)
+        span, n_spans = spans(p.channels, channels, parts)
         programs = rows.tiles * n_spans
-        whole = p.channels % sizes["CHANNELS"] == 0 and p.reduced % sizes["DEPTH"] == 0
         flags = {
-            "HELD": sizes["DEPTH"] >= p.reduced,
-            "WHOLE": whole,
+            "HELD": held,
+            "WHOLE": p.channels % channels == 0 and p.reduced % depth == 0,
             "DENSE": p.dense(direct, p.out),
             "RUN": p.run(direct, p.out),
         }
-        constants = p.constants | rows.constants | sizes | flags
+        constants = p.constants | rows.constants | flags | {"DEPTH": depth, "CHANNELS": channels}
         numbers = (p.images, p.sizes, self.weighted[1], span, direct, p.out)
         return KernelLaunch(gather_backward.grad_x, programs, numbers, constants, tile)
 
@@ -141,7 +141,7 @@ class Backward:
             "CHANNELS": clamp_block(tile["CHANNELS"], p.channels),
         }
         blocks = cdiv(p.channels, sizes["CHANNELS"]) * cdiv(p.reduced, sizes["REDUCED"])
-        splits = max(1, min(p.num_sms // blocks, rows.tiles, MOST_SPLITS))
+        splits = max(1, min(p.sms.number // blocks, rows.tiles, MOST_SPLITS))
         numbers = (p.images, p.sizes, self.weighted[1], rows.tiles, splits, p.x)
         whole = p.channels % sizes["CHANNELS"] == 0 and p.reduced % sizes["REDUCED"] == 0
         constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x), "RUN": p.run(p.x)}

@@ -76,6 +76,13 @@ class Config:
 Row = tuple[dict[str, Any], Config]  # what it is for, by KIND, and what it says
 
 
+class Multiprocessors(NamedTuple):
+    """The streaming multiprocessors of a GPU."""
+
+    number: int
+    shared: int  # bytes of shared memory of each, for all programs that it holds
+
+
 class Table(NamedTuple):
     """The content of a table's file: its rows, and for the measured ones how they were measured."""
 
@@ -105,9 +112,12 @@ def architecture(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def num_sms(device: torch.device) -> int:
-    """How many streaming multiprocessors the device has; two in the interpreter, so that it splits sums too."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+def multiprocessors(device: torch.device) -> Multiprocessors:
+    """Those of the device; two small ones in the interpreter, so that it splits sums too."""
+    if device.type != "cuda":
+        return Multiprocessors(2, 64 << 10)
+    found = torch.cuda.get_device_properties(device)
+    return Multiprocessors(found.multi_processor_count, found.shared_memory_per_multiprocessor)
 
 
 def row_of(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Row:

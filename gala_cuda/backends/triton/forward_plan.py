@@ -11,7 +11,7 @@ from . import gather, scale
 from .arguments import Gate, Global, Layout, Local
 from .indexing import WORD
 from .launch import KernelLaunch, Workspace, cdiv, clamp_block, current_stream
-from .problem import Problem, Rows
+from .problem import Problem, Rows, even_parts, spans
 
 FEWEST_UNITS = 64  # hidden units of a program of gather
 
@@ -41,15 +41,16 @@ class Forward:
         """The launch, its tiles, and between how many programs a tile's hidden units are shared."""
         tile = p.config.gather
         rows = Rows.filling(p, tile["ROWS"])
-        units = block = clamp_block(tile["REDUCED"], p.reduced, int(WORD))
-        unit_shares, least = 1, min(units, FEWEST_UNITS)
-        while block >= least and rows.tiles * cdiv(p.reduced, block) <= p.num_sms:
-            units, unit_shares, block = block, cdiv(p.reduced, block), block // 2
+        units, depth = clamp_block(tile["REDUCED"], p.reduced, int(WORD)), clamp_block(tile["DEPTH"], p.channels)
+        while units > FEWEST_UNITS and rows.tiles * cdiv(p.reduced, units // 2) <= p.sms.number:
+            units //= 2
+        at_once = p.at_once(tile.stages * depth * (rows.size + units))
+        span, unit_shares = spans(p.reduced, units, even_parts(rows.tiles, cdiv(p.reduced, units), at_once, 0))
         if units <= FEWEST_UNITS < p.reduced:
             tile = replace(tile, warps=min(tile.warps, 4))
-        sizes = {"DEPTH": clamp_block(tile["DEPTH"], p.channels), "REDUCED": units}
-        numbers = (p.images, p.sizes, units, p.x)
-        whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % units == 0
+        sizes = {"DEPTH": depth, "REDUCED": units}
+        numbers = (p.images, p.sizes, span, p.x)
+        whole = p.channels % depth == 0 and p.reduced % units == 0
         flags = {"SAVE": save, "SHARED": unit_shares > 1, "WHOLE": whole, "DENSE": p.dense(p.x), "RUN": p.run(p.x)}
         constants = p.constants | rows.constants | sizes | flags
         return KernelLaunch(gather.gather, rows.tiles * unit_shares, numbers, constants, tile), rows, unit_shares

@@ -10,12 +10,14 @@ from ..interface import Weights
 from ..layout import is_channels_last
 from ..squash import Squash
 from .arguments import Layout, Sizes
-from .config import MOST, Config, Tile, lookup, num_sms
+from .config import MOST, Config, Multiprocessors, Tile, lookup, multiprocessors
 from .launch import cdiv, clamp_block
 
 FEWEST_ROWS = 64  # of a tile for the tensor cores of compute capability 9.0
 PROGRAMS = 4  # how many to aim at for each streaming multiprocessor
 SPLITS = 8  # between at most so many programs an image's pixels are split
+MOST_PARTS = 64  # of a tile's blocks between programs
+OF_A_PROGRAM = 1024  # bytes of shared memory that the system takes of each program
 # Three products of TF32 numbers, nearly as accurate as float32, on the tensor cores. One is not enough, in 16 bits
 # neither: it cuts its operands to 10 bits, and hidden units near 0 change their sign.
 GATE_PRECISION = "tf32x3"
@@ -59,7 +61,7 @@ class Problem:
     squash: Squash
     precision: str
     config: Config
-    num_sms: int
+    sms: Multiprocessors
 
     @classmethod
     def of(cls, x: Tensor, w: Weights, squash: Squash, precision: str) -> "Problem":
@@ -82,7 +84,7 @@ class Problem:
             squash,
             precision,
             lookup(x, channels_last, reduced),
-            num_sms(x.device),
+            multiprocessors(x.device),
         )
 
     @property
@@ -104,6 +106,10 @@ class Problem:
             return 1
         numbers = [self.pixels, *(stride for layout in layouts for stride in layout)]
         return next(run for run in (8, 4, 2, 1) if all(number % run == 0 for number in numbers))
+
+    def at_once(self, elements: int) -> int:
+        """How many programs run at once, where each keeps so many elements of x's dtype in shared memory."""
+        return self.sms.number * max(1, self.sms.shared // (elements * self.dtype.itemsize + OF_A_PROGRAM))
 
     @property
     def constants(self) -> dict[str, object]:
@@ -130,7 +136,7 @@ class Rows:
     def filling(cls, problem: Problem, size: int) -> "Rows":
         """Tiles of `size` rows, or of half as many where that leaves multiprocessors without a tile."""
         rows = cls.of(problem, size)
-        if rows.tiles >= problem.num_sms or size < 2 * FEWEST_ROWS:
+        if rows.tiles >= problem.sms.number or size < 2 * FEWEST_ROWS:
             return rows
         return cls.of(problem, size // 2)
 
@@ -159,7 +165,19 @@ def spans(extent: int, block: int, parts: int) -> tuple[int, int]:
     return span, cdiv(extent, span)
 
 
+def even_parts(tiles: int, blocks: int, at_once: int, beginning: int) -> int:
+    """Between how many programs to divide the blocks of each tile, so that the last round of programs is a full one.
+
+    So many programs run at once; to begin takes each of them as long as `beginning` blocks.
+    """
+
+    def time(parts: int) -> int:
+        return cdiv(tiles * parts, at_once) * (beginning + cdiv(blocks, parts))
+
+    return min(range(1, min(blocks, MOST_PARTS) + 1), key=time)
+
+
 def shares(problem: Problem, pixels: int, blocks: int) -> tuple[int, int]:
     """Cuts an image's pixels into shares, so that there are programs enough: (pixels of a share, number of shares)."""
-    wanted = cdiv(PROGRAMS * problem.num_sms, max(1, problem.images * blocks))
+    wanted = cdiv(PROGRAMS * problem.sms.number, max(1, problem.images * blocks))
     return spans(problem.pixels, pixels, min(wanted, SPLITS))
