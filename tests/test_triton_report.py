@@ -1,8 +1,8 @@
 """The compile report: it finds nothing wrong with the shipped table, and what is wrong in a bad one.
 
-Kernels that depend on the table are compiled for all rows, in bfloat16 and in float32 with every optional operand.
-All kernels are compiled for one row of each architecture, also in
-float16 without the optional operands. The command line compiles everything.
+Kernels that depend on the table are compiled for all rows, in bfloat16 and in float32 with every optional operand, for
+64 images. All kernels are compiled for one row of each architecture, also in float16 without the optional operands,
+for 1 and 32 images. The command line compiles everything.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ import pytest
 from gala_cuda.backends.triton.config import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
+ONE_NUMBER = ("--images", "64")
 OF_ROWS = {"gather", "scale", "scale_backward", "grad_x", "local_products"}
 OF_ALL = {
     "prepare", "shrink", "finish_hidden", "expand", "finish_map", "expand_and_prepare", "grad_hidden",
@@ -77,7 +78,7 @@ def check(kernels):
 
 @pytest.mark.parametrize(("variant", "bits"), [("bfloat16-full", 16), ("tf32x3-full", 32)], ids=["bfloat16", "float32"])
 def test_kernels_of_all_rows(tmp_path, variant, bits):
-    printed, code, kernels, markdown = report(tmp_path, "--kernels", *OF_ROWS, "--variants", variant)
+    printed, code, kernels, markdown = report(tmp_path, "--kernels", *OF_ROWS, "--variants", variant, *ONE_NUMBER)
     assert code == 0, printed
     check(kernels)
     rows = [row for row in json.loads(TABLE.read_text())["rows"] if 8 * row["for"]["bytes"] == bits]
@@ -89,17 +90,18 @@ def test_kernels_of_all_rows(tmp_path, variant, bits):
 
 
 def test_all_kernels_of_one_row(tmp_path):
-    variants = ("--variants", "bfloat16-full", "float16-plain")
-    printed, code, kernels, _ = report(tmp_path, "--rows", "*-16-channels_last-256", *variants)
+    arguments = ("--variants", "bfloat16-full", "float16-plain", "--images", "1", "32")
+    printed, code, kernels, _ = report(tmp_path, "--rows", "*-16-channels_last-256", *arguments)
     assert code == 0, printed
     check(kernels)
     for arch in GPUS:
         assert {kernel["kernel"] for kernel in kernels if kernel["arch"] == arch} == OF_ROWS | OF_ALL
+    assert {number for kernel in kernels for number in kernel["images"]} == {1, 32}
 
 
 @pytest.mark.parametrize("layout", BUDGETS)
 def test_loops_keep_to_their_budgets(layout, tmp_path):
-    rows = ("--rows", f"90-16-{layout}-256", "--variants", "bfloat16-plain")
+    rows = ("--rows", f"90-16-{layout}-256", "--variants", "bfloat16-plain", *ONE_NUMBER)
     _, _, kernels, _ = report(tmp_path, *rows, "--kernels", *BUDGETS[layout])
     loops = {kernel["kernel"]: kernel["loop"] for kernel in kernels}
     assert loops.keys() == BUDGETS[layout].keys()
@@ -135,8 +137,8 @@ def test_bad_rows_are_found(tmp_path):
     ]
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"rows": rows}))
-    variant = ("--variants", "bfloat16-plain")
-    printed, code, kernels, markdown = report(tmp_path, "--table", table, "--kernels", "gather", *variant)
+    arguments = ("--kernels", "gather", "--variants", "bfloat16-plain", *ONE_NUMBER)
+    printed, code, kernels, markdown = report(tmp_path, "--table", table, *arguments)
     assert code == 1
     for (arch, *_, fault), kernel in zip(bad, kernels, strict=True):
         assert kernel["arch"] == arch

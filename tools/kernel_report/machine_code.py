@@ -37,6 +37,7 @@ class Gpu(NamedTuple):
 GPUS = {
     80: Gpu("A100", 108, 163 << 10, "HMMA"),
     86: Gpu("RTX A6000", 84, 99 << 10, "HMMA"),
+    89: Gpu("RTX 4090", 128, 99 << 10, "HMMA"),
     90: Gpu("H100", 132, 227 << 10, "HGMMA"),
     100: Gpu("B200", 148, 227 << 10, "tcgen05"),
     120: Gpu("RTX PRO 6000", 188, 99 << 10, "HMMA"),

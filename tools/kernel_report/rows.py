@@ -2,9 +2,10 @@
 
 import contextlib
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -14,7 +15,7 @@ from gala_cuda.diagnostics import dtype_name
 from .launches import Call, Launch, launches_of
 from .machine_code import GPUS
 
-IMAGES = 64
+IMAGES = 1, 32, 256  # one number for each of the gate's blocks
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ VARIANTS = tuple(
 )
 
 
+class Use(NamedTuple):
+    """What makes a launch."""
+
+    row: Row
+    variant: Variant
+    images: int
+
+
 def read_rows(path: Path, patterns: list[str], archs: list[int]) -> list[Row]:
     """The rows of a table's file that the architectures take, if their names match one of `patterns`, as file names do.
 
@@ -73,28 +82,31 @@ def read_rows(path: Path, patterns: list[str], archs: list[int]) -> list[Row]:
     return [row for row in rows if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
 
 
-def collect(rows: list[Row], variants: list[str], kernels: list[str]) -> dict[Launch, list[tuple[Row, Variant]]]:
+def collect(
+    rows: list[Row], variants: list[str], kernels: list[str], images: Sequence[int] = IMAGES
+) -> dict[Launch, list[Use]]:
     """Each different launch of these rows, variants and kernels (all where empty), with what makes it."""
-    found: dict[Launch, list[tuple[Row, Variant]]] = {}
-    for row, variant, launch in _launches(rows, variants):
+    found: dict[Launch, list[Use]] = {}
+    for use, launch in _launches(rows, variants, images):
         if not kernels or launch.kernel in kernels:
             uses = found.setdefault(launch, [])
-            if (row, variant) not in uses:
-                uses.append((row, variant))
+            if use not in uses:
+                uses.append(use)
     return found
 
 
-def _launches(rows: list[Row], variants: list[str]) -> Iterator[tuple[Row, Variant, Launch]]:
+def _launches(rows: list[Row], variants: list[str], images: Sequence[int]) -> Iterator[tuple[Use, Launch]]:
     for row in rows:
         for variant in VARIANTS:
             if variant.dtype.itemsize == row.element and (not variants or variant.name in variants):
-                yield from ((row, variant, launch) for launch in _launched(row, variant))
+                for number in images:
+                    yield from ((Use(row, variant, number), launch) for launch in _launched(row, variant, number))
 
 
-def _launched(row: Row, variant: Variant) -> list[Launch]:
+def _launched(row: Row, variant: Variant, images: int) -> list[Launch]:
     """Forward and backward, at a width and size of map as ResNet-50 has them."""
     channels, side, full = 4 * row.reduced, 7 if row.reduced >= 512 else 14, variant.full
     memory_format = torch.channels_last if row.channels_last else torch.contiguous_format
-    x = torch.empty(IMAGES, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
+    x = torch.empty(images, channels, side, side, dtype=variant.dtype, device="meta").to(memory_format=memory_format)
     call = Call(x, row.reduced, torch.float32, variant.precision, bias=full, residual=full, map=full)
     return launches_of(call, row.config, row.arch, GPUS[row.arch].sms)

@@ -26,7 +26,7 @@ from gala_cuda.backends.triton.config import TABLE, TableError
 from . import tables
 from .launches import Launch
 from .machine_code import GPUS, TENSOR_CORES, Code, compiled, faults
-from .rows import VARIANTS, Row, Variant, collect, read_rows
+from .rows import IMAGES, VARIANTS, Use, collect, read_rows
 
 COLUMNS = (
     "x",  # bits of its elements
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.exit(f"triton_report: {error}")
     if unknown := {row.arch for row in rows} - GPUS.keys():
         sys.exit(f"triton_report: rows for architectures {sorted(unknown)}, expected some of {sorted(GPUS)}")
-    uses = collect(rows, options.variants, options.kernels)
+    uses = collect(rows, options.variants, options.kernels, options.images)
     if not uses:
         sys.exit("triton_report: the table has none of these rows, architectures, variants and kernels")
     every_code = _compile_all(list(uses), options.jobs)
@@ -66,16 +66,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _record(launch: Launch, used: list[tuple[Row, Variant]], code: Code | str) -> dict[str, Any]:
+def _record(launch: Launch, used: list[Use], code: Code | str) -> dict[str, Any]:
     """What report.json says about a kernel."""
     record = {
         "arch": launch.arch,
         "kernel": launch.kernel,
-        "bits": sorted({8 * row.element for row, _ in used}),
-        "rows": list(dict.fromkeys(row.name for row, _ in used)),
-        "variants": list(dict.fromkeys(variant.name for _, variant in used)),
+        "bits": sorted({8 * use.row.element for use in used}),
+        "rows": list(dict.fromkeys(use.row.name for use in used)),
+        "variants": list(dict.fromkeys(use.variant.name for use in used)),
+        "images": sorted({use.images for use in used}),
         "constants": launch.constants,
-        "faults": faults(launch, used[0][0].element, code),
+        "faults": faults(launch, used[0].row.element, code),
     }
     return record if isinstance(code, str) else record | code._asdict()
 
@@ -128,7 +129,8 @@ def _title(arch: int) -> str:
 def _faulty(records: list[dict[str, Any]]) -> list[str]:
     lines = []
     for record in records:
-        where = f"{', '.join(record['rows'])}; {', '.join(record['variants'])}"
+        images = ", ".join(map(str, record["images"]))
+        where = f"{', '.join(record['rows'])}; {', '.join(record['variants'])}; N = {images}"
         lines += [f"sm_{record['arch']} {record['kernel']} ({where}): {fault}" for fault in record["faults"]]
     return lines
 
@@ -158,6 +160,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=[], help="default: all")
     parser.add_argument("--kernels", nargs="+", default=[], metavar="NAME", help="default: all")
+    parser.add_argument("--images", nargs="+", type=int, default=IMAGES, metavar="N", help="default: %(default)s")
     parser.add_argument("--table", type=Path, default=TABLE, help="default: the shipped one")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; default: %(default)s")
     parser.add_argument("--output", type=Path, help="a folder for report.json and report.md; default: none")
