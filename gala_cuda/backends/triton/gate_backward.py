@@ -36,15 +36,15 @@ def grad_hidden(
         c = k + tl.arange(0, DEPTH)
         mask = here[:, None] & (c < channels)[None, :]
         at = image * channels + c[None, :]
-        w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=False)
         weight_a = load_vector(a, c, channels)[None, :]
         weight_m = load_vector(m, c, channels)[None, :]
         d = tl.zeros([IMAGES, DEPTH], tl.float32)
         for part in tl.static_range(PARTS):
             d += weight_a * tl.load(alpha_parts + part * stride + at, mask=mask, other=0.0)
             d += weight_m * tl.load(beta_parts + part * stride + at, mask=mask, other=0.0)
-        tl.store(dg + at, d, mask=mask & (r_block == 0))
+        w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=False)
         acc = add_product(d, w.to(tl.float32), acc, GATE_PRECISION)
+        tl.store(dg + at, d, mask=mask & (r_block == 0))
     store_split(dz_parts, acc, split, n, images, r, reduced)
 
 
