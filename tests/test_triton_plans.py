@@ -1,5 +1,7 @@
 """The Triton backend's plans: what tells them apart, and which row of the table and which tiles they take."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,10 +13,11 @@ from gala_cuda.testing import Case, draw, operator
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from test_triton import DEVICE, table, to_device  # noqa: F401
+from triton import knobs
 
 from gala_cuda.backends.triton import config, kept, launch
 from gala_cuda.backends.triton.config import Multiprocessors
-from gala_cuda.backends.triton.problem import FEWEST_ROWS, Problem, Rows
+from gala_cuda.backends.triton.problem import FEWEST_ROWS, Problem, Rows, even_parts
 
 
 @pytest.mark.parametrize(("images", "rows"), [(256, 128), (66, 128), (65, 64), (32, 64), (1, 64)])
@@ -25,6 +28,46 @@ def test_a_batch_too_small_for_all_multiprocessors_is_cut_finer(images, rows, mo
     p = Problem.of(problem.x, problem.w, Squash.TANH, "tf32")
     assert Rows.filling(p, 128).size == rows
     assert Rows.filling(p, FEWEST_ROWS).size == FEWEST_ROWS
+
+
+@pytest.mark.parametrize(
+    ("tiles", "blocks", "at_once", "beginning", "parts"),
+    [
+        pytest.param(392, 32, 264, 2, 2, id="1.5 rounds become 3 of half the length"),
+        pytest.param(98, 32, 396, 2, 4, id="one full round"),
+        pytest.param(392, 32, 132, 2, 1, id="2.97 rounds stay"),
+        pytest.param(4, 32, 264, 2, 32, id="a program for each block"),
+        pytest.param(1, 2**26, 264, 2, 64, id="no more than can be of use"),
+    ],
+)
+def test_work_is_divided_to_fill_the_last_round_of_programs(tiles, blocks, at_once, beginning, parts):
+    assert even_parts(tiles, blocks, at_once, beginning) == parts
+
+
+def test_profilers_are_told_of_launches_and_cost_nothing_where_there_are_none():
+    ran = []
+
+    class Compiled:
+        function, packed_metadata = "function", (4, 1, 0)
+
+        def run(self, *arguments):
+            ran.append(arguments)
+
+        def __getitem__(self, grid):
+            return lambda *arguments, stream: ran.append(("told", grid, stream, *arguments))
+
+    kernel = SimpleNamespace(arg_names=["x", "sizes", "BLOCK", "STAGES"])
+    step = launch.KernelLaunch(kernel, (2, 4), ((7, 8),), {"BLOCK": 16}, config.Tile((), warps=4, stages=3))
+    step.compiled = Compiled()
+    x = torch.zeros(1)
+    step(x, stream=5)
+    assert ran.pop() == (6, 1, 1, 5, "function", (4, 1, 0), None, None, None, x, (7, 8), 16, 3)
+    knobs.runtime.launch_enter_hook.add(print)
+    try:
+        step(x, stream=5)
+    finally:
+        knobs.runtime.launch_enter_hook.remove(print)
+    assert ran.pop() == ("told", (6, 1, 1), 5, x, (7, 8), 16, 3)
 
 
 def test_launches_of_a_call(monkeypatch):
