@@ -173,4 +173,4 @@ def test_offsets_do_not_overflow(sizes, layout, trace):
     given = call(sizes, layout, options)
     backend.forward(ForwardCall(given.x, given.w, given.out, Squash.TANH, options, True))
     backend.backward(given)
-    assert len(set(trace.ran)) == 13 + options  # finish_map
+    assert len(set(trace.ran)) == 13 + options - (sizes[0] <= 8)  # finish_map; finish_hidden

@@ -79,7 +79,7 @@ def test_launches_of_a_call(monkeypatch):
     )
     p = to_device(draw(Case((1, 8, 2, 2), 2, torch.bfloat16, torch.float32, "channels_last")))
     _, _, stats, relu_mask = backend.forward(ForwardCall(p.x, p.w, None, Squash.TANH, False, True))
-    assert ran == ["prepare", "gather", "shrink", "finish_hidden", "expand", "scale"]
+    assert ran == ["prepare", "gather", "shrink", "expand", "scale"]  # with more than 8 images also finish_hidden
     ran.clear()
     backend.backward(BackwardCall(p.grad_out, None, p.x, p.w, None, stats, relu_mask, Squash.TANH, True, True))
     assert ran == [

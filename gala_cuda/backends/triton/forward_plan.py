@@ -26,7 +26,7 @@ class Forward:
         self.gather, rows, unit_shares = self._gather(p, save)
         self.shrink, splits = gates.shrink_launch(p, rows)
         self.finish_hidden = gates.finish_launch(p, splits)
-        self.expand = gates.expand_launch(p)
+        self.expand = gates.expand_launch(p, 0 if self.finish_hidden else splits)
         self.scale, c_blocks = scale.scale_launch(p, residual, return_map, unit_shares)
         self.finish_map = scale.map_launch(n * hw, c_blocks) if return_map else None
         self.workspace = Workspace()
@@ -71,8 +71,9 @@ class Forward:
             local = local._replace(v_shrink=v_shrink)
         self.gather(x, local, stats, s_parts, relu_mask, pool, stream=stream)
         self.shrink(pool, w.w_shrink, stats, z_parts, stream=stream)
-        self.finish_hidden(z_parts, w.b_w_shrink, stats, stream=stream)
-        self.expand(Global.of(w), stats, gate, stream=stream)
+        if self.finish_hidden is not None:
+            self.finish_hidden(z_parts, w.b_w_shrink, stats, stream=stream)
+        self.expand(Global.of(w), z_parts, stats, gate, stream=stream)
         self.scale(x, residual, out, stats, s_parts, gate, map_parts, stream=stream)
         if self.finish_map is not None:
             self.finish_map(map_parts, attn_map, stream=stream)

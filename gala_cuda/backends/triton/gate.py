@@ -1,7 +1,7 @@
 """gate: the tiles' pooled sums -> p -> z -> g -> alpha, beta, in float32.
 
 The products are small, so that their time is that of one program: the sums over C are split between programs, and
-`finish_hidden` adds the parts up in order.
+`finish_hidden` adds the parts up in order. Of few images each program of `expand` does that for itself.
 """
 
 import triton
@@ -123,21 +123,48 @@ def finish_hidden(
 
 
 @triton.jit
+def load_hidden(
+    parts,
+    b_w_shrink,
+    saved,
+    image,
+    r,
+    mask,
+    images,
+    reduced,
+    first,
+    BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    """z of the images [IMAGES, 1] at units `r`: as it was saved, or with SPLITS of its parts, saved where `first`."""
+    if SPLITS == 0:
+        z = tl.load(saved + r[None, :], mask=mask, other=0.0)
+    else:
+        z = add_parts(parts, image * reduced + r[None, :], mask, tl.cast(images, tl.int64) * reduced, SPLITS)
+        if BIAS:
+            z += load_vector(b_w_shrink, r, reduced)[None, :]
+        tl.store(saved + r[None, :], z, mask=mask & first)
+    return z
+
+
+@triton.jit
 def expand_block(
     program,
     weights,  # Global
-    stats,  # [N, width]: z is read
+    z_parts,  # [SPLITS, N, R], with SPLITS
+    stats,  # [N, width]: z is read, or with SPLITS written
     gate,  # Gate
     images,
     sizes,
     BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """alpha, beta and g; one program for each block of channels and block of images."""
-    _, w_expand, a, m, _, b_w_expand = weights
+    _, w_expand, a, m, b_w_shrink, b_w_expand = weights
     alpha, beta, g = gate
     pixels, channels, reduced, width = sizes
     blocks = tl.cdiv(channels, CHANNELS)
@@ -149,7 +176,9 @@ def expand_block(
     acc = tl.zeros([IMAGES, CHANNELS], tl.float32)
     for k in range(0, reduced, DEPTH):
         r = k + tl.arange(0, DEPTH)
-        z = tl.load(saved + r[None, :], mask=here[:, None] & (r < reduced)[None, :], other=0.0)
+        mask = here[:, None] & (r < reduced)[None, :]
+        first = program % blocks == 0
+        z = load_hidden(z_parts, b_w_shrink, saved, image, r, mask, images, reduced, first, BIAS, SPLITS)
         w = load_matrix(w_expand, c, r, channels, reduced, TRANSPOSED=True)
         acc = add_product(relu(z), w.to(tl.float32), acc, GATE_PRECISION)
     if BIAS:
@@ -167,18 +196,23 @@ def expand_block(
 @triton.jit(do_not_specialize=["images"])
 def expand(
     weights,
+    z_parts,
     stats,
     gate,
     images,
     sizes,
     BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """The forward pass's: as `expand_block`."""
-    expand_block(tl.program_id(0), weights, stats, gate, images, sizes, BIAS, GATE_PRECISION, IMAGES, DEPTH, CHANNELS)
+    expand_block(
+        tl.program_id(0), weights, z_parts, stats, gate, images, sizes,
+        BIAS, SPLITS, GATE_PRECISION, IMAGES, DEPTH, CHANNELS,
+    )  # fmt: skip
 
 
 def split_sizes(p: Problem) -> tuple[dict[str, int], int, int]:
@@ -201,8 +235,10 @@ def shrink_launch(p: Problem, rows: Rows) -> tuple[KernelLaunch, int]:
     return KernelLaunch(shrink, split_programs(p, sizes["REDUCED"], splits), numbers, constants, GATE), splits
 
 
-def finish_launch(p: Problem, splits: int) -> KernelLaunch:
-    """The launch that makes z of its parts."""
+def finish_launch(p: Problem, splits: int) -> KernelLaunch | None:
+    """The launch that makes z of its parts; None where `expand` does, each of whose programs has one image."""
+    if p.gate.images == 1:
+        return None
     block = clamp_block(256, p.reduced)
     constants = p.constants | {"SPLITS": splits, "REDUCED": block}
     return KernelLaunch(finish_hidden, p.images * cdiv(p.reduced, block), (p.images, p.sizes), constants, NO_TUNING)
@@ -215,7 +251,7 @@ def expand_sizes(p: Problem) -> tuple[dict[str, int], int]:
     return sizes, cdiv(p.images, p.gate.images) * cdiv(p.channels, channels)
 
 
-def expand_launch(p: Problem) -> KernelLaunch:
-    """The launch that computes alpha and beta from z."""
+def expand_launch(p: Problem, splits: int) -> KernelLaunch:
+    """The launch that computes alpha and beta from z, or from its parts where there are splits."""
     sizes, programs = expand_sizes(p)
-    return KernelLaunch(expand, programs, (p.images, p.sizes), p.constants | sizes, GATE)
+    return KernelLaunch(expand, programs, (p.images, p.sizes), p.constants | sizes | {"SPLITS": splits}, GATE)

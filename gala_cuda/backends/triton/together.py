@@ -33,7 +33,9 @@ def expand_and_prepare(
     """What the forward pass did not save: alpha, beta, g; and with INPUT what grad_x multiplies W by."""
     program = tl.program_id(0)
     if program < first:
-        expand_block(program, weights, stats, gate, images, sizes, BIAS, GATE_PRECISION, IMAGES, DEPTH, CHANNELS)
+        expand_block(
+            program, weights, None, stats, gate, images, sizes, BIAS, 0, GATE_PRECISION, IMAGES, DEPTH, CHANNELS
+        )
     elif INPUT:
         v_shrink, v_collapse, _, _ = local
         _, channels, reduced, _ = sizes

@@ -22,6 +22,7 @@ from ..problem import Problem, Rows
 from . import kernels
 
 _COLLAPSE = Tile((("ROWS", 32), ("REDUCED", 256)), warps=4, stages=1)
+_MOST_UNITS = 128  # hidden units of a step of gather in float32, whose products take three times the registers
 _ALPHA_PARTS, _BETA_PARTS, _DS_PARTS, _T = 3, 4, 5, 11  # among the arrays of a backward plan
 
 
@@ -32,10 +33,8 @@ class Gather:
         p = Problem.of(x, w, Squash.SIGMOID, precision)
         tile = p.config.gather
         rows = Rows.filling(p, tile["ROWS"])
-        sizes = {
-            "DEPTH": clamp_block(tile["DEPTH"], p.channels),
-            "REDUCED": clamp_block(tile["REDUCED"], p.reduced, 32),
-        }
+        units = min(tile["REDUCED"], _MOST_UNITS) if x.dtype == torch.float32 else tile["REDUCED"]
+        sizes = {"DEPTH": clamp_block(tile["DEPTH"], p.channels), "REDUCED": clamp_block(units, p.reduced, 32)}
         whole = p.channels % sizes["DEPTH"] == 0 and p.reduced % sizes["REDUCED"] == 0
         constants = p.constants | rows.constants | sizes | {"WHOLE": whole, "DENSE": p.dense(p.x)}
         self.gather = KernelLaunch(kernels.gather_hidden, rows.tiles, (p.images, p.sizes, p.x), constants, tile)
