@@ -231,7 +231,8 @@ def test_without_the_clock(browser: Browser, game: FakeGame):
         assert page.is_visible("#round")
         assert page.is_disabled("#untimed")
         page.click("#skip")
-        page.reload()
+        until(page, lambda: "r1" in game.finished and page.is_visible("#round"))
+        page.reload()  # before the answer it would be sent again
         page.wait_for_selector("#welcome:not([hidden])")
         assert page.is_checked("#untimed")
     points = body(game)["points"]

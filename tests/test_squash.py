@@ -169,11 +169,12 @@ COMPILE_FOR_A_GPU = """
 import enum, traceback, torch, triton
 from gala_cuda.backends.triton import config
 from tools.kernel_report.launches import Call, build, launches_of
+from tools.kernel_report.machine_code import GPUS
 x = torch.empty(2, 32, 4, 4, dtype=torch.bfloat16, device="meta").to(memory_format=torch.channels_last)
 third = enum.IntEnum("Third", "TANH SIGMOID SOFTSIGN", start=0).SOFTSIGN
 call = Call(x, 8, torch.float32, "tf32", squash=third)
 row = config.row_of(config.read(config.TABLE).rows, 90, 2, True, 8)[1]
-for launch in launches_of(call, row, 90, 132):
+for launch in launches_of(call, row, 90, GPUS[90].sms):
     try:
         build(launch)
     except triton.TritonError as error:
