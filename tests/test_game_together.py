@@ -69,7 +69,7 @@ def test_rounds_of_a_player(page: Page, game: Game):
     start_round(page)
     page.click("#skip")
     until(page, lambda: [each.outcome for each in game.store.rounds()] == ["recognised", "skip"])
-    page.wait_for_selector("#round:not([hidden])")
+    page.wait_for_selector("#skip:enabled")  # the next picture is there
     paint(page, (0.9, 0.5))
     address = page.url
     page.goto("about:blank")

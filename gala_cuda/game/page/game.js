@@ -74,7 +74,7 @@ async function play(game, image, ask, untimed, badge) {
     answered: (answer) => showGuess(answer, game.label),
     waited: () => ($("hint").textContent = "Your partner has one last look…"),
   });
-  return running.play();
+  return running.play().finally(() => ($("skip").disabled = true)); // until the next picture has come
 }
 
 async function practise() {

@@ -82,6 +82,7 @@ export function showRound(game, untimed, badge) {
   $("hint").textContent = "Press to start";
   $("thinking").textContent = "It sees nothing yet.";
   $("names").replaceChildren();
+  $("skip").disabled = false;
   showClock(game, untimed, 0, 0);
   show("round");
 }
