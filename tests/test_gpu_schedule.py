@@ -8,16 +8,19 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks.gpu import archive, extension, forms, profiled, records, schedule, worker
+from benchmarks.gpu import archive, extension, forms, kernels, profiled, records, schedule, worker
 from benchmarks.gpu.environment import ROOT
 from benchmarks.gpu.forms import CLUSTER, Kind
 from benchmarks.gpu.records import Step
 from benchmarks.gpu.settings import DRY_RUN, GPU, Context, cluster_step
 from gala_cuda import backends
+from gala_cuda.backends.triton import launch
+from gala_cuda.backends.triton.config import Multiprocessors
 
 CPU = torch.device("cpu")
 FIRST_CALL, PREPARED = 540, 60  # seconds
@@ -134,6 +137,29 @@ def test_correctness_leaves_out_the_problems_that_a_form_lacks(usable, tmp_path)
         steps["cuda-cluster float32 channels_last"].run()
 
 
+def test_whole_calls_are_timed_overlapped_and_not(monkeypatch, tmp_path):
+    """By the attribute of the launches alone; afterwards it is as before."""
+    launcher, seen = SimpleNamespace(launch_pdl=True), []
+    original = launch.KernelLaunch.__call__
+
+    def stand_in(step, *tensors, stream):
+        step.compiled = None  # the interpreter's launch
+        original(step, *tensors, stream=stream)
+        step.compiled = SimpleNamespace(run=launcher)
+        seen.append(launcher.launch_pdl)
+
+    context = Context(CPU, DRY_RUN, 1, tmp_path)
+    kind = Kind((2, 16, 5, 5), 4, torch.bfloat16, "channels_last")
+    with pytest.raises(records.UnavailableError, match="no programmatic dependent launch on cpu"):
+        kernels._overlapped(context, kind)
+    monkeypatch.setattr(kernels, "multiprocessors", lambda device: Multiprocessors(2, 64 << 10, pdl=True))
+    monkeypatch.setattr(launch.KernelLaunch, "__call__", stand_in)
+    times = kernels._overlapped(context, kind)["seconds"]["warm"]
+    assert set(times) == {"all, overlapped", "all, one after the other"}
+    assert set(seen) == {True, False}
+    assert launcher.launch_pdl
+
+
 @pytest.mark.slow
 def test_what_is_compiled_before_is_what_is_launched():
     """Calls of the operator as steps make them, stopped where Triton has specialised them for an H100."""
@@ -165,7 +191,7 @@ if __name__ == "__main__":
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_INTERPRET": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "6 [('prepare', None), ('prepare', None)]", done.stderr
+    assert done.stdout.strip() == "5 [('prepare', None), ('prepare', None)]", done.stderr
     assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 1
 
 

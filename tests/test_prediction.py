@@ -242,7 +242,7 @@ def test_walk_of_different_programs():
 
 
 def test_resident_programs():
-    code = Code(128, 0, 0, 64 << 10, 0, 0, 0, {}, 0, 0, 0, {})
+    code = Code(128, 0, 0, 64 << 10, 0, 0, 0, {}, 0, 0, 0, None, {})
     assert resident(code, 8, H200) == 2, "256 threads of 128 registers: half of 65,536"
     assert resident(code._replace(registers=32), 8, H200) == 3, "65 KiB of 228 each"
     assert resident(code._replace(registers=32, shared=0), 8, H200) == 8, "64 warps"

@@ -56,18 +56,35 @@ def test_profilers_are_told_of_launches_and_cost_nothing_where_there_are_none():
         def __getitem__(self, grid):
             return lambda *arguments, stream: ran.append(("told", grid, stream, *arguments))
 
-    kernel = SimpleNamespace(arg_names=["x", "sizes", "BLOCK", "STAGES"])
-    step = launch.KernelLaunch(kernel, (2, 4), ((7, 8),), {"BLOCK": 16}, config.Tile((), warps=4, stages=3))
+    kernel = SimpleNamespace(arg_names=["x", "sizes", "PDL", "BLOCK", "STAGES"])
+    step = launch.KernelLaunch(
+        kernel, (2, 4), ((7, 8),), {"PDL": True, "BLOCK": 16}, config.Tile((), warps=4, stages=3)
+    )
+    assert step.options["launch_pdl"]
     step.compiled = Compiled()
     x = torch.zeros(1)
     step(x, stream=5)
-    assert ran.pop() == (6, 1, 1, 5, "function", (4, 1, 0), None, None, None, x, (7, 8), 16, 3)
+    assert ran.pop() == (6, 1, 1, 5, "function", (4, 1, 0), None, None, None, x, (7, 8), True, 16, 3)
     knobs.runtime.launch_enter_hook.add(print)
     try:
         step(x, stream=5)
     finally:
         knobs.runtime.launch_enter_hook.remove(print)
-    assert ran.pop() == ("told", (6, 1, 1), 5, x, (7, 8), 16, 3)
+    assert ran.pop() == ("told", (6, 1, 1), 5, x, (7, 8), True, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen", "pdl"),
+    [((9, 0), None, True), ((12, 0), "1", True), ((9, 0), "0", False), ((8, 9), "1", False)],
+)
+def test_kernels_overlap_where_the_gpu_can_and_nobody_forbids_it(capability, chosen, pdl, monkeypatch):
+    found = SimpleNamespace(multi_processor_count=132, shared_memory_per_multiprocessor=228 << 10)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    monkeypatch.delenv("GALA_TRITON_PDL", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("GALA_TRITON_PDL", chosen)
+    assert config.multiprocessors(torch.device("cuda:0")) == Multiprocessors(132, 228 << 10, pdl)
 
 
 def test_launches_of_a_call(monkeypatch):

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,7 @@ def check(kernels):
         spilled = {name: kernel[name] for name in ("stack", "local", "spill_loads", "spill_stores") if kernel[name]}
         assert not spilled, kernel
         assert kernel["shared"] <= 1024 * shared, kernel
+        assert kernel["before_wait"] == (0 if kernel["arch"] >= 90 else None), kernel
         if kernel["kernel"] in PRODUCTS:
             assert kernel["tensor_cores"].get(units, 0) > 0 if kernel["bits"] == [16] else kernel["tensor_cores"], (
                 kernel
@@ -144,3 +146,23 @@ def test_bad_rows_are_found(tmp_path):
         assert kernel["arch"] == arch
         assert any(fault in found for found in kernel["faults"])
         assert all(found in printed and found in markdown for found in kernel["faults"])
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        (("S2R R0, SR_TID.X", "ACQBULK", "LDG.E R2, desc[UR4][R2.64]", "PREEXIT"), []),
+        (("LDS R0, [R1]", "ATOMS.OR RZ, [UR7], R4", "ACQBULK", "UTMALDG.2D [UR8], [UR4]"), []),
+        (("LDGSTS.E.BYPASS.128 [R7], desc[UR6][R4.64]", "ACQBULK", "PREEXIT"), ["reads or writes too early"]),
+        (("STG.E desc[UR4][R2.64], R0", "EXIT"), ["does not wait for the kernel before"]),
+    ],
+    ids=["waits", "shared-memory-before", "reads-before", "never-waits"],
+)
+def test_kernels_that_read_before_the_kernel_before_has_ended_are_found(code, fault):
+    from tools.kernel_report import machine_code  # which imports Triton
+
+    lines = [f"        /*{16 * i:04x}*/                   {each} ;" for i, each in enumerate(code)]
+    found = machine_code.examine("\n".join(["REG:8 STACK:0 LOCAL:0", *lines]), shared=0, tensor_columns=0)
+    launch = SimpleNamespace(kernel="scale", arch=90, constants={"PDL": True})
+    assert machine_code.faults(launch, 2, found) == fault
+    assert machine_code.faults(SimpleNamespace(**{**vars(launch), "constants": {"PDL": False}}), 2, found) == []

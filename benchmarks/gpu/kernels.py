@@ -1,7 +1,8 @@
 """Part "kernels": times each kernel of a forward and backward pass by itself, for the paper's shape in bfloat16.
 
-Every launch of one call of the Triton backend is repeated alone and timed by CUDA events. The kernels of the CUDA
-backend are launched in C++; torch's profiler gives their times within whole calls.
+Every launch of one call of the Triton backend is repeated alone and timed by CUDA events; then whole calls are, whose
+kernels begin before the one before has ended, or after. The kernels of the CUDA backend are launched in C++; torch's
+profiler gives their times within whole calls.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 
 from gala_cuda import GALA
 from gala_cuda.backends.triton import launch
+from gala_cuda.backends.triton.config import multiprocessors
 
 from .clock import clock_of, device_times
 from .forms import CLUSTER, FORMS, Kind, running
@@ -29,6 +31,7 @@ def steps(context: Context) -> list[Step]:
     sizes, first = context.sizes, context.repeated
     kinds = [first._replace(shape=(n, *sizes.stages[0])) for n in sizes.first_batches]
     found = [Step(f"triton {kind}", partial(_alone, context, "triton", kind), 5, uses(kind)) for kind in kinds]
+    found += [Step(f"triton overlapped {kind}", partial(_overlapped, context, kind), 3, uses(kind)) for kind in kinds]
     found += [Step(f"cuda {kind}", partial(_profiled, context, "cuda", kind), 3) for kind in kinds]
     for stage in sizes.stages:
         kind = first._replace(shape=(sizes.first_batches[-1], *stage), reduced=max(1, stage[0] // REDUCTION))
@@ -69,6 +72,32 @@ def _alone(context: Context, name: str, kind: Kind) -> dict[str, Any]:
         timings = device_times(calls, context.sizes.seconds, clock, mode == "cold")
         found[mode] = {kernel: timing[-1].median for kernel, timing in timings.items()}
     return {"seconds": found, "left_out": context.trials.excluded}
+
+
+def _overlapped(context: Context, kind: Kind) -> dict[str, Any]:
+    """Device times of a whole call of the Triton backend with and without programmatic dependent launch."""
+    if not multiprocessors(context.device).pdl:
+        raise UnavailableError(f"no programmatic dependent launch on {context.device}, or GALA_TRITON_PDL is 0")
+    call, launched = _call(context, "triton", kind), []
+    original = launch.KernelLaunch.__call__
+
+    def keep(step, *tensors, stream: int) -> None:
+        original(step, *tensors, stream=stream)
+        launched.append(step.compiled.run)
+
+    with mock.patch.object(launch.KernelLaunch, "__call__", keep):
+        call()
+
+    def chosen(pdl: bool) -> None:
+        for launcher in launched:
+            launcher.launch_pdl = pdl
+
+    calls = {"one after the other": (partial(chosen, False), call), "overlapped": (partial(chosen, True), call)}
+    try:
+        timings = device_times(calls, context.sizes.seconds, clock_of(context.device), cold=False)
+    finally:
+        chosen(True)
+    return {"seconds": {"warm": {f"all, {how}": timing[-1].median for how, timing in timings.items()}}}
 
 
 def _profiled(context: Context, name: str, kind: Kind) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from .settings import GPU, Context
 from .uses import Target, Use
 from .worker import STEPS
 
-HOPPER = Target(90, Multiprocessors(132, 228 << 10))
+HOPPER = Target(90, Multiprocessors(132, 228 << 10, pdl=True))
 CORES = 16  # of the machine that is predicted
 PREDICTED = "predicted.json"
 EXTENSION_CPU_SECONDS = 150  # user and system time of the build for 90a, measured once on an Intel Xeon

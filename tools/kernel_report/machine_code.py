@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import triton
 
-from gala_cuda.backends.triton.config import Multiprocessors
+from gala_cuda.backends.triton.config import OLDEST_PDL, Multiprocessors
 from gala_cuda.backends.triton.problem import OF_A_PROGRAM
 
 from .launches import Launch, build
@@ -17,6 +17,7 @@ from .loops import main_loop
 
 TENSOR_COLUMNS = 512  # of a multiprocessor's tensor memory, of 128 lanes of 32 bits each
 PRODUCTS = ("gather", "gather_hidden", "grad_x", "local_products")  # kernels with a product over all pixels
+_GLOBAL = re.compile(r"(LDG|LDGSTS|LD|STG|ST|ATOMG|ATOM|RED|REDG|UBLK\w*|UTMA\w*)(\.|$)")  # accesses of global memory
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 
 
@@ -24,6 +25,7 @@ class Gpu(NamedTuple):
     """The GPU that stands for an architecture."""
 
     name: str
+    arch: int
     num_sms: int
     shared: int  # bytes that one program may have
     units: str  # the tensor cores' instructions for 16-bit operands; see TENSOR_CORES
@@ -31,16 +33,19 @@ class Gpu(NamedTuple):
     @property
     def sms(self) -> Multiprocessors:
         """Whose shared memory holds a little more than what one program may have."""
-        return Multiprocessors(self.num_sms, self.shared + OF_A_PROGRAM)
+        return Multiprocessors(self.num_sms, self.shared + OF_A_PROGRAM, self.arch >= OLDEST_PDL)
 
 
 GPUS = {
-    80: Gpu("A100", 108, 163 << 10, "HMMA"),
-    86: Gpu("RTX A6000", 84, 99 << 10, "HMMA"),
-    89: Gpu("RTX 4090", 128, 99 << 10, "HMMA"),
-    90: Gpu("H100", 132, 227 << 10, "HGMMA"),
-    100: Gpu("B200", 148, 227 << 10, "tcgen05"),
-    120: Gpu("RTX PRO 6000", 188, 99 << 10, "HMMA"),
+    gpu.arch: gpu
+    for gpu in (
+        Gpu("A100", 80, 108, 163 << 10, "HMMA"),
+        Gpu("RTX A6000", 86, 84, 99 << 10, "HMMA"),
+        Gpu("RTX 4090", 89, 128, 99 << 10, "HMMA"),
+        Gpu("H100", 90, 132, 227 << 10, "HGMMA"),
+        Gpu("B200", 100, 148, 227 << 10, "tcgen05"),
+        Gpu("RTX PRO 6000", 120, 188, 99 << 10, "HMMA"),
+    )
 }
 TENSOR_CORES = {  # as the machine code spells them; tcgen05 does not say its operands' type
     "HMMA": r"HMMA(?!.*\.TF32)",
@@ -65,6 +70,7 @@ class Code(NamedTuple):
     wide_loads: int  # from global memory, 128 bits or more in each thread
     narrow_loads: int
     instructions: int
+    before_wait: int | None  # accesses of global memory before the wait for the kernel before; None without a wait
     loop: dict[str, int]  # one turn of the main loop
 
 
@@ -96,7 +102,8 @@ def listing(cubin: bytes) -> str:
 def examine(text: str, shared: int, tensor_columns: int) -> Code:
     """What a kernel's listing shows, given the two sizes that Triton adds at the launch."""
     used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    opcodes = Counter(_INSTRUCTION.findall(text))
+    code = _INSTRUCTION.findall(text)
+    opcodes, wait = Counter(code), code.index("ACQBULK") if "ACQBULK" in code else None
 
     def count(pattern: str) -> int:
         return sum(number for opcode, number in opcodes.items() if re.match(pattern, opcode))
@@ -115,6 +122,7 @@ def examine(text: str, shared: int, tensor_columns: int) -> Code:
         wide_loads=wide,
         narrow_loads=count(r"LDG(STS)?\.") - wide,
         instructions=opcodes.total() - count("NOP"),
+        before_wait=None if wait is None else sum(_GLOBAL.match(opcode) is not None for opcode in code[:wait]),
         loop=main_loop(text),
     )
 
@@ -132,6 +140,8 @@ def faults(launch: Launch, element: int, code: Code | str) -> list[str]:
         found.append(f"{code.shared} bytes of shared memory, expected at most {gpu.shared}")
     if code.tensor_columns > TENSOR_COLUMNS:
         found.append(f"{code.tensor_columns} columns of tensor memory, expected at most {TENSOR_COLUMNS}")
+    if launch.constants["PDL"] and code.before_wait != 0:
+        found.append("does not wait for the kernel before" if code.before_wait is None else "reads or writes too early")
     if launch.kernel in PRODUCTS:
         if element == 2 and gpu.units not in code.tensor_cores:
             found.append(f"no {gpu.units} instruction for 16-bit operands")

@@ -48,12 +48,8 @@ def plan(shape: Shape, gpu: Gpu) -> Plan:
     reduced = max(1, shape[1] // REDUCTION)
     x = torch.empty(shape, dtype=DTYPE, device="meta").to(memory_format=torch.channels_last)
     row = config.row_of(config.read(config.TABLE).rows, gpu.arch, DTYPE.itemsize, True, reduced)[1]
-    return Plan(
-        shape,
-        *planned(
-            Call(x, reduced, torch.float32, "tf32"), row, gpu.arch, config.Multiprocessors(gpu.num_sms, gpu.shared)
-        ),
-    )
+    sms = config.Multiprocessors(gpu.num_sms, gpu.shared, gpu.arch >= config.OLDEST_PDL)
+    return Plan(shape, *planned(Call(x, reduced, torch.float32, "tf32"), row, gpu.arch, sms))
 
 
 def passes(found: Plan, compiled: Compiled, gpu: Gpu) -> dict[str, Pass]:

@@ -92,7 +92,7 @@ class Backward:
         sizes |= {"ROWS": WEIGH_SIZE // words, "WORDS": words}
         programs = cdiv(p.images, sizes["IMAGES"]) * cdiv(p.reduced, reduced), cdiv(rows, sizes["ROWS"])
         numbers = (p.images, p.sizes, programs[0], rows, ds_parts, self.words)
-        return KernelLaunch(together.finish_and_weigh, programs, numbers, sizes, NO_TUNING)
+        return KernelLaunch(together.finish_and_weigh, programs, numbers, p.constants | sizes, NO_TUNING)
 
     def _small_grads(self, p: Problem, form: Form, parts: int, splits: int) -> KernelLaunch:
         """The launch, given in how many parts d alpha, d beta, and T are."""

@@ -2,7 +2,7 @@
 
 A row is for an architecture, a size and layout of x's elements, and a reduced width R. There is no tuning at run time:
 `table.json` is the shipped table; `gala-cuda tune` measures another one on a GPU, and the environment variable
-GALA_TRITON_TABLE names a file to use instead.
+GALA_TRITON_TABLE names a file to use instead. GALA_TRITON_PDL=0 has each kernel begin after the end of the one before.
 """
 
 import functools
@@ -30,6 +30,7 @@ KERNELS = tuple(SIZES)
 KIND = ("arch", "bytes", "channels_last", "reduced")  # what a row is for
 MOST = 2**31 - 2**20  # pixels of all images, channels, hidden units: beyond, a block's end overflows 32 bits
 OLDEST = 80  # the first architecture with bfloat16 tensor cores
+OLDEST_PDL = 90  # the first with programmatic dependent launch
 TABLE = Path(__file__).with_name("table.json")
 
 
@@ -81,6 +82,7 @@ class Multiprocessors(NamedTuple):
 
     number: int
     shared: int  # bytes of shared memory of each, for all programs that it holds
+    pdl: bool = False  # whether a kernel begins while the one before still runs: programmatic dependent launch
 
 
 class Table(NamedTuple):
@@ -117,7 +119,8 @@ def multiprocessors(device: torch.device) -> Multiprocessors:
     if device.type != "cuda":
         return Multiprocessors(2, 64 << 10)
     found = torch.cuda.get_device_properties(device)
-    return Multiprocessors(found.multi_processor_count, found.shared_memory_per_multiprocessor)
+    pdl = architecture(device) >= OLDEST_PDL and os.environ.get("GALA_TRITON_PDL", "1") != "0"
+    return Multiprocessors(found.multi_processor_count, found.shared_memory_per_multiprocessor, pdl)
 
 
 def row_of(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Row:

@@ -28,7 +28,7 @@ class Forward:
         self.finish_hidden = gates.finish_launch(p, splits)
         self.expand = gates.expand_launch(p, 0 if self.finish_hidden else splits)
         self.scale, c_blocks = scale.scale_launch(p, residual, return_map, unit_shares)
-        self.finish_map = scale.map_launch(n * hw, c_blocks) if return_map else None
+        self.finish_map = scale.map_launch(p, c_blocks) if return_map else None
         self.workspace = Workspace()
         self.workspace.add(rows.tiles, rows.segments, c)  # pooled sums
         self.workspace.add(splits, n, r)  # z in parts

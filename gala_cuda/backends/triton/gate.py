@@ -7,7 +7,7 @@ The products are small, so that their time is that of one program: the sums over
 import triton
 import triton.language as tl
 
-from .indexing import count_spans, load_matrix, load_vector
+from .indexing import count_spans, follow, load_matrix, load_vector
 from .launch import KernelLaunch, cdiv, clamp_block
 from .numerics import dot, relu
 from .problem import GATE, NO_TUNING, Problem, Rows, spans
@@ -32,6 +32,7 @@ def shrink(
     sizes,
     most,  # tiles of an image
     span,  # channels of a split, a multiple of DEPTH
+    PDL: tl.constexpr,
     FLAT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
@@ -42,6 +43,7 @@ def shrink(
     REDUCED: tl.constexpr,
 ):
     """One program for each split of the channels, block of hidden units and block of images."""
+    follow(PDL)
     pixels, channels, reduced, width = sizes
     split, r_block, n, r = split_block(images, channels, reduced, span, IMAGES, REDUCED)
     here = n < images
@@ -100,6 +102,15 @@ def store_split(parts, value, split, n, images, r, reduced):
     tl.store(to, value, mask=(n < images)[:, None] & (r < reduced)[None, :])
 
 
+@triton.jit
+def add_hidden(parts, b_w_shrink, image, r, mask, images, reduced, BIAS: tl.constexpr, SPLITS: tl.constexpr):
+    """z of these images at units `r` from its parts [SPLITS, images, R]."""
+    z = add_parts(parts, image * reduced + r, mask, tl.cast(images, tl.int64) * reduced, SPLITS)
+    if BIAS:
+        z += load_vector(b_w_shrink, r, reduced)
+    return z
+
+
 @triton.jit(do_not_specialize=["images"])
 def finish_hidden(
     parts,  # [SPLITS, N, R]
@@ -107,19 +118,19 @@ def finish_hidden(
     stats,  # [N, width]: z is written
     images,
     sizes,
+    PDL: tl.constexpr,
     BIAS: tl.constexpr,
     SPLITS: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
     """z from its parts; one program for each image and block of hidden units."""
+    follow(PDL)
     pixels, channels, reduced, width = sizes
     blocks = tl.cdiv(reduced, REDUCED)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     r = tl.program_id(0) % blocks * REDUCED + tl.arange(0, REDUCED)
-    total = add_parts(parts, image * reduced + r, r < reduced, tl.cast(images, tl.int64) * reduced, SPLITS)
-    if BIAS:
-        total += load_vector(b_w_shrink, r, reduced)
-    tl.store(stats + image * width + pixels + channels + r, total, mask=r < reduced)
+    z = add_hidden(parts, b_w_shrink, image, r, r < reduced, images, reduced, BIAS, SPLITS)
+    tl.store(stats + image * width + pixels + channels + r, z, mask=r < reduced)
 
 
 @triton.jit
@@ -140,9 +151,7 @@ def load_hidden(
     if SPLITS == 0:
         z = tl.load(saved + r[None, :], mask=mask, other=0.0)
     else:
-        z = add_parts(parts, image * reduced + r[None, :], mask, tl.cast(images, tl.int64) * reduced, SPLITS)
-        if BIAS:
-            z += load_vector(b_w_shrink, r, reduced)[None, :]
+        z = add_hidden(parts, b_w_shrink, image, r[None, :], mask, images, reduced, BIAS, SPLITS)
         tl.store(saved + r[None, :], z, mask=mask & first)
     return z
 
@@ -201,6 +210,7 @@ def expand(
     gate,
     images,
     sizes,
+    PDL: tl.constexpr,
     BIAS: tl.constexpr,
     SPLITS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
@@ -209,6 +219,7 @@ def expand(
     CHANNELS: tl.constexpr,
 ):
     """The forward pass's: as `expand_block`."""
+    follow(PDL)
     expand_block(
         tl.program_id(0), weights, z_parts, stats, gate, images, sizes,
         BIAS, SPLITS, GATE_PRECISION, IMAGES, DEPTH, CHANNELS,

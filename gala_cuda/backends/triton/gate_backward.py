@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .gate import add_parts, add_product, split_block, store_split
-from .indexing import load_matrix, load_vector
+from .indexing import follow, load_matrix, load_vector
 from .numerics import dot, narrow, relu
 
 
@@ -17,6 +17,7 @@ def grad_hidden(
     images,
     sizes,
     span,
+    PDL: tl.constexpr,
     PARTS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     IMAGES: tl.constexpr,
@@ -24,6 +25,7 @@ def grad_hidden(
     REDUCED: tl.constexpr,
 ):
     """dg = a d alpha + m d beta, and a split's part of dg . w_expand; programs as of `shrink`."""
+    follow(PDL)
     alpha_parts, beta_parts = parts
     _, w_expand, a, m, _, _ = weights
     _, channels, reduced, _ = sizes

@@ -7,7 +7,18 @@ x by zeros and ones, which are exact: summed over a tile's rows by shuffles, it 
 import triton
 import triton.language as tl
 
-from .indexing import WORD, below, count_spans, load_matrix, load_vector, multiple, multiples, row_offsets, tile_rows
+from .indexing import (
+    WORD,
+    below,
+    count_spans,
+    follow,
+    load_matrix,
+    load_vector,
+    multiple,
+    multiples,
+    row_offsets,
+    tile_rows,
+)
 from .launch import KernelLaunch, cdiv
 from .numerics import computed_anew, dot, narrow, relu
 from .problem import NO_TUNING, Problem
@@ -27,6 +38,7 @@ def gather(
     sizes,
     span,  # hidden units of a program, a multiple of REDUCED
     layout,  # of x
+    PDL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -42,6 +54,7 @@ def gather(
     REDUCED: tl.constexpr,
 ):
     """One program for each tile of rows, with SHARED for each share of the hidden units of each tile."""
+    follow(PDL)
     v_shrink, v_collapse, b_v_shrink, b_v_collapse = local
     pixels, channels, reduced, width = sizes
     tile = tl.program_id(0)
@@ -140,8 +153,9 @@ def store_sums(pool, rows, image, first, c, channels, start, SEGMENTS: tl.conste
 
 
 @triton.jit
-def prepare(w, out, rows, cols, COLS: tl.constexpr):
+def prepare(w, out, rows, cols, PDL: tl.constexpr, COLS: tl.constexpr):
     """The forward pass's: out [rows, cols] = w in out's dtype."""
+    follow(PDL)
     prepare_block(tl.program_id(0), w, None, out, rows, cols, False, COLS)
 
 
@@ -170,4 +184,4 @@ def prepare_sizes(p: Problem) -> tuple[dict[str, int], int]:
 def prepare_launch(p: Problem) -> KernelLaunch:
     """The launch that converts v_shrink to x's dtype."""
     sizes, programs = prepare_sizes(p)
-    return KernelLaunch(prepare, programs, (p.reduced, p.channels), sizes, NO_TUNING)
+    return KernelLaunch(prepare, programs, (p.reduced, p.channels), p.constants | sizes, NO_TUNING)

@@ -12,6 +12,7 @@ from .indexing import (
     WORD,
     below,
     count_spans,
+    follow,
     load_matrix,
     load_vector,
     multiple,
@@ -79,6 +80,7 @@ def grad_x(
     span,  # channels of a program, a multiple of CHANNELS
     sum_layout,
     grad_layout,
+    PDL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -97,6 +99,7 @@ def grad_x(
 
     With HELD the tile's rows of W are read once and stay in shared memory.
     """
+    follow(PDL)
     alpha, beta, _ = gate
     pixels, channels, reduced, width = sizes
     shares = count_spans(channels, span)
@@ -144,6 +147,7 @@ def local_products(
     tiles,
     splits,
     layout,  # of x
+    PDL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -156,6 +160,7 @@ def local_products(
     CHANNELS: tl.constexpr,
 ):
     """T = W^T x; one program for each block of T and each share of the tiles of rows."""
+    follow(PDL)
     t, counts, ds_sums = products
     pixels, channels, reduced, _ = sizes
     pixels = multiple(pixels, RUN)

@@ -1,9 +1,21 @@
-"""Which images, pixels and channels a program computes, and how it reads what lies there."""
+"""Which images, pixels and channels a program computes, how it reads what lies there, and from when on it may."""
 
 import triton
 import triton.language as tl
 
 WORD = tl.constexpr(32)  # hidden units in one word of the ReLU mask
+
+
+@triton.jit
+def follow(PDL: tl.constexpr):
+    """With PDL a kernel begins while the one before still runs: waits for the end of that, and lets the next begin.
+
+    Every kernel's first line. Each waits for the one before, so that all earlier ones have ended too: a kernel may read
+    what any of them wrote and write what any of them read.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

@@ -30,7 +30,9 @@ class KernelLaunch:
         self.numbers = numbers
         constants = {**constants, "STAGES": tile.stages}
         self.constants = tuple(constants[name] for name in kernel.arg_names if name.isupper())
-        self.options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        self.options: dict[str, Any] = {
+            "num_warps": tile.warps, "num_stages": tile.stages, "launch_pdl": constants["PDL"],
+        }  # fmt: skip
         self.compiled: Any = None
 
     def __call__(self, *tensors: Argument, stream: int) -> None:

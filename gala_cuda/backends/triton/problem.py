@@ -115,6 +115,7 @@ class Problem:
     def constants(self) -> dict[str, object]:
         """Constants that any kernel may take."""
         return {
+            "PDL": self.sms.pdl,
             "CHANNELS_LAST": self.channels_last,
             "BIAS": self.bias,
             "SQUASH": int(self.squash),

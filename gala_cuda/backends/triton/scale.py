@@ -8,7 +8,7 @@ import triton.language as tl
 
 from .arguments import Layout
 from .gate import add_parts
-from .indexing import below, multiple, multiples, offsets, part_of_image
+from .indexing import below, follow, multiple, multiples, offsets, part_of_image
 from .launch import KernelLaunch, cdiv, clamp_block
 from .numerics import derivative, narrow, relu, squash
 from .problem import NO_TUNING, Problem, shares
@@ -29,6 +29,7 @@ def scale(
     x_layout,
     residual_layout,
     out_layout,
+    PDL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
@@ -44,6 +45,7 @@ def scale(
 
     gather has just read x from its first image on: the L2 cache still holds its end.
     """
+    follow(PDL)
     alpha, beta, _ = gate
     pixels, channels, _, width = sizes
     pixels, span = multiple(pixels, RUN), multiple(span, RUN)
@@ -91,8 +93,9 @@ def scale_launch(p: Problem, residual: Layout | None, return_map: bool, unit_sha
 
 
 @triton.jit(do_not_specialize=["rows", "count"])
-def finish_map(parts, attn_map, rows, count, ROWS: tl.constexpr):
+def finish_map(parts, attn_map, rows, count, PDL: tl.constexpr, ROWS: tl.constexpr):
     """attn_map [rows] = the root of the sum over parts [count, rows], in order."""
+    follow(PDL)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS], tl.float32)
     for part in range(count):
@@ -100,10 +103,10 @@ def finish_map(parts, attn_map, rows, count, ROWS: tl.constexpr):
     tl.store(attn_map + row, tl.sqrt_rn(total), mask=row < rows)
 
 
-def map_launch(rows: int, parts: int) -> KernelLaunch:
-    """The launch that makes the map of its parts [parts, rows]."""
-    block = 256
-    return KernelLaunch(finish_map, cdiv(rows, block), (rows, parts), {"ROWS": block}, NO_TUNING)
+def map_launch(p: Problem, parts: int) -> KernelLaunch:
+    """The launch that makes the map of its parts [parts, N HW]."""
+    rows, block = p.images * p.pixels, 256
+    return KernelLaunch(finish_map, cdiv(rows, block), (rows, parts), p.constants | {"ROWS": block}, NO_TUNING)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -124,6 +127,7 @@ def scale_backward(
     x_layout,
     out_layout,
     residual_layout,  # of grad_residual
+    PDL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     RESIDUAL: tl.constexpr,
     MAP: tl.constexpr,
@@ -135,6 +139,7 @@ def scale_backward(
     STAGES: tl.constexpr,
 ):
     """e = (d x + map_factor A) squash'(A) and its sums, d being the gradient of x A; programs as of `scale`."""
+    follow(PDL)
     alpha, beta, _ = gate
     alpha_parts, beta_parts = parts
     pixels, channels, _, width = sizes

@@ -10,6 +10,7 @@ from .gate import expand_block
 from .gate_backward import finish_grad_hidden, global_grads, grad_pool, sums_of_channels
 from .gather import prepare_block
 from .gather_backward import local_grads, weigh_mask
+from .indexing import follow
 
 
 @triton.jit(do_not_specialize=["images", "first"])
@@ -22,6 +23,7 @@ def expand_and_prepare(
     images,
     sizes,
     first,  # programs of the first part
+    PDL: tl.constexpr,
     BIAS: tl.constexpr,
     INPUT: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
@@ -31,6 +33,7 @@ def expand_and_prepare(
     COLS: tl.constexpr,
 ):
     """What the forward pass did not save: alpha, beta, g; and with INPUT what grad_x multiplies W by."""
+    follow(PDL)
     program = tl.program_id(0)
     if program < first:
         expand_block(
@@ -57,6 +60,7 @@ def finish_and_weigh(
     rows,
     count,
     words,
+    PDL: tl.constexpr,
     SPLITS: tl.constexpr,
     IMAGES: tl.constexpr,
     REDUCED: tl.constexpr,
@@ -64,6 +68,7 @@ def finish_and_weigh(
     WORDS: tl.constexpr,
 ):
     """What the products of the backward pass take: dz from its parts, and W from those of ds."""
+    follow(PDL)
     program = tl.program_id(0)
     if program < first:
         finish_grad_hidden(program, dz_parts, stats, dz, images, sizes, SPLITS, IMAGES, REDUCED)
@@ -87,6 +92,7 @@ def small_grads(
     first,  # the number of the first program of the second part, and so on
     second,
     third,
+    PDL: tl.constexpr,
     BIAS: tl.constexpr,
     INPUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
@@ -103,6 +109,7 @@ def small_grads(
     COLS: tl.constexpr,
 ):
     """What follows from dz and T: with INPUT the gradient of the pooled mean, with WEIGHTS those of the weights."""
+    follow(PDL)
     program = tl.program_id(0)
     if program < first:
         if INPUT:

@@ -59,12 +59,12 @@ class Scale:
 
     def __init__(self, x: Tensor, residual: Tensor | None, w: Weights, return_map: bool, precision: str):
         p = Problem.of(x, w, Squash.SIGMOID, precision)
-        rows, sizes = _collapse_sizes(p)
-        self.collapse = KernelLaunch(kernels.collapse, rows, (p.images * p.pixels, p.sizes), sizes, _COLLAPSE)
+        rows, constants = _collapse_constants(p)
+        self.collapse = KernelLaunch(kernels.collapse, rows, (p.images * p.pixels, p.sizes), constants, _COLLAPSE)
         layout = None if residual is None else Layout.of(residual, p.channels_last)
         self.scale, c_blocks = launches.scale_launch(p, layout, return_map, 1)  # collapse makes s whole
         self.map_parts = c_blocks if return_map else 0, p.images * p.pixels
-        self.finish_map = launches.map_launch(p.images * p.pixels, c_blocks) if return_map else None
+        self.finish_map = launches.map_launch(p, c_blocks) if return_map else None
 
     def run(
         self, x: Tensor, residual: Tensor | None, seen: Tensor, w: Weights, gates: Gates, stats: Tensor
@@ -93,10 +93,10 @@ class Backward:
             precision,
         )
         self.sizes = self.paper.workspace.sizes
-        self.programs, sizes = _collapse_sizes(p)
+        self.programs, constants = _collapse_constants(p)
         parts = self.sizes[_DS_PARTS] // (p.images * p.pixels)
         numbers = (p.images * p.pixels, parts, p.reduced)
-        self.collapse = KernelLaunch(kernels.collapse_backward, self.programs, numbers, sizes, _COLLAPSE)
+        self.collapse = KernelLaunch(kernels.collapse_backward, self.programs, numbers, constants, _COLLAPSE)
 
     def parts(self, which: int, *extents: int, device: torch.device) -> Tensor:
         """Parts [parts, *extents] of a sum; those that no program writes are 0."""
@@ -183,7 +183,7 @@ def _key(x: Tensor, w: Weights, precision: str, *others: Tensor | None) -> tuple
     return x.shape, x.stride(), x.dtype, x.device, w.v_shrink.shape, precision, alignment(x, *w, *others)
 
 
-def _collapse_sizes(p: Problem) -> tuple[int, dict[str, int]]:
-    """The programs of a collapse, and its blocks."""
+def _collapse_constants(p: Problem) -> tuple[int, dict[str, object]]:
+    """The programs of a collapse, and its constants."""
     sizes = {"ROWS": _COLLAPSE["ROWS"], "REDUCED": clamp_block(_COLLAPSE["REDUCED"], p.reduced)}
-    return cdiv(p.images * p.pixels, sizes["ROWS"]), sizes
+    return cdiv(p.images * p.pixels, sizes["ROWS"]), p.constants | sizes

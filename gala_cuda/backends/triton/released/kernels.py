@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from ..gather import store_sums
-from ..indexing import below, load_matrix, load_vector, row_offsets, tile_rows
+from ..indexing import below, follow, load_matrix, load_vector, row_offsets, tile_rows
 from ..numerics import computed_anew, dot, narrow, relu
 
 
@@ -19,6 +19,7 @@ def gather_hidden(
     images,
     sizes,
     layout,  # of x
+    PDL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     FLAT: tl.constexpr,
     DENSE: tl.constexpr,
@@ -30,6 +31,7 @@ def gather_hidden(
     REDUCED: tl.constexpr,
 ):
     """hidden = relu(v_shrink x + b_v_shrink), and each tile's part of the pooled sum; one program for each tile."""
+    follow(PDL)
     pixels, channels, reduced, _ = sizes
     tile = tl.program_id(0)
     row, image, pixel, inside, first = tile_rows(tile, images, pixels, ROWS, FLAT)
@@ -59,10 +61,12 @@ def collapse(
     stats,  # [N, width], s first
     rows,
     sizes,
+    PDL: tl.constexpr,
     ROWS: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
     """s = v_collapse . relu(seen) + b_v_collapse; one program for each ROWS pixels."""
+    follow(PDL)
     pixels, _, reduced, width = sizes
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
@@ -87,10 +91,12 @@ def collapse_backward(
     rows,
     count,
     reduced,
+    PDL: tl.constexpr,
     ROWS: tl.constexpr,
     REDUCED: tl.constexpr,
 ):
     """The gradient of seen, and the sums of the weights' gradients by program; programs as of `collapse`."""
+    follow(PDL)
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
     inside = row < rows
