@@ -48,6 +48,21 @@ BUDGETS = {
 }
 GPUS = {80: (163, "HMMA"), 86: (99, "HMMA"), 90: (227, "HGMMA"), 100: (227, "tcgen05")}  # KiB of shared memory; units
 
+OF_ODD_SIZES = """
+import sys, torch
+from gala_cuda.backends.triton import config
+from tools.kernel_report.launches import Call, build, launches_of
+from tools.kernel_report.machine_code import GPUS
+arch = int(sys.argv[1])
+for n, c, side, r in (32, 1000, 5, 33), (65, 1000, 5, 33), (128, 130, 9, 70):
+    x = torch.empty(n, c, side, side, dtype=torch.bfloat16, device="meta")
+    row = config.row_of(config.read(config.TABLE).rows, arch, 2, False, r)[1]
+    for launch in launches_of(Call(x, r, torch.float32, "tf32", bias=True), row, arch, GPUS[arch].sms):
+        if launch.kernel == "small_grads":
+            build(launch)
+            print(launch.kernel)
+"""
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -124,6 +139,15 @@ def test_an_architecture_without_rows_takes_an_older_ones(tmp_path):
     assert code == 0, printed
     assert {row for kernel in kernels for row in kernel["rows"]} == {"120-16-channels_last-64", "120-16-nchw-64"}
     assert all(kernel["shared"] <= 99 << 10 for kernel in kernels)
+
+
+@pytest.mark.parametrize("arch", [86, 90])
+def test_sizes_at_which_a_compiler_crashed(arch):
+    """In a process of its own, as LLVM ends it."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", OF_ODD_SIZES, str(arch)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["small_grads"] * 3), done.stderr
 
 
 def test_bad_rows_are_found(tmp_path):

@@ -15,7 +15,9 @@ from .launch import KernelLaunch, Workspace, cdiv, clamp_block, current_stream
 from .problem import GATE, NO_TUNING, Problem, Rows, even_parts, shares, spans
 
 FINISH_UNITS = 256  # hidden units in a program of finish_grad_hidden
-GRADS_IMAGES, GRADS_BLOCK = 32, 32  # images in a step of global_grads; hidden units and channels in a block of it
+GRADS_IMAGES = 32  # in a step of global_grads
+SUMS_IMAGES = 8  # in one of sums_of_channels: LLVM of Triton 3.8 crashed vectorising its sums over 32
+GRADS_UNITS, GRADS_CHANNELS = 32, (64, 32)  # a block of it: the more channels where that is work for all of the GPU
 LOCAL_COLUMNS, LOCAL_SIZE = 1024, 512  # channels, and with fewer of them weights, in a step of local_grads
 BEGINNING = 2  # a program of grad_x begins as long as it then takes for so many blocks of channels
 MOST_SPLITS = 64  # at most so many parts of the sum of local_products
@@ -98,11 +100,14 @@ class Backward:
         """The launch, given in how many parts d alpha, d beta, and T are."""
         n, c, r = p.images, p.channels, p.reduced
         sizes, pool = gates.expand_sizes(p)
-        columns, block = clamp_block(LOCAL_COLUMNS, c), clamp_block(GRADS_BLOCK, c)
+        units, (more, fewer) = clamp_block(GRADS_UNITS, r), GRADS_CHANNELS
+        block = clamp_block(more if cdiv(c, more) * cdiv(r, units) > p.sms.number else fewer, c)
+        columns = clamp_block(LOCAL_COLUMNS, c)
         blocks = {
-            "GRADS_REDUCED": clamp_block(GRADS_BLOCK, r),
+            "GRADS_REDUCED": units,
             "GRADS_CHANNELS": block,
             "GRADS_IMAGES": clamp_block(GRADS_IMAGES, n),
+            "SUMS_IMAGES": clamp_block(SUMS_IMAGES, n, least=1),
             "COLS": columns,
             "UNITS": max(1, LOCAL_SIZE // columns),
         }

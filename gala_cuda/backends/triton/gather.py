@@ -19,7 +19,7 @@ from .indexing import (
     row_offsets,
     tile_rows,
 )
-from .launch import KernelLaunch, cdiv
+from .launch import KernelLaunch, cdiv, clamp_block
 from .numerics import computed_anew, dot, narrow, relu
 from .problem import NO_TUNING, Problem
 
@@ -177,7 +177,7 @@ def prepare_block(program, w, row_scale, out, rows, cols, SCALE: tl.constexpr, C
 
 def prepare_sizes(p: Problem) -> tuple[dict[str, int], int]:
     """The size of the blocks of `prepare`, and how many there are."""
-    columns = 1024
+    columns = clamp_block(2048, p.channels)
     return {"COLS": columns}, p.reduced * cdiv(p.channels, columns)
 
 

@@ -36,10 +36,11 @@ class GateBlocks(NamedTuple):
     channels: int
 
 
-GATE_BLOCKS = {  # by the most images that they are for
+GATE_UNITS = 256  # an image of so many more hidden units, whose weights are so much larger, counts for one more
+GATE_BLOCKS = {  # by the most images that they are for, so counted
     8: GateBlocks(images=1, tiles=16, depth=64, reduced=64, splits=16, step=128, channels=32),  # without tensor cores
-    64: GateBlocks(images=16, tiles=4, depth=32, reduced=32, splits=16, step=128, channels=32),
-    MOST: GateBlocks(images=16, tiles=4, depth=32, reduced=64, splits=16, step=64, channels=64),
+    64: GateBlocks(images=16, tiles=4, depth=32, reduced=64, splits=32, step=128, channels=32),
+    MOST * MOST: GateBlocks(images=32, tiles=4, depth=32, reduced=128, splits=16, step=64, channels=64),
 }
 NO_TUNING = Tile((), warps=4, stages=1)
 
@@ -94,7 +95,8 @@ class Problem:
 
     @property
     def gate(self) -> GateBlocks:
-        return next(blocks for most, blocks in GATE_BLOCKS.items() if self.images <= most)
+        images = self.images * cdiv(self.reduced, GATE_UNITS)
+        return next(blocks for most, blocks in GATE_BLOCKS.items() if images <= most)
 
     def dense(self, *layouts: Layout) -> bool:
         """Whether in all of these layouts the pixels of all images are equally far apart."""

@@ -99,6 +99,7 @@ def small_grads(
     PARTS: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     GRADS_IMAGES: tl.constexpr,
+    SUMS_IMAGES: tl.constexpr,
     GRADS_REDUCED: tl.constexpr,
     GRADS_CHANNELS: tl.constexpr,
     IMAGES: tl.constexpr,
@@ -123,7 +124,7 @@ def small_grads(
         elif program < third:
             sums_of_channels(
                 program - second, parts, gate, grads, weight_grads, images, sizes,
-                BIAS, PARTS, GRADS_IMAGES, GRADS_CHANNELS,
+                BIAS, PARTS, SUMS_IMAGES, GRADS_CHANNELS,
             )  # fmt: skip
         else:
             local_grads(program - third, products, local, local_weight_grads, sizes, BIAS, SPLITS, UNITS, COLS)
