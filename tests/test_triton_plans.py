@@ -74,13 +74,17 @@ def test_profilers_are_told_of_launches_and_cost_nothing_where_there_are_none():
 
 
 @pytest.mark.parametrize(
-    ("capability", "chosen", "pdl"),
-    [((9, 0), None, True), ((12, 0), "1", True), ((9, 0), "0", False), ((8, 9), "1", False)],
-)
-def test_kernels_overlap_where_the_gpu_can_and_nobody_forbids_it(capability, chosen, pdl, monkeypatch):
+    ("capability", "driver", "chosen", "pdl"),
+    [
+        ((9, 0), 12030, None, True), ((12, 0), 13000, "1", True), ((9, 0), 13000, "0", False),
+        ((9, 0), 12020, "1", False), ((8, 9), 13000, "1", False),
+    ],
+)  # fmt: skip
+def test_kernels_overlap_where_gpu_and_driver_can_and_nobody_forbids_it(capability, driver, chosen, pdl, monkeypatch):
     found = SimpleNamespace(multi_processor_count=132, shared_memory_per_multiprocessor=228 << 10)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    monkeypatch.setattr(config, "driver_version", lambda: driver)
     monkeypatch.delenv("GALA_TRITON_PDL", raising=False)
     if chosen is not None:
         monkeypatch.setenv("GALA_TRITON_PDL", chosen)

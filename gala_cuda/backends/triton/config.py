@@ -5,6 +5,7 @@ A row is for an architecture, a size and layout of x's elements, and a reduced w
 GALA_TRITON_TABLE names a file to use instead. GALA_TRITON_PDL=0 has each kernel begin after the end of the one before.
 """
 
+import ctypes
 import functools
 import json
 import os
@@ -31,6 +32,7 @@ KIND = ("arch", "bytes", "channels_last", "reduced")  # what a row is for
 MOST = 2**31 - 2**20  # pixels of all images, channels, hidden units: beyond, a block's end overflows 32 bits
 OLDEST = 80  # the first architecture with bfloat16 tensor cores
 OLDEST_PDL = 90  # the first with programmatic dependent launch
+OLDEST_PDL_DRIVER = 12030  # the first that captures such launches into CUDA graphs
 TABLE = Path(__file__).with_name("table.json")
 
 
@@ -119,8 +121,16 @@ def multiprocessors(device: torch.device) -> Multiprocessors:
     if device.type != "cuda":
         return Multiprocessors(2, 64 << 10)
     found = torch.cuda.get_device_properties(device)
-    pdl = architecture(device) >= OLDEST_PDL and os.environ.get("GALA_TRITON_PDL", "1") != "0"
+    able = architecture(device) >= OLDEST_PDL and driver_version() >= OLDEST_PDL_DRIVER
+    pdl = able and os.environ.get("GALA_TRITON_PDL", "1") != "0"
     return Multiprocessors(found.multi_processor_count, found.shared_memory_per_multiprocessor, pdl)
+
+
+def driver_version() -> int:
+    """The newest CUDA that the installed driver knows, such as 12030 for 12.3; torch does not tell."""
+    version = ctypes.c_int()
+    ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 def row_of(rows: list[Row], arch: int, element: int, channels_last: bool, reduced: int) -> Row:
