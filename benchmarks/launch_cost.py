@@ -79,7 +79,7 @@ def main() -> None:
         "backend, backward": lambda: triton.backward(arguments),
         "layer, no grad": torch.no_grad()(lambda: layer(x)),
         "layer, forward": lambda: layer(leaf),
-        "layer, forward and backward": lambda: layer(leaf).backward(grad),
+        "layer, forward and backward": lambda: torch.autograd.grad(layer(leaf), (leaf, *layer.parameters()), grad),
     }
     print(f"{'µs of CPU time':28}     {'' if CUDA else 'launches, which are not included'}")
     for name, call in calls.items():

@@ -16,12 +16,13 @@ from .config import MOST
 from .kept import alignment, kept_plan
 
 _OLDEST = (8, 0)
+_INSTALLED = importlib.util.find_spec("triton") is not None
 Call = TypeVar("Call", ForwardCall, BackwardCall)
 
 
 def why_not(x: Tensor) -> str | None:
     """None where the Triton kernels can run on `x`, else the reason."""
-    if importlib.util.find_spec("triton") is None:
+    if not _INSTALLED:
         return "Triton is not installed"
     if x.device.type == "cuda":
         if torch.version.cuda is None:

@@ -21,7 +21,7 @@ class Forward:
 
     def __init__(self, p: Problem, w: Weights, residual: Layout | None, return_map: bool, save: bool):
         n, c, hw, r = p.images, p.channels, p.pixels, p.reduced
-        self.stats, self.relu_mask = (n, p.sizes.width), (n, hw, mask_words(r)) if save else (0,)
+        self.stats, self.relu_mask = (n, p.sizes.width), (n, hw, mask_words(r))
         self.prepare = None if w.v_shrink.dtype == p.dtype else gather.prepare_launch(p)
         self.gather, rows, unit_shares = self._gather(p, save)
         self.shrink, splits = gates.shrink_launch(p, rows)
@@ -36,6 +36,7 @@ class Forward:
         self.workspace.add(n, c)  # beta
         self.workspace.add(c_blocks if return_map else 0, n, hw)  # map parts
         self.workspace.add(unit_shares if unit_shares > 1 else 0, n, hw)  # s in parts
+        self.workspace.add(0 if save else n, p.sizes.width)  # stats, where they are not saved
 
     def _gather(self, p: Problem, save: bool) -> tuple[KernelLaunch, Rows, int]:
         """The launch, its tiles, and between how many programs a tile's hidden units are shared."""
@@ -61,9 +62,11 @@ class Forward:
         out = torch.empty_like(x)
         map_shape = x.shape[0], *x.shape[2:]
         attn_map = torch.empty(map_shape, dtype=torch.float32, device=x.device) if return_map else None
-        stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
-        relu_mask = torch.empty(self.relu_mask, dtype=torch.int32, device=x.device)
-        pool, z_parts, alpha, beta, map_parts, s_parts = self.workspace.allocate(x.device)
+        pool, z_parts, alpha, beta, map_parts, s_parts, stats = self.workspace.allocate(x.device)
+        relu_mask = None
+        if save:
+            stats = torch.empty(self.stats, dtype=torch.float32, device=x.device)
+            relu_mask = torch.empty(self.relu_mask, dtype=torch.int32, device=x.device)
         local, gate, stream = Local.of(w), Gate(alpha, beta), current_stream(x.device)
         if self.prepare is not None:
             v_shrink = torch.empty(w.v_shrink.shape, dtype=x.dtype, device=x.device)
@@ -77,7 +80,7 @@ class Forward:
         self.scale(x, residual, out, stats, s_parts, gate, map_parts, stream=stream)
         if self.finish_map is not None:
             self.finish_map(map_parts, attn_map, stream=stream)
-        return Outputs(out, attn_map, stats, relu_mask) if save else Outputs(out, attn_map, None, None)
+        return Outputs(out, attn_map, stats if save else None, relu_mask)
 
 
 def make(call: ForwardCall, precision: str) -> Forward:
