@@ -88,7 +88,7 @@ def loaded(path: Path) -> ctypes.CDLL:
     library.shim_allocate.restype, library.shim_allocate.argtypes = c_void_p, [c_int64] * 3
     for name in ("shim_make_read_only", "shim_intact", "shim_release"):
         getattr(library, name).argtypes = [c_void_p]
-    library.shim_set_device.argtypes = [c_uint64, c_int64, c_int]
+    library.shim_set_device.argtypes = [c_uint64, c_int]
     library.shim_counted_banks.restype = c_char_p
     return library
 
@@ -182,7 +182,6 @@ class Shim:
     """A backend like those of `gala_cuda.backends`, for tensors on the CPU; its fields describe the GPU it imitates."""
 
     seed: int = 0  # of the order of threads and blocks
-    l2_bytes: int = 32 << 20
     shared_limit: int = 99 << 10
     tf32: bool = False
     instead: Path | None = None  # for `kernels`
@@ -235,7 +234,7 @@ class Shim:
             is_channels_last(x),
             WeightPointers.of(weights),
         )
-        library.shim_set_device(self.seed, self.l2_bytes, self.shared_limit)
+        library.shim_set_device(self.seed, self.shared_limit)
         nbytes = c_int64()
         _check(getattr(library, f"gala_{name}_workspace")(byref(problem), byref(call), byref(nbytes)))
         workspace = memory.new(nbytes.value, dtype=torch.uint8, modulus=WORKSPACE_ALIGNMENT)

@@ -70,7 +70,7 @@ class Call:
 
     def _run(self, name: str, call: Forward | Backward) -> None:
         nbytes = c_int64()
-        self.library.shim_set_device(1, 0, 99 << 10)  # no L2 cache: all images at once
+        self.library.shim_set_device(1, 99 << 10)
         error = getattr(self.library, f"gala_{name}_workspace")(byref(self.problem), byref(call), byref(nbytes))
         assert error is None, error
         workspace = self.new(nbytes.value, dtype=torch.uint8, modulus=WORKSPACE_ALIGNMENT)

@@ -13,10 +13,9 @@ from structs import Backward, Execution, FeatureMap, Forward, Problem, Shape, We
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
-MIB = 1 << 20
-# bytes of L2 cache, shared memory that a block may ask for, compute capability
-A100, RTX3090, RTX4090 = (40 * MIB, 163 << 10, 8, 0), (6 * MIB, 99 << 10, 8, 6), (72 * MIB, 99 << 10, 8, 9)
-H100, B200, RTX5090 = (50 * MIB, 227 << 10, 9, 0), (126 * MIB, 227 << 10, 10, 0), (96 * MIB, 99 << 10, 12, 0)
+# bytes of shared memory that a block may ask for, compute capability
+A100, RTX3090, RTX4090 = (163 << 10, 8, 0), (99 << 10, 8, 6), (99 << 10, 8, 9)
+H100, B200, RTX5090 = (227 << 10, 9, 0), (227 << 10, 10, 0), (99 << 10, 12, 0)
 GPUS = {"A100": A100, "RTX 3090": RTX3090, "RTX 4090": RTX4090, "H100": H100, "B200": B200, "RTX 5090": RTX5090}
 F32, BF16, F16 = 0, 2, 3
 ALIGNED = 1 << 40  # an address; nothing is ever read
@@ -51,7 +50,7 @@ class Mock:
         self.library = library()
         self.use(H100)
 
-    def use(self, gpu: tuple[int, int, int, int]) -> int:
+    def use(self, gpu: tuple[int, int, int]) -> int:
         index = next(self.fresh)
         self.library.mock_set_gpu(index, *gpu)
         self.library.mock_use_gpu(index)
@@ -181,24 +180,13 @@ def test_a_first_call_in_a_capture_loads_the_kernels(mock):
     assert mock.library.mock_capture_mode() == 0
 
 
-FORWARD_LAUNCHES = 5  # of a chunk: gather and its finish, two of gate, scale
-
-
-@pytest.mark.parametrize(
-    ("l2_bytes", "chunks"),
-    [
-        pytest.param(4 * MIB, 1, id="A10G"),
-        pytest.param(16 * MIB - 1, 1, id="just-too-small"),
-        pytest.param(16 * MIB, 10, id="just-large-enough"),
-        pytest.param(50 * MIB, 4, id="H100"),
-        pytest.param(512 * MIB, 1, id="all-fits"),
-    ],
-)
-def test_images_go_in_chunks_that_stay_in_the_cache(l2_bytes, chunks, mock):
-    """Of 100 MiB of x, as much as two thirds of the cache at once; all of it where the cache is small."""
-    mock.use((l2_bytes, *H100[1:]))
-    assert Call((100, 512, 1024, 64), BF16, full=False).run(mock, "forward") is None
-    assert mock.counts().launches == 1 + FORWARD_LAUNCHES * chunks
+@pytest.mark.parametrize("images", [1, 8, 256])
+def test_a_launch_is_of_all_images(images, mock):
+    """Forward: the weights packed, gather and its finish, two of gate, scale. Backward: packed, expand, that of
+    scale and the sums of its parts, two of that of gate, grad_x, and two each for the weights of both paths."""
+    for name, launches in (("forward", 6), ("backward", 11)):
+        assert Call((images, 1024, 196, 256), BF16, full=False).run(mock, name) is None
+        assert mock.counts().launches == launches
 
 
 def test_the_hopper_form_is_launched_on_its_gpu_alone(mock):

@@ -11,7 +11,7 @@ from shim import CPP, SHIM, Memory, build, loaded, why_no_compiler
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compiler() or "")]
 
-DEVICE = (50 << 20, 227 << 10)  # bytes of L2 cache, of shared memory a block, as of an H100
+SHARED_LIMIT = 227 << 10  # bytes a block, as of an H100
 
 
 @cache
@@ -38,7 +38,7 @@ def test_a_product_of_a_warpgroup(dtype, first):
     swizzled = torch.empty_like(tile).view(-1)
     swizzled[torch.from_numpy(places("wgmma tile"))] = tile
     library = instructions()
-    library.shim_set_device(1, *DEVICE)
+    library.shim_set_device(1, SHARED_LIMIT)
     memory = Memory(library)
     got = memory.new(64, 64).copy_(d)
     pointers = (memory.copy(a).data_ptr(), memory.copy(swizzled).data_ptr(), got.data_ptr())
@@ -52,7 +52,7 @@ def test_copies_to_all_and_peers_writes():
     values = torch.arange(64.0)
     library = instructions()
     for seed in range(20):
-        library.shim_set_device(seed, *DEVICE)
+        library.shim_set_device(seed, SHARED_LIMIT)
         memory = Memory(library)
         got = memory.new(2, 64)
         assert library.run_exchange_in_cluster(memory.copy(values).data_ptr(), got.data_ptr()) is None
@@ -68,7 +68,7 @@ def test_descriptors_are_cutes():
     assert cutes & start == cutes_address >> 4
     addresses = set()
     for seed in range(20):
-        library.shim_set_device(seed, *DEVICE)
+        library.shim_set_device(seed, SHARED_LIMIT)
         got = memory.new(2, dtype=torch.int64)
         assert library.run_describe(got.data_ptr(), 1) is None
         address, descriptor = got.tolist()
@@ -104,7 +104,7 @@ FAULTS = {
 
 def transferred(fault: int, seed: int) -> str | None:
     library = instructions()
-    library.shim_set_device(seed, *DEVICE)
+    library.shim_set_device(seed, SHARED_LIMIT)
     memory = Memory(library)
     tile, got = memory.copy(torch.ones(2048, dtype=torch.bfloat16)), memory.new(128)
     error = library.sample_transfer(tile.data_ptr(), got.data_ptr(), fault)

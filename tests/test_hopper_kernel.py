@@ -67,13 +67,13 @@ class Call:
         )
 
     def why_not(self) -> str | None:
-        self.library.shim_set_device(0, 50 << 20, SHARED_LIMIT)
+        self.library.shim_set_device(0, SHARED_LIMIT)
         reason = self.library.gala_why_not_in_cluster(byref(self.problem), byref(self.forward))
         return reason.decode() if reason else None
 
     def run(self, seed: int) -> dict[str, Tensor]:
         """The results by name; RuntimeError where the shim finds something wrong."""
-        self.library.shim_set_device(seed, 50 << 20, SHARED_LIMIT)
+        self.library.shim_set_device(seed, SHARED_LIMIT)
         nbytes = self.library.gala_cluster_workspace(byref(self.problem))
         workspace = self.memory.new(nbytes, dtype=torch.uint8, modulus=WORKSPACE_ALIGNMENT)
         execution = Execution(None, workspace.data_ptr(), False)

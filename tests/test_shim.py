@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL:
         numbers = {"sample_product": 3, "run_load_matrix": 2, "run_multiply": 1, "run_strided": 2}.get(name, 0)
         function = getattr(library, name)
         function.restype, function.argtypes = c_char_p, [c_void_p] * count + [c_int] * numbers
-    library.shim_set_device(2, 1 << 20, 99 << 10)
+    library.shim_set_device(2, 99 << 10)
     return library
 
 
@@ -196,7 +196,7 @@ def outcome(library: ctypes.CDLL, seed: int, fault: int) -> str | None:
     memory = Memory(library)
     x, w = (memory.copy(torch.randn(n, DEPTH, generator=generator).bfloat16()) for n in (ROWS, 8))
     out, sums = memory.new(ROWS, 8), memory.new(ROWS)
-    library.shim_set_device(seed, 1 << 20, 99 << 10)
+    library.shim_set_device(seed, 99 << 10)
     error = library.sample_product(*(t.data_ptr() for t in (x, w, out, sums)), ROWS, DEPTH, fault)
     if error:
         return error.decode()

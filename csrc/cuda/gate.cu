@@ -90,39 +90,38 @@ void run(const GateParams& p, void* stream) { p.images < 4 ? run_as<1, 1>(p, str
 
 }  // namespace
 
-void expand(const Problem& problem, const void* stats, Images images, float* gates, float* g,
-            const Execution& execution) {
+void expand(const Problem& problem, const void* stats, float* gates, float* g, const Execution& execution) {
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
   GateParams p{};
   p.from_stride = stats_width(s);
-  p.from = static_cast<const float*>(stats) + images.first * p.from_stride + s.pixels + s.channels;
+  p.from = static_cast<const float*>(stats) + s.pixels + s.channels;
   p.w = static_cast<const float*>(w.w_expand);
   p.bias = static_cast<const float*>(w.b_w_expand);
-  p.images = static_cast<int>(images.count);
+  p.images = static_cast<int>(s.images);
   p.depth = static_cast<int>(s.reduced);
   p.cols = static_cast<int>(s.channels);
   p.a = static_cast<const float*>(w.a);
   p.m = static_cast<const float*>(w.m);
-  p.gates = gates + images.first * 2 * s.channels;
-  p.g = g ? g + images.first * s.channels : nullptr;
+  p.gates = gates;
+  p.g = g;
   run(p, execution.stream);
 }
 
-void gate(const Problem& problem, void* stats, Images images, float* gates, const Execution& execution) {
+void gate(const Problem& problem, void* stats, float* gates, const Execution& execution) {
   const Shape& s = problem.shape;
   GateParams p{};
   p.from_stride = stats_width(s);
-  float* pooled = static_cast<float*>(stats) + images.first * p.from_stride + s.pixels;
+  float* pooled = static_cast<float*>(stats) + s.pixels;
   p.from = pooled;
   p.w = static_cast<const float*>(problem.weights.w_shrink);
   p.bias = static_cast<const float*>(problem.weights.b_w_shrink);
-  p.images = static_cast<int>(images.count);
+  p.images = static_cast<int>(s.images);
   p.depth = static_cast<int>(s.channels);
   p.cols = static_cast<int>(s.reduced);
   p.z = pooled + s.channels;
   run(p, execution.stream);
-  expand(problem, stats, images, gates, nullptr, execution);
+  expand(problem, stats, gates, nullptr, execution);
 }
 
 }  // namespace gala::cuda

@@ -12,7 +12,6 @@ namespace gala::cuda {
 constexpr int kWarps = 8, kImages = 8, kSlice = kWarps * 32;  // kSlice: rows of the weights between two barriers
 
 struct CombineParams {
-  int64_t first;  // image
   int images, depth, cols, splits, span;
   // the input: dg = a d_alpha + m d_beta, or where d_gates is null dz = the sum of dz_parts where z > 0, else 0
   const float *a, *m, *d_gates;  // [depth], [depth], [N, 2, depth]
@@ -39,7 +38,7 @@ GALA_DEVICE void stage_input(const CombineParams& p, int top, int k, bool keep, 
   float values[kImages] = {};
   if (p.d_gates) {
     const float a = load_global(p.a + k), m = load_global(p.m + k);
-    const float* d_alpha = p.d_gates + (p.first + top) * 2 * p.depth + k;
+    const float* d_alpha = p.d_gates + int64_t{top} * 2 * p.depth + k;
     GALA_UNROLL
     for (int i = 0; i < kImages; ++i) {
       const float* from = d_alpha + int64_t{i} * 2 * p.depth;
@@ -54,11 +53,11 @@ GALA_DEVICE void stage_input(const CombineParams& p, int top, int k, bool keep, 
     }
     GALA_UNROLL
     for (int i = 0; i < kImages; ++i)
-      if (i < count && load_global(p.z + (p.first + top + i) * p.z_stride + k) <= 0.0f) values[i] = 0.0f;
+      if (i < count && load_global(p.z + (int64_t{top} + i) * p.z_stride + k) <= 0.0f) values[i] = 0.0f;
   }
   GALA_UNROLL
   for (int i = 0; i < kImages; ++i) {
-    if (keep && i < count) store_global(p.input + (p.first + top + i) * p.depth + k, values[i]);
+    if (keep && i < count) store_global(p.input + (int64_t{top} + i) * p.depth + k, values[i]);
   }
   GALA_UNROLL
   for (int i = 0; i < kImages; i += 4)
@@ -108,7 +107,7 @@ combine_kernel(CombineParams p) {
   constexpr int kCols = 32 * width, kSteps = 8;  // kSteps: rows loaded before the first is used
   float* shared = shared_memory<float>();  // [kSlice, kImages], then the warps' sums
   const int tiles = (p.cols + kCols - 1) / kCols, tile = block_x() % tiles, split = block_x() / tiles % p.splits;
-  const int top = block_x() / (tiles * p.splits) * kImages;  // the first of the block's images, of the chunk's
+  const int top = block_x() / (tiles * p.splits) * kImages;  // the first of the block's images
   const int col = tile * kCols + lane() * width;
   const int begin = split * p.span, end = begin + p.span < p.depth ? begin + p.span : p.depth;
   float sums[kImages][width] = {};
@@ -142,7 +141,7 @@ struct Splits {
 };
 
 // Into how many splits of which span the sum over C is divided, so that few images keep many blocks busy. It depends on
-// the shape of the whole batch alone, since it decides in which order elements are summed.
+// the shape alone, since it decides in which order elements are summed.
 Splits splits_of(const Shape& s) {
   constexpr int64_t kSpan = 64;
   const int64_t blocks = ceil_div(s.reduced, 128) * ceil_div(s.images, kImages);
@@ -161,18 +160,17 @@ void combine(const CombineParams& p, const char* name, void* stream) {
 
 }  // namespace
 
-int64_t gate_backward_scratch(const Problem& problem, Images images) {
-  return splits_of(problem.shape).count * images.count * problem.shape.reduced * 4;
+int64_t gate_backward_scratch(const Problem& problem) {
+  return splits_of(problem.shape).count * problem.shape.images * problem.shape.reduced * 4;
 }
 
-void gate_backward(const Problem& problem, const void* stats, Images images, const float* d_gates, float* dg, float* dz,
-                   float* dp, const Execution& execution) {
+void gate_backward(const Problem& problem, const void* stats, const float* d_gates, float* dg, float* dz, float* dp,
+                   const Execution& execution) {
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
   const Splits splits = splits_of(s);
   CombineParams from_gates{};
-  from_gates.first = images.first;
-  from_gates.images = static_cast<int>(images.count);
+  from_gates.images = static_cast<int>(s.images);
   from_gates.depth = static_cast<int>(s.channels);
   from_gates.cols = static_cast<int>(s.reduced);
   from_gates.splits = static_cast<int>(splits.count);
@@ -187,7 +185,6 @@ void gate_backward(const Problem& problem, const void* stats, Images images, con
   combine(from_gates, "combine_kernel of dz", execution.stream);
 
   CombineParams from_dz{};
-  from_dz.first = images.first;
   from_dz.images = from_gates.images;
   from_dz.depth = from_gates.cols;
   from_dz.cols = from_gates.depth;
@@ -199,7 +196,7 @@ void gate_backward(const Problem& problem, const void* stats, Images images, con
   from_dz.z_stride = stats_width(s);
   from_dz.input = dz;
   from_dz.w = static_cast<const float*>(w.w_shrink);
-  from_dz.to = dp + images.first * s.channels;
+  from_dz.to = dp;
   from_dz.factor = 1.0f / static_cast<float>(s.pixels);
   combine(from_dz, "combine_kernel of dp", execution.stream);
 }

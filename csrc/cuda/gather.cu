@@ -171,7 +171,7 @@ gather_kernel(GatherParams p) {
 
 struct FinishParams {
   const float *s_parts, *pool_parts, *b_v_collapse;
-  float* stats;  // from the chunk's first image on
+  float* stats;
   int64_t rows, stats_width;
   int tile_rows, channels, reduced_tiles, segments;
   Divider pixels;
@@ -200,22 +200,22 @@ GALA_KERNEL(kTileThreads, 2) gather_finish_kernel(FinishParams p) {
 
 namespace {
 
-// How many pixels and hidden units a tile has. It depends on the shape and the chunk alone, since it decides in which
-// order elements are summed.
+// How many pixels and hidden units a tile has. It depends on the shape alone, since it decides in which order elements
+// are summed.
 struct GatherTile {
   int rows, reduced;
   int64_t row_tiles, reduced_tiles, segments;
 
-  GatherTile(const Shape& s, Images images) {
+  explicit GatherTile(const Shape& s) {
     constexpr int64_t kFewBlocks = 96;
-    const int64_t count = images.count * s.pixels;
+    const int64_t count = s.images * s.pixels;
     reduced = s.reduced > 128 && ceil_div(count, 128) * ceil_div(s.reduced, 256) >= kFewBlocks ? 256 : 64;
     reduced_tiles = ceil_div(s.reduced, reduced);
     rows = ceil_div(count, 128) * reduced_tiles >= kFewBlocks ? 128 : 64;
     row_tiles = ceil_div(count, rows);
     segments = (rows - 2) / s.pixels + 2;
   }
-  int64_t s_floats(const Shape& s, Images images) const { return reduced_tiles * images.count * s.pixels; }
+  int64_t s_floats(const Shape& s) const { return reduced_tiles * s.images * s.pixels; }
   int64_t pool_floats(const Shape& s) const { return row_tiles * segments * s.channels; }
   int stage_bytes() const { return (rows + reduced) * kStepBytes; }
 };
@@ -236,27 +236,26 @@ void launch_gather(const GatherTile& tile, bool channels_last, const GatherParam
 
 }  // namespace
 
-int64_t gather_scratch(const Problem& problem, Images images) {
-  const GatherTile tile(problem.shape, images);
-  return (tile.s_floats(problem.shape, images) + tile.pool_floats(problem.shape)) * 4;
+int64_t gather_scratch(const Problem& problem) {
+  const GatherTile tile(problem.shape);
+  return (tile.s_floats(problem.shape) + tile.pool_floats(problem.shape)) * 4;
 }
 
-void gather(const Problem& problem, const Forward& f, Images images, const void* packed_shrink,
-            const Execution& execution) {
+void gather(const Problem& problem, const Forward& f, const void* packed_shrink, const Execution& execution) {
   const Shape& s = problem.shape;
   const Weights& w = problem.weights;
-  const GatherTile tile(s, images);
+  const GatherTile tile(s);
   GatherParams p{};
-  p.x = map_view(problem, f.x, images);
+  p.x = map_view(problem, f.x);
   p.packed = static_cast<const char*>(packed_shrink);
   p.packed_row_bytes = packed_row_bytes(problem, s.channels);
   p.b_v_shrink = static_cast<const float*>(w.b_v_shrink);
   p.v_collapse = static_cast<const float*>(w.v_collapse);
   p.s_parts = static_cast<float*>(execution.workspace);
-  p.pool_parts = p.s_parts + tile.s_floats(s, images);
+  p.pool_parts = p.s_parts + tile.s_floats(s);
   p.words = static_cast<int>(mask_words(s));
-  if (f.relu_mask) p.relu_mask = reinterpret_cast<uint32_t*>(f.relu_mask) + images.first * s.pixels * p.words;
-  p.rows = images.count * s.pixels;
+  p.relu_mask = reinterpret_cast<uint32_t*>(f.relu_mask);
+  p.rows = s.images * s.pixels;
   p.reduced = static_cast<int>(s.reduced);
   p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
   p.reduced_tiles = static_cast<int>(tile.reduced_tiles);
@@ -270,13 +269,13 @@ void gather(const Problem& problem, const Forward& f, Images images, const void*
   finish.b_v_collapse = static_cast<const float*>(w.b_v_collapse);
   finish.rows = p.rows;
   finish.stats_width = stats_width(s);
-  finish.stats = static_cast<float*>(f.stats) + images.first * finish.stats_width;
+  finish.stats = static_cast<float*>(f.stats);
   finish.tile_rows = tile.rows;
   finish.channels = p.x.channels;
   finish.reduced_tiles = p.reduced_tiles;
   finish.segments = p.segments;
   finish.pixels = p.x.pixels;
-  launch("gather_finish_kernel", gather_finish_kernel, {images.count * ceil_div(s.pixels + s.channels, kTileThreads)},
+  launch("gather_finish_kernel", gather_finish_kernel, {s.images * ceil_div(s.pixels + s.channels, kTileThreads)},
          kTileThreads, 0, execution.stream, finish);
 }
 

@@ -21,7 +21,6 @@ struct GradXParams {
   MapView grad_sum, grad_x;
   const char* packed;  // v_collapse times v_shrink, [C, depth]
   int64_t packed_row_bytes;
-  // from the chunk's first image on
   const uint32_t* relu_mask;  // [rows, words]
   const float *s, *ds, *gates, *dp;  // s by images of stats_width; [rows]; [images, 2, C]; [images, C]
   int64_t stats_width, rows;
@@ -191,22 +190,22 @@ void launch_grad_x(const Problem& problem, GradXParams p, const Execution& execu
 
 }  // namespace
 
-void grad_x(const Problem& problem, const Backward& b, Images images, const void* packed_local, const float* gates,
-            const float* ds, const float* dp, const Execution& execution) {
+void grad_x(const Problem& problem, const Backward& b, const void* packed_local, const float* gates, const float* ds,
+            const float* dp, const Execution& execution) {
   const Shape& s = problem.shape;
   GradXParams p{};
-  p.grad_sum = map_view(problem, b.out.data ? b.grad_residual : b.grad_out, images);
-  p.grad_x = map_view(problem, b.grad_x, images);
+  p.grad_sum = map_view(problem, b.out.data ? b.grad_residual : b.grad_out);
+  p.grad_x = map_view(problem, b.grad_x);
   p.packed = static_cast<const char*>(packed_local);
   p.packed_row_bytes = packed_row_bytes(problem, s.reduced);
   p.words = static_cast<int>(mask_words(s));
-  p.relu_mask = reinterpret_cast<const uint32_t*>(b.relu_mask) + images.first * s.pixels * p.words;
+  p.relu_mask = reinterpret_cast<const uint32_t*>(b.relu_mask);
   p.stats_width = stats_width(s);
-  p.s = static_cast<const float*>(b.stats) + images.first * p.stats_width;
-  p.ds = ds + images.first * s.pixels;
-  p.gates = gates + images.first * 2 * s.channels;
-  p.dp = dp + images.first * s.channels;
-  p.rows = images.count * s.pixels;
+  p.s = static_cast<const float*>(b.stats);
+  p.ds = ds;
+  p.gates = gates;
+  p.dp = dp;
+  p.rows = s.images * s.pixels;
   p.steps = static_cast<int>(p.packed_row_bytes / kStepBytes);
   p.channel_tiles = static_cast<int>(ceil_div(s.channels, kGradTile));
   p.tf32x3 = !execution.tf32;

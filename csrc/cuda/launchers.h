@@ -1,6 +1,6 @@
-// Host functions that queue the kernels of one stage for a chunk of the images; stages.cu calls them in order.
+// Host functions that queue the kernels of one stage; stages.cu calls them in order.
 //
-// What they pass on to each other is float32, with one row for each image of the whole batch:
+// What they pass on to each other is float32, with one row for each image:
 //   gates [N, 2, C]    alpha and beta
 //   d_gates [N, 2, C]  their gradients
 //   g, dg, dp [N, C]   dp is divided by HW already
@@ -11,11 +11,6 @@
 #include "../gala.h"
 
 namespace gala::cuda {
-
-// A chunk: `count` images from image `first` on.
-struct Images {
-  int64_t first, count;
-};
 
 // How many numbers s, p and z of one image are.
 inline int64_t stats_width(const Shape& s) { return s.pixels + s.channels + s.reduced; }
@@ -31,27 +26,26 @@ int64_t packed_local_bytes(const Problem&);
 void pack_local(const Problem&, void* packed, const Execution&);
 
 // gather: s and p into the statistics, and the bits.
-int64_t gather_scratch(const Problem&, Images);
-void gather(const Problem&, const Forward&, Images, const void* packed_shrink, const Execution&);
+int64_t gather_scratch(const Problem&);
+void gather(const Problem&, const Forward&, const void* packed_shrink, const Execution&);
 
 // gate: z into the statistics, and the gates.
-void gate(const Problem&, void* stats, Images, float* gates, const Execution&);
+void gate(const Problem&, void* stats, float* gates, const Execution&);
 
 // The gates and g, computed anew from the saved z.
-void expand(const Problem&, const void* stats, Images, float* gates, float* g, const Execution&);
+void expand(const Problem&, const void* stats, float* gates, float* g, const Execution&);
 
 // scale: out and the map.
-int64_t scale_scratch(const Problem&, const Forward&, Images);
-void scale(const Problem&, const Forward&, Images, const float* gates, const Execution&);
+int64_t scale_scratch(const Problem&, const Forward&);
+void scale(const Problem&, const Forward&, const float* gates, const Execution&);
 
 // scale's backward: d_gates, ds, and grad_residual.
-int64_t scale_backward_scratch(const Problem&, const Backward&, Images);
-void scale_backward(const Problem&, const Backward&, Images, const float* gates, float* d_gates, float* ds,
-                    const Execution&);
+int64_t scale_backward_scratch(const Problem&, const Backward&);
+void scale_backward(const Problem&, const Backward&, const float* gates, float* d_gates, float* ds, const Execution&);
 
 // gate's backward: dg, dz and dp.
-int64_t gate_backward_scratch(const Problem&, Images);
-void gate_backward(const Problem&, const void* stats, Images, const float* d_gates, float* dg, float* dz, float* dp,
+int64_t gate_backward_scratch(const Problem&);
+void gate_backward(const Problem&, const void* stats, const float* d_gates, float* dg, float* dz, float* dp,
                    const Execution&);
 
 // The gradients of gate's weights, from all images: w_shrink, w_expand, a, m, b_w_shrink, b_w_expand.
@@ -60,7 +54,7 @@ void global_grads(const Problem&, const Backward&, const float* g, const float* 
                   const float* dz, const Execution&);
 
 // gather's backward: grad_x. With a residual it reads grad_residual in place of grad_out.
-void grad_x(const Problem&, const Backward&, Images, const void* packed_local, const float* gates, const float* ds,
+void grad_x(const Problem&, const Backward&, const void* packed_local, const float* gates, const float* ds,
             const float* dp, const Execution&);
 
 // The gradients of gather's weights, from all images: v_shrink, v_collapse, b_v_shrink, b_v_collapse.

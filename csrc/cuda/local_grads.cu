@@ -252,7 +252,7 @@ void local_grads(const Problem& problem, const Backward& b, const float* ds, con
   const Weights& w = problem.weights;
   const ProductTiles tiles(problem);
   ProductParams p{};
-  p.x = map_view(problem, b.x, {0, s.images});
+  p.x = map_view(problem, b.x);
   p.relu_mask = reinterpret_cast<const uint32_t*>(b.relu_mask);
   p.ds = ds;
   p.t_parts = static_cast<float*>(execution.workspace);

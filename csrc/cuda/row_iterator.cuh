@@ -14,7 +14,7 @@ namespace gala::cuda {
 
 constexpr int kRowThreads = 128;
 
-// How a chunk of images is divided between blocks.
+// How the images are divided between blocks.
 struct RowTiling {
   int channels, pixels, lanes, rows;
   int group_size;  // threads side by side on a row: 32, or with channels_last a smaller power of two
@@ -22,7 +22,7 @@ struct RowTiling {
   int64_t images;
 };
 
-// A feature map from the chunk's first image on; strides in elements.
+// A feature map; strides in elements.
 struct RowMap {
   void* data;
   int64_t image_stride, row_stride;
@@ -102,9 +102,20 @@ struct Gates {
       : alpha(gates + here.image * 2 * tiling.channels), beta(alpha + tiling.channels), s(statistics) {
     const float* factors = channels ? beta : s;
     GALA_UNROLL
-    for (int i = 0; i < width; ++i) {
-      lane_alpha[i] = channels && here.inside ? load_global(alpha + here.first + i) : 0.0f;
-      lane_factor[i] = here.inside ? load_global(factors + here.first + i) : 0.0f;
+    for (int i = 0; i < width; ++i) lane_alpha[i] = lane_factor[i] = 0.0f;
+    if (!here.inside) return;
+    if (channels) load_lanes(alpha + here.first, lane_alpha);
+    load_lanes(factors + here.first, lane_factor);
+  }
+  // Channels of several to a thread begin on a boundary of 16 bytes; s of an image may begin anywhere.
+  GALA_DEVICE static void load_lanes(const float* from, float (&to)[width]) {
+    constexpr int kAtOnce = channels && width >= 4 ? 4 : 1;
+    using Vector = Vec<float, kAtOnce>;
+    GALA_UNROLL
+    for (int i = 0; i < width; i += kAtOnce) {
+      const Vector values = load_global(reinterpret_cast<const Vector*>(from + i));
+      GALA_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) to[i + k] = values.at[k];
     }
   }
   GALA_DEVICE float row_alpha(int row) const { return channels ? 0.0f : load_global(alpha + row); }
@@ -118,7 +129,11 @@ struct Gates {
 
 // The sum of the values of a group of threads, in a fixed order.
 GALA_DEVICE float sum_over_group(float value, int group_size) {
-  for (int mask = group_size / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  GALA_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const float other = shuffle_xor(value, mask);
+    value = mask < group_size ? value + other : value;
+  }
   return value;
 }
 
@@ -148,10 +163,9 @@ constexpr int kGroupSumBytes = kRowThreads * width * 4;  // of shared memory, fo
 
 // ---- host
 
-inline RowMap row_map(const Problem& problem, const FeatureMap& map, Images images) {
+inline RowMap row_map(const Problem& problem, const FeatureMap& map) {
   if (!map.data) return {};
-  const int64_t offset = images.first * map.image_stride * element_bytes(problem.dtype);
-  return {static_cast<char*>(map.data) + offset, map.image_stride,
+  return {static_cast<char*>(map.data), map.image_stride,
           problem.channels_last ? map.pixel_stride : map.channel_stride};
 }
 
@@ -180,9 +194,9 @@ int vector_width(const Problem& problem, const Maps& maps) {
   return 1;
 }
 
-// Makes blocks enough for every GPU. They depend on the shape of the whole batch alone, since they decide in which
-// order elements are summed.
-inline RowTiling row_tiling(const Problem& problem, int width, Images images) {
+// Makes blocks enough for every GPU. They depend on the shape alone, since they decide in which order elements are
+// summed.
+inline RowTiling row_tiling(const Problem& problem, int width) {
   const Shape& s = problem.shape;
   const int64_t lanes = problem.channels_last ? s.channels : s.pixels;
   const int64_t rows = problem.channels_last ? s.pixels : s.channels;
@@ -200,7 +214,7 @@ inline RowTiling row_tiling(const Problem& problem, int width, Images images) {
           static_cast<int>(tiles),
           static_cast<int>(ceil_div(rows, span)),
           static_cast<int>(span),
-          images.count};
+          s.images};
 }
 
 inline int64_t blocks(const RowTiling& tiling) { return int64_t{tiling.tiles} * tiling.shares * tiling.images; }

@@ -35,14 +35,6 @@ inline int attribute(cudaDeviceAttr which) {
 // The most dynamic shared memory that a block may ask for on the current device.
 inline int shared_limit() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
-// How many bytes of a feature map can be expected to stay in the L2 cache until they are read again; 0 for a small
-// cache, since chunks that fit into it would not keep the GPU busy.
-inline int64_t cached_bytes() {
-  constexpr int64_t kSmall = int64_t{16} << 20;
-  const int64_t bytes = attribute(cudaDevAttrL2CacheSize);
-  return bytes < kSmall ? 0 : bytes / 3 * 2;
-}
-
 // Whether this build has code for compute_90a and the current device runs it.
 inline bool is_hopper() {
   constexpr bool is_compiled = std::string_view(GALA_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;

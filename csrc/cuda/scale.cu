@@ -101,24 +101,24 @@ int width_of(const Problem& problem, const Forward& f) {
 
 }  // namespace
 
-int64_t scale_scratch(const Problem& problem, const Forward& f, Images images) {
+int64_t scale_scratch(const Problem& problem, const Forward& f) {
   if (!f.map) return 0;
-  const RowTiling tiling = row_tiling(problem, width_of(problem, f), images);
-  return (problem.channels_last ? tiling.tiles : tiling.shares) * images.count * problem.shape.pixels * 4;
+  const RowTiling tiling = row_tiling(problem, width_of(problem, f));
+  return (problem.channels_last ? tiling.tiles : tiling.shares) * tiling.images * tiling.pixels * 4;
 }
 
-void scale(const Problem& problem, const Forward& f, Images images, const float* gates, const Execution& execution) {
+void scale(const Problem& problem, const Forward& f, const float* gates, const Execution& execution) {
   const Shape& s = problem.shape;
   const int width = width_of(problem, f);
   ScaleParams p{};
-  p.tiling = row_tiling(problem, width, images);
+  p.tiling = row_tiling(problem, width);
   p.last_block = static_cast<int>(blocks(p.tiling) - 1);
-  p.x = row_map(problem, f.x, images);
-  p.residual = row_map(problem, f.residual, images);
-  p.out = row_map(problem, f.out, images);
-  p.gates = gates + images.first * 2 * s.channels;
+  p.x = row_map(problem, f.x);
+  p.residual = row_map(problem, f.residual);
+  p.out = row_map(problem, f.out);
+  p.gates = gates;
   p.stats_width = stats_width(s);
-  p.stats = static_cast<const float*>(f.stats) + images.first * p.stats_width;
+  p.stats = static_cast<const float*>(f.stats);
   p.map_parts = f.map ? static_cast<float*>(execution.workspace) : nullptr;
   p.squash = problem.squash;
   with_row_kernel(problem, width, [&]<class T, int width, bool channels>() {
@@ -126,8 +126,8 @@ void scale(const Problem& problem, const Forward& f, Images images, const float*
            f.map && !channels ? kGroupSumBytes<width> : 0, execution.stream, p);
   });
   if (!f.map) return;
-  const int64_t rows = images.count * s.pixels, parts = problem.channels_last ? p.tiling.tiles : p.tiling.shares;
-  sum_parts({p.map_parts, static_cast<float*>(f.map) + images.first * s.pixels, rows, parts, true}, {}, execution);
+  const int64_t rows = s.images * s.pixels, parts = problem.channels_last ? p.tiling.tiles : p.tiling.shares;
+  sum_parts({p.map_parts, static_cast<float*>(f.map), rows, parts, true}, {}, execution);
 }
 
 }  // namespace gala::cuda

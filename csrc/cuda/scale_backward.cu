@@ -154,30 +154,28 @@ struct Parts {
 
 }  // namespace
 
-int64_t scale_backward_scratch(const Problem& problem, const Backward& b, Images images) {
-  const Parts parts(problem, row_tiling(problem, width_of(problem, b), images));
+int64_t scale_backward_scratch(const Problem& problem, const Backward& b) {
+  const Parts parts(problem, row_tiling(problem, width_of(problem, b)));
   return (parts.gates_floats() + parts.ds_floats()) * 4;
 }
 
-void scale_backward(const Problem& problem, const Backward& b, Images images, const float* gates, float* d_gates,
-                    float* ds, const Execution& execution) {
+void scale_backward(const Problem& problem, const Backward& b, const float* gates, float* d_gates, float* ds,
+                    const Execution& execution) {
   const Shape& s = problem.shape;
   const int width = width_of(problem, b);
   ScaleBackwardParams p{};
-  p.tiling = row_tiling(problem, width, images);
-  p.x = row_map(problem, b.x, images);
-  p.grad_out = row_map(problem, b.grad_out, images);
-  p.out = row_map(problem, b.out, images);
-  p.grad_residual = b.out.data ? row_map(problem, b.grad_residual, images) : RowMap{};
-  p.gates = gates + images.first * 2 * s.channels;
+  p.tiling = row_tiling(problem, width);
+  p.x = row_map(problem, b.x);
+  p.grad_out = row_map(problem, b.grad_out);
+  p.out = row_map(problem, b.out);
+  p.grad_residual = b.out.data ? row_map(problem, b.grad_residual) : RowMap{};
+  p.gates = gates;
   p.stats_width = stats_width(s);
-  p.stats = static_cast<const float*>(b.stats) + images.first * p.stats_width;
-  p.map_factor = b.map_factor ? static_cast<const float*>(b.map_factor) + images.first * s.pixels : nullptr;
+  p.stats = static_cast<const float*>(b.stats);
+  p.map_factor = static_cast<const float*>(b.map_factor);
   p.squash = problem.squash;
   const Parts parts(problem, p.tiling);
   float* scratch = static_cast<float*>(execution.workspace);
-  d_gates += images.first * 2 * s.channels;
-  ds += images.first * s.pixels;
   p.d_gates = parts.gates_count > 1 ? scratch : d_gates;
   p.ds = parts.ds_count > 1 ? scratch + parts.gates_floats() : ds;
   with_row_kernel(problem, width, [&]<class T, int width, bool channels>() {

@@ -1,5 +1,4 @@
-// The forward and the backward pass: checks the arguments, divides the workspace, and runs the stages in order on one
-// chunk of images after the other.
+// The forward and the backward pass: checks the arguments, divides the workspace, and runs the stages in order.
 
 #include <primitives.cuh>
 #include <stdexcept>
@@ -117,30 +116,14 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-// How many images to take through all stages before the next ones, so that the second read of a feature map hits the L2
-// cache: chunks of about equal size, or all images where the GPU's cache is too small. The order of gather's sums
-// depends on the chunk, so results on GPUs with caches of different sizes may differ in the last bits.
-int64_t images_per_chunk(const Problem& problem) {
-  const Shape& s = problem.shape;
-  const int64_t image = s.channels * s.pixels * element_bytes(problem.dtype);
-  const int64_t cached = cached_bytes(), most = larger(1, cached / image);
-  return cached > 0 ? ceil_div(s.images, ceil_div(s.images, most)) : s.images;
-}
-
-template <class Body>
-void for_each_chunk(const Shape& s, int64_t chunk, const Body& body) {
-  for (int64_t first = 0; first < s.images; first += chunk)
-    body(Images{first, first + chunk < s.images ? chunk : s.images - first});
-}
-
 struct ForwardMemory {
   void *packed_shrink, *scratch;
   float* gates;
 
-  ForwardMemory(const Problem& problem, const Forward& f, Images chunk, Workspace& workspace) {
+  ForwardMemory(const Problem& problem, const Forward& f, Workspace& workspace) {
     packed_shrink = workspace.take(packed_shrink_bytes(problem));
     gates = workspace.take_floats(problem.shape.images * 2 * problem.shape.channels);
-    const int64_t gathering = gather_scratch(problem, chunk), scaling = scale_scratch(problem, f, chunk);
+    const int64_t gathering = gather_scratch(problem), scaling = scale_scratch(problem, f);
     scratch = workspace.take(larger(gathering, scaling));
   }
 };
@@ -149,7 +132,7 @@ struct BackwardMemory {
   void *packed_local, *scratch;
   float *gates, *g, *d_gates, *ds, *dg, *dz, *dp;
 
-  BackwardMemory(const Problem& problem, const Backward& b, Images chunk, Workspace& workspace) {
+  BackwardMemory(const Problem& problem, const Backward& b, Workspace& workspace) {
     const Shape& s = problem.shape;
     packed_local = workspace.take(b.grad_x.data ? packed_local_bytes(problem) : 0);
     gates = workspace.take_floats(s.images * 2 * s.channels);
@@ -159,45 +142,37 @@ struct BackwardMemory {
     dg = workspace.take_floats(s.images * s.channels);
     dz = workspace.take_floats(s.images * s.reduced);
     dp = workspace.take_floats(s.images * s.channels);
-    int64_t most = larger(scale_backward_scratch(problem, b, chunk), gate_backward_scratch(problem, chunk));
+    int64_t most = larger(scale_backward_scratch(problem, b), gate_backward_scratch(problem));
     if (b.grads.w_shrink) most = larger(most, larger(global_grads_scratch(problem), local_grads_scratch(problem)));
     scratch = workspace.take(most);
   }
 };
-
-// Without grad_x all images are one chunk: it alone reads again what scale's backward has read.
-Images backward_chunk(const Problem& problem, const Backward& b) {
-  return {0, b.grad_x.data ? images_per_chunk(problem) : problem.shape.images};
-}
 
 }  // namespace
 
 int64_t forward_workspace(const Problem& problem, const Forward& f) {
   check_forward(problem, f);
   Workspace workspace(nullptr);
-  ForwardMemory(problem, f, {0, images_per_chunk(problem)}, workspace);
+  ForwardMemory(problem, f, workspace);
   return workspace.bytes();
 }
 
 void forward(const Problem& problem, const Forward& f, const Execution& execution) {
   check_forward(problem, f);
   check_execution(execution);
-  const int64_t chunk = images_per_chunk(problem);
   Workspace workspace(execution.workspace);
-  const ForwardMemory memory(problem, f, {0, chunk}, workspace);
+  const ForwardMemory memory(problem, f, workspace);
   const Execution stage{execution.stream, memory.scratch, execution.tf32};
   pack_shrink(problem, memory.packed_shrink, stage);
-  for_each_chunk(problem.shape, chunk, [&](Images images) {
-    gather(problem, f, images, memory.packed_shrink, stage);
-    gate(problem, f.stats, images, memory.gates, stage);
-    scale(problem, f, images, memory.gates, stage);
-  });
+  gather(problem, f, memory.packed_shrink, stage);
+  gate(problem, f.stats, memory.gates, stage);
+  scale(problem, f, memory.gates, stage);
 }
 
 int64_t backward_workspace(const Problem& problem, const Backward& b) {
   check_backward(problem, b);
   Workspace workspace(nullptr);
-  BackwardMemory(problem, b, backward_chunk(problem, b), workspace);
+  BackwardMemory(problem, b, workspace);
   return workspace.bytes();
 }
 
@@ -205,18 +180,15 @@ void backward(const Problem& problem, const Backward& b, const Execution& execut
   check_backward(problem, b);
   check_execution(execution);
   const bool need_input = b.grad_x.data != nullptr, need_weights = b.grads.w_shrink != nullptr;
-  const Images chunk = backward_chunk(problem, b);
   Workspace workspace(execution.workspace);
-  const BackwardMemory memory(problem, b, chunk, workspace);
+  const BackwardMemory memory(problem, b, workspace);
   const Execution stage{execution.stream, memory.scratch, execution.tf32};
   if (need_input) pack_local(problem, memory.packed_local, stage);
-  expand(problem, b.stats, {0, problem.shape.images}, memory.gates, memory.g, stage);
-  for_each_chunk(problem.shape, chunk.count, [&](Images images) {
-    scale_backward(problem, b, images, memory.gates, memory.d_gates, memory.ds, stage);
-    if (need_input || need_weights)
-      gate_backward(problem, b.stats, images, memory.d_gates, memory.dg, memory.dz, memory.dp, stage);
-    if (need_input) grad_x(problem, b, images, memory.packed_local, memory.gates, memory.ds, memory.dp, stage);
-  });
+  expand(problem, b.stats, memory.gates, memory.g, stage);
+  scale_backward(problem, b, memory.gates, memory.d_gates, memory.ds, stage);
+  if (need_input || need_weights)
+    gate_backward(problem, b.stats, memory.d_gates, memory.dg, memory.dz, memory.dp, stage);
+  if (need_input) grad_x(problem, b, memory.packed_local, memory.gates, memory.ds, memory.dp, stage);
   if (!need_weights) return;
   global_grads(problem, b, memory.g, memory.d_gates, memory.dg, memory.dz, stage);
   local_grads(problem, b, memory.ds, stage);

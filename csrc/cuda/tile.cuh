@@ -1,7 +1,7 @@
 // Tiles of feature maps and of packed weights in shared memory, and the pipeline that fills them.
 //
 // A tile consists of lines of neighbouring elements: with channels_last a line is some channels of one pixel, else some
-// pixels of one channel. The pixels of all images of a chunk are numbered in a row, so a tile may span several images.
+// pixels of one channel. The pixels of all images are numbered in a row, so a tile may span several images.
 #pragma once
 
 #include <primitives.cuh>
@@ -34,7 +34,7 @@ inline Divider divider(int64_t divisor) {
   return {static_cast<uint32_t>(divisor), static_cast<uint32_t>((power + by - 1) / by), shift};
 }
 
-// An image, counted from the chunk's first one, and one of its pixels. All images have fewer than 2^31 pixels together.
+// An image and one of its pixels. All images have fewer than 2^31 pixels together.
 struct ImagePixel {
   uint32_t image, pixel;
 
@@ -47,7 +47,7 @@ struct ImagePixel {
   }
 };
 
-// A feature map from the chunk's first image on; strides in bytes.
+// A feature map; strides in bytes.
 struct MapView {
   char* data;
   int64_t image_stride, line_stride;  // 0 where there is one image or line: addresses beyond it are aligned as well
@@ -220,18 +220,18 @@ inline int64_t packed_row_bytes(const Problem& problem, int64_t depth) {
   return ceil_div(depth * element_bytes(problem.dtype), kStepBytes) * kStepBytes;
 }
 
-inline MapView map_view(const Problem& problem, const FeatureMap& map, Images images) {
+inline MapView map_view(const Problem& problem, const FeatureMap& map) {
   const Shape& s = problem.shape;
   const int64_t size = element_bytes(problem.dtype), image_stride = map.image_stride * size;
   const int64_t line_stride = (problem.channels_last ? map.pixel_stride : map.channel_stride) * size;
   const int64_t length = problem.channels_last ? s.channels : s.pixels, lines = s.channels * s.pixels / length;
-  char* data = static_cast<char*>(map.data) + images.first * image_stride;
+  char* data = static_cast<char*>(map.data);
   int64_t width = kVectorBytes;
   while (reinterpret_cast<uintptr_t>(data) % width != 0 || length * size % width != 0 ||
-         (lines > 1 && line_stride % width != 0) || (images.count > 1 && image_stride % width != 0))
+         (lines > 1 && line_stride % width != 0) || (s.images > 1 && image_stride % width != 0))
     width /= 2;
   return {data,
-          images.count > 1 ? image_stride : 0,
+          s.images > 1 ? image_stride : 0,
           lines > 1 ? line_stride : 0,
           static_cast<int>(s.channels),
           static_cast<int>(width),

@@ -17,9 +17,7 @@ void shim_release(void* buffer) { gala::shim::release(buffer); }
 
 void shim_run_blocks(int64_t most) { gala::shim::most_blocks = most; }
 
-void shim_set_device(uint64_t seed, int64_t l2_bytes, int shared_limit) {
-  gala::shim::device = {seed, l2_bytes, shared_limit};
-}
+void shim_set_device(uint64_t seed, int shared_limit) { gala::shim::device = {seed, shared_limit}; }
 
 void shim_count_banks(int on) { gala::shim::count_banks(on != 0); }
 const char* shim_counted_banks() {

@@ -225,11 +225,10 @@ void forward_in_cluster(const Problem& problem, const Forward& f, const Executio
   if (const char* reason = why_not_in_cluster(problem, f))
     throw std::invalid_argument(std::string("gala::cuda: ") + reason);
   const Plan plan(s, cluster_of(s));
-  const Images all{0, s.images};
   ImageParams p{};
-  p.x = row_map(problem, f.x, all);
-  p.residual = row_map(problem, f.residual, all);
-  p.out = row_map(problem, f.out, all);
+  p.x = row_map(problem, f.x);
+  p.residual = row_map(problem, f.residual);
+  p.out = row_map(problem, f.out);
   p.weights = problem.weights;
   p.stats = static_cast<float*>(f.stats);
   p.map = static_cast<float*>(f.map);

@@ -11,7 +11,6 @@ enum cudaError_t {
   cudaErrorStreamCaptureUnsupported = 900
 };
 enum cudaDeviceAttr {
-  cudaDevAttrL2CacheSize = 38,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97

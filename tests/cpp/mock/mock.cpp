@@ -17,7 +17,7 @@ namespace {
 constexpr int kDevices = 64, kAlwaysAllowed = 48 << 10;
 
 struct Gpu {
-  int l2_bytes, shared_limit, major, minor;
+  int shared_limit, major, minor;
 };
 
 struct Counts {
@@ -88,7 +88,6 @@ cudaError_t cudaGetDevice(int* to) {
 cudaError_t cudaDeviceGetAttribute(int* to, cudaDeviceAttr which, int of) {
   const Gpu& gpu = gpus[of];
   switch (which) {
-    case cudaDevAttrL2CacheSize: *to = gpu.l2_bytes; break;
     case cudaDevAttrComputeCapabilityMajor: *to = gpu.major; break;
     case cudaDevAttrComputeCapabilityMinor: *to = gpu.minor; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *to = gpu.shared_limit; break;
@@ -133,8 +132,8 @@ extern "C" {
 
 Counts mock_counts;
 
-void mock_set_gpu(int index, int l2_bytes, int shared_limit, int major, int minor) {
-  gpus[index] = {l2_bytes, shared_limit, major, minor};
+void mock_set_gpu(int index, int shared_limit, int major, int minor) {
+  gpus[index] = {shared_limit, major, minor};
 }
 void mock_use_gpu(int index) { device = index; }
 void mock_fail(const char* call) { failing = call; }

@@ -29,7 +29,6 @@ void launch(const char* name, void (*kernel)(P), Grid grid, int threads, int sha
       &call, cluster);
 }
 
-inline int64_t cached_bytes() { return shim::device.l2_bytes / 3 * 2; }
 inline int shared_limit() { return shim::device.shared_limit; }
 inline bool is_hopper() { return true; }
 

@@ -31,7 +31,6 @@ extern Position position;
 
 struct Device {  // what a test may choose
   uint64_t seed = 0;  // of the random order of threads and blocks; 0: in order
-  int64_t l2_bytes = int64_t{32} << 20;
   int shared_limit = 99 << 10;  // bytes for each block, as on sm_86
 };
 extern Device device;
