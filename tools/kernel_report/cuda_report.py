@@ -78,7 +78,8 @@ def tool(name: str) -> str | None:
     folders = [os.environ.get("PATH", ""), f"{home}/bin"]
     if triton is not None and triton.submodule_search_locations:
         folders += [f"{folder}/backends/nvidia/bin" for folder in triton.submodule_search_locations]
-    return shutil.which(name, path=os.pathsep.join(folders))
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    return found and os.path.abspath(found)  # it is run in another folder
 
 
 def compiled(program: str, path: Path) -> list[Kernel]:
