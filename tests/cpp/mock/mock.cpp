@@ -1,6 +1,7 @@
 // Imitates CUDA's runtime with GPUs that execute nothing. Launches are counted, and checked against the limits of the
 // CUDA programming guide and against what earlier calls have allowed. Errors stay until they are asked for, as in CUDA.
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 
 #include <cstdint>
 #include <map>
@@ -29,6 +30,7 @@ Gpu gpus[kDevices];
 Counts counts;
 std::map<std::pair<const void*, int>, int> limits;  // of loaded kernels
 std::string failing;  // the call that fails once
+void (*watcher)(const char* symbol, int64_t blocks, int64_t threads, int64_t shared, const void* params) = nullptr;
 bool capturing = false;
 thread_local int device = 0;
 thread_local cudaError_t last = cudaSuccess;
@@ -120,11 +122,15 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* other) {
   return cudaSuccess;
 }
 
-cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void**) {
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void** arguments) {
   std::this_thread::yield();  // gives other threads a turn between a thread's setting of limits and its launch
   const std::lock_guard lock(mutex);
   const cudaError_t error = fails("cudaLaunchKernelExC") ? cudaErrorMemoryAllocation : why_not(*config, kernel);
   error == cudaSuccess ? ++counts.launches : ++counts.refused;
+  Dl_info found;
+  if (watcher && dladdr(kernel, &found))
+    watcher(found.dli_sname, config->gridDim.x, config->blockDim.x, static_cast<int64_t>(config->dynamicSmemBytes),
+            arguments[0]);
   return done(error);
 }
 
@@ -132,11 +138,10 @@ extern "C" {
 
 Counts mock_counts;
 
-void mock_set_gpu(int index, int shared_limit, int major, int minor) {
-  gpus[index] = {shared_limit, major, minor};
-}
+void mock_set_gpu(int index, int shared_limit, int major, int minor) { gpus[index] = {shared_limit, major, minor}; }
 void mock_use_gpu(int index) { device = index; }
 void mock_fail(const char* call) { failing = call; }
+void mock_watch(decltype(watcher) called) { watcher = called; }  // at each launch, the kernel by its symbol
 void mock_capture(int on) { capturing = on != 0; }
 int mock_last_error() { return last; }
 int mock_capture_mode() { return mode; }
