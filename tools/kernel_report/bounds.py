@@ -68,8 +68,13 @@ class Kernel(NamedTuple):
 
 def resident(code: Code, warps: int, gpu: Gpu) -> int:
     """How many programs a multiprocessor holds at once."""
-    registers = cdiv(code.registers, 8) * 8 * WARP * warps
-    return max(1, min(REGISTERS // registers, gpu.shared // (code.shared + _RESERVED), gpu.warps // warps, gpu.blocks))
+    return resident_of(code.registers, code.shared, warps, gpu)
+
+
+def resident_of(registers: int, shared: int, warps: int, gpu: Gpu) -> int:
+    """The same, of programs whose threads have so many registers, and which have so much shared memory."""
+    each = cdiv(registers, 8) * 8 * WARP * warps
+    return max(1, min(REGISTERS // each, gpu.shared // (shared + _RESERVED), gpu.warps // warps, gpu.blocks))
 
 
 def predict(planned: Planned, code: Code, sass: str, from_memory: int, gpu: Gpu) -> Kernel:
@@ -82,7 +87,7 @@ def predict(planned: Planned, code: Code, sass: str, from_memory: int, gpu: Gpu)
         sum(step.bytes for step in steps(instructions, visited, gpu, Memory(1, 1))) * warps * programs
         for (instructions, _, programs), visited in zip(ways, visits, strict=True)
     )
-    memory = _memory(gpu, min(total, gpu.num_sms), from_memory / moved if moved else 0.0)
+    memory = memory_of(gpu, min(total, gpu.num_sms), from_memory / moved if moved else 0.0)
     traces = []
     for (instructions, part, _), visited in zip(ways, visits, strict=True):
         tile = 16 * math.prod(planned.sizes[side] for side in _TILES.get(part.name, ())) / warps
@@ -118,13 +123,20 @@ def _of_multiprocessors(traces: list[list[Step]], programs: Sequence[int], gpu: 
     return [[traces[part] for part in parts] for parts in dict.fromkeys(each)]
 
 
-def _memory(gpu: Gpu, active: int, share: float) -> Memory:
+def memory_of(gpu: Gpu, active: int, share: float) -> Memory:
     """What L2 and memory are to a quarter of a multiprocessor, where `active` ask, and memory has to give a `share`."""
     share = min(share, 1.0)
     rate = min(_PORT, gpu.l2_rate * gpu.num_sms / active)
     if share:
         rate = min(rate, gpu.memory * SHARE / gpu.clock / active / share)
     return Memory(rate / QUARTERS, gpu.l2_latency + share * (gpu.latency - gpu.l2_latency))
+
+
+def bounds_of_one(
+    trace: list[Step], programs: int, memory: Memory, gpu: Gpu, warps: int, held: int, moved: int, from_memory: int
+) -> Bounds:
+    """The bounds of a kernel whose programs all do the same."""
+    return _bounds([trace] * cdiv(programs, gpu.num_sms), memory, gpu, warps, held, moved, from_memory)
 
 
 def _bounds(

@@ -71,7 +71,12 @@ def parse_parts(sass: str, parts: int) -> list[list[Instruction]]:
     Programs of different parts have nothing in common but the kernel's first instructions: they part at the first
     branch over code from whose end nothing goes on.
     """
-    return _apart([_instruction(*found) for found in _LINE.findall(sass)], 0, parts)
+    return _apart(parse_all(sass), 0, parts)
+
+
+def parse_all(sass: str) -> list[Instruction]:
+    """All instructions of what `cuobjdump -sass` prints of one kernel."""
+    return [_instruction(*found) for found in _LINE.findall(sass)]
 
 
 def _apart(code: list[Instruction], begin: int, parts: int) -> list[list[Instruction]]:
