@@ -47,7 +47,7 @@ def make(text: str, banks: dict[int, bytes] | None = None, **registers) -> Warp:
         if isinstance(values, list) and max(values) >= WORD:
             warp.lanes.registers[following(name, 1)] = numbers([value // WORD for value in values])
             values = [value % WORD for value in values]
-        warp.lanes.registers[name] = numbers(values)
+        (warp.lanes.predicates if name.startswith("P") else warp.lanes.registers)[name] = numbers(values)
     return warp
 
 
@@ -106,6 +106,7 @@ def test_division(draw):
         ("LOP3.LUT R0, R1, R2, R3, 0x0f, !PT", lambda a, b, c: ~a),
         ("PRMT R0, R1, 0x7610, R2", lambda a, b, c: a & 0xFFFF | b & 0xFFFF0000),
         ("PRMT R0, R1, 0x3012, R2", lambda a, b, c: a & 0xFF000000 | a << 16 & 0xFF0000 | a & 0xFF00 | a >> 16 & 0xFF),
+        ("IMNMX R0, R1, R2, PT", lambda a, b, c: min(signed(a), signed(b))),
         ("VIMNMX R0, R1, R2, PT", lambda a, b, c: min(signed(a), signed(b))),
         ("VIMNMX.U32 R0, R1, R2, !PT", lambda a, b, c: max(a, b)),
         ("VIADDMNMX R0, R1, 0x1, R2, PT", lambda a, b, c: min(signed((a + 1) % WORD), signed(b))),
@@ -211,6 +212,8 @@ def test_jump_tables_and_calls():
     assert taken(make(jump, {2: table})) == [0, 1, 2, 4]
     call = "MOV R20, 0x20\nCALL.REL.NOINC 0x30\nEXIT\nMOV R21, 0x0\nRET.REL.NODEC R20 0x0"
     assert taken(make(call)) == [0, 1, 3, 4, 2]
+    assert taken(make("@P0 CALL.REL.NOINC 0x20\nEXIT\nNOP", P0=0)) == [1]
+    assert taken(make("BRXU UR4 -0x10\nNOP\nEXIT", UR4=0x20)) == [0, 2]
 
 
 def test_what_cannot_be_followed_is_an_error(monkeypatch):

@@ -94,7 +94,7 @@ def predict(planned: Planned, code: Code, sass: str, from_memory: int, gpu: Gpu)
         traces.append(steps(instructions, visited, gpu, memory, tile))
     held = resident(code, warps, gpu)
     each = (
-        _bounds(programs, memory, gpu, warps, held, moved, from_memory)
+        bounds_of(programs, memory, gpu, warps, held, moved, from_memory)
         for programs in _of_multiprocessors(traces, planned.programs, gpu)
     )
     bounds = max(each, key=lambda found: found.walked)
@@ -132,14 +132,7 @@ def memory_of(gpu: Gpu, active: int, share: float) -> Memory:
     return Memory(rate / QUARTERS, gpu.l2_latency + share * (gpu.latency - gpu.l2_latency))
 
 
-def bounds_of_one(
-    trace: list[Step], programs: int, memory: Memory, gpu: Gpu, warps: int, held: int, moved: int, from_memory: int
-) -> Bounds:
-    """The bounds of a kernel whose programs all do the same."""
-    return _bounds([trace] * cdiv(programs, gpu.num_sms), memory, gpu, warps, held, moved, from_memory)
-
-
-def _bounds(
+def bounds_of(
     programs: list[list[Step]], memory: Memory, gpu: Gpu, warps: int, held: int, moved: int, from_memory: int
 ) -> Bounds:
     """Of the programs of one multiprocessor, which holds so many at once; moved and from_memory are of all."""

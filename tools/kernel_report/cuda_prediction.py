@@ -2,8 +2,8 @@
 
 `python -m tools.kernel_report.cuda_prediction` needs the extension with its CUDA kernels, cuobjdump and a C++ compiler,
 but no GPU: the host's code runs against the mock of CUDA's runtime that the tests have, which says what is launched and
-with which parameters; a warp of the middle block is followed through the machine code (warp.py), and the warps of a
-multiprocessor are walked along its path (multiprocessor.py). bfloat16, channels_last, without biases, residual and map.
+with which parameters; a warp of each of some blocks is followed through the machine code (warp.py), and the warps of a
+multiprocessor are walked along their paths (multiprocessor.py). bfloat16, channels_last, no biases, residual or map.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from typing import NamedTuple
 from rich.console import Console
 
 from gala_cuda import native
+from gala_cuda.backends.triton.launch import cdiv
 
 from . import tables
-from .bounds import Bounds, bounds_of_one, memory_of, resident_of
+from .bounds import Bounds, bounds_of, memory_of, resident_of
 from .cuda_binary import Binary
 from .cuda_report import tool
 from .lanes import LANES, Place
@@ -35,6 +36,7 @@ ARCHITECTURES = {80: "80", 89: "89", 90: "90a", 100: "100"}  # as the extension 
 TENSORS = {"gather": 1, "scale": 2, "scale_backward": 2, "grad_x": 2, "local_products": 1}
 PAPER = (1024, 196, 256)  # C, HW, R
 BATCHES = (1, 8, 32, 256)
+MOST = 4  # blocks of a launch that are followed; others do the same
 NOTE = "a prediction, not measured"
 COLUMNS = (
     "says", "kernel", "blocks", "registers", "on an SM", "instructions", "L2, MB", "memory, MB",
@@ -50,7 +52,7 @@ class Kernel(NamedTuple):
     warps: int  # of a block
     registers: int
     resident: int  # blocks of a multiprocessor
-    path: list[Step]  # what a warp issues
+    paths: list[list[Step]]  # what a warp issues, in each of some blocks
     bytes_l2: int
     bytes_memory: int
     bounds: Bounds
@@ -88,14 +90,22 @@ def _predicted(launch: Launched, binary: Binary, gpu: Gpu, tensor: int) -> Kerne
     function, name = binary[launch.symbol], short_name(launch.symbol)
     warps = launch.threads // LANES
     banks = {0: bytes(function.at) + launch.params, 2: function.jumps}
-    path = Warp(function.code, banks, Place(launch.blocks // 2, 0)).path()
-    moved = sum(step.bytes for step in _steps(function.code, path, gpu, Memory(1, 1))) * warps * launch.blocks
+    paths = [Warp(function.code, banks, Place(block, 0)).path() for block in _followed(launch.blocks, gpu)]
+    moved = sum(step.bytes for path in paths for step in _steps(function.code, path, gpu, Memory(1, 1)))
+    moved = moved * warps * launch.blocks // len(paths)
     from_memory = TENSORS.get(name, 0) * tensor
     memory = memory_of(gpu, min(launch.blocks, gpu.num_sms), from_memory / moved if moved else 0.0)
-    trace = _steps(function.code, path, gpu, memory)
+    traces = [_steps(function.code, path, gpu, memory) for path in paths]
+    programs = [traces[i % len(traces)] for i in range(cdiv(launch.blocks, gpu.num_sms))]
     held = resident_of(function.registers, function.shared + launch.shared, warps, gpu)
-    bounds = bounds_of_one(trace, launch.blocks, memory, gpu, warps, held, moved, from_memory)
-    return Kernel(name, launch.blocks, warps, function.registers, held, trace, moved, from_memory, bounds)
+    bounds = bounds_of(programs, memory, gpu, warps, held, moved, from_memory)
+    return Kernel(name, launch.blocks, warps, function.registers, held, traces, moved, from_memory, bounds)
+
+
+def _followed(blocks: int, gpu: Gpu) -> range:
+    """The first blocks of a multiprocessor that has no fewer than any other."""
+    first = (blocks - 1) % gpu.num_sms // 2
+    return range(first, min(blocks, first + MOST * gpu.num_sms), gpu.num_sms)
 
 
 def _steps(code: list[Instruction], path: list[Issued], gpu: Gpu, memory: Memory) -> list[Step]:
@@ -124,7 +134,7 @@ def _line(kernel: Kernel) -> tuple[str, ...]:
         str(kernel.blocks),
         str(kernel.registers),
         str(kernel.resident),
-        str(len(kernel.path)),
+        str(sum(map(len, kernel.paths)) // len(kernel.paths)),
         f"{kernel.bytes_l2 / 1e6:.0f}",
         f"{kernel.bytes_memory / 1e6:.0f}",
         *(f"{value:.1f}" for value in kernel.bounds[:-1]),

@@ -192,7 +192,7 @@ def select(lanes: Lanes, one: Instruction, texts: list[str], mask: Mask) -> None
 
 
 def least(lanes: Lanes, one: Instruction, texts: list[str], mask: Mask) -> None:
-    """VIMNMX and VIADDMNMX: the lesser, or with !PT the greater."""
+    """VIMNMX, IMNMX and VIADDMNMX: the lesser, or with !PT the greater."""
     values = [low(lanes.operand(text)) for text in texts[1:-1]]
     if one.name.startswith("VIADD"):
         values = [each(lambda a, b: (a + b) % WORD, *values[:2]), values[2]]
@@ -236,7 +236,8 @@ def special(lanes: Lanes, one: Instruction, texts: list[str], mask: Mask) -> Non
 
 OPERATIONS: dict[str, Callable[[Lanes, Instruction, list[str], Mask], None]] = {
     "IADD3": add, "VIADD": add, "IMAD": multiply, "LEA": shifted_add, "SHF": shift, "LOP3": logic,
-    "PLOP3": predicate_logic, "ISETP": compare, "SEL": select, "VIMNMX": least, "VIADDMNMX": least, "IABS": absolute,
-    "MOV": move, "R2UR": move, "LDC": move, "LDCU": move, "CS2R": clear, "S2R": special, "S2UR": special,
-    "HFMA2": two_halves, "PRMT": permute, "I2F": to_float, "MUFU": reciprocal, "F2I": to_number, "POPC": count_bits,
+    "PLOP3": predicate_logic, "ISETP": compare, "SEL": select, "IMNMX": least, "VIMNMX": least, "VIADDMNMX": least,
+    "IABS": absolute, "MOV": move, "R2UR": move, "LDC": move, "LDCU": move, "CS2R": clear, "S2R": special,
+    "S2UR": special, "HFMA2": two_halves, "PRMT": permute, "I2F": to_float, "MUFU": reciprocal, "F2I": to_number,
+    "POPC": count_bits,
 }  # fmt: skip

@@ -66,16 +66,14 @@ class Warp:
         texts = [text.strip() for text in one.rest.split(",") if text.strip()]
         if one.name == "EXIT":
             return self._ended(at, mask)
-        if one.name == "BRX" and (offset := self._known(texts[0].split()[0])) is not None:
+        if one.name in ("BRX", "BRXU") and (offset := self._known(texts[0].split()[0])) is not None:
             return self._at(offset + number(one.rest.split()[-1]) + self.code[at + 1].at)
         if one.name == "RET":
             back = self._known(texts[0].split()[0])
             if back is None:
                 raise WarpError(f"returns from {one.at:#x} to nobody knows where")
             return self._at(back)
-        if one.name == "CALL":
-            return self._at(number(texts[-1]))
-        target = branch_target(one.opcode, one.rest)
+        target = number(texts[-1]) if one.name == "CALL" else branch_target(one.opcode, one.rest)
         if target is not None:
             if inner := re.match(r"\s*(!?U?P\w+)\s*,", one.rest):
                 mask = self._mask(inner[1])
