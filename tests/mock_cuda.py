@@ -74,10 +74,12 @@ class Mock:
             name = symbol.decode()
             found.append(Launched(name, blocks, threads, shared, ctypes.string_at(params, size_of(name))))
 
-        self.library.mock_watch(kept := WATCHER(keep))
-        run()
-        self.library.mock_watch(WATCHER())
-        del kept
+        watcher = WATCHER(keep)  # which has to live as long as it may be called
+        self.library.mock_watch(watcher)
+        try:
+            run()
+        finally:
+            self.library.mock_watch(WATCHER())
         return found
 
     def counts(self) -> Counts:

@@ -112,7 +112,7 @@ scale_backward_kernel(ScaleBackwardParams p) {
       for (int k = 0; k < rows; ++k) {
         from[k].x = load_streaming(x.at(first + k));
         const auto* grad = grad_out.at(first + k);
-        from[k].grad = add ? load_streaming(grad) : load_global(grad);  // what grad_x reads again stays in the cache
+        from[k].grad = add ? load_streaming(grad) : load_global(grad);  // what grad_x reads again may stay in L2
         if (add) from[k].out = load_streaming(out.at(first + k));
         from[k].alpha = gates.row_alpha(row + k);
         from[k].factor = gates.row_factor(row + k);

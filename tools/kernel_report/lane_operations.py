@@ -208,7 +208,7 @@ def absolute(lanes: Lanes, one: Instruction, texts: list[str], mask: Mask) -> No
 
 
 def move(lanes: Lanes, one: Instruction, texts: list[str], mask: Mask) -> None:
-    """MOV, R2UR, LDC and ULDC; a float that is a number's bits stays unknown."""
+    """MOV, R2UR, LDC and ULDC."""
     if one.width == 64:
         lanes.write_pair(texts[0], lanes.operand(texts[1], pair=True), mask)
         return

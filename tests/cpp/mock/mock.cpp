@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int kDevices = 64, kAlwaysAllowed = 48 << 10;
+constexpr int kAlwaysAllowed = 48 << 10;
 
 struct Gpu {
   int shared_limit, major, minor;
@@ -26,7 +26,7 @@ struct Counts {
 };
 
 std::recursive_mutex mutex;
-Gpu gpus[kDevices];
+std::map<int, Gpu> gpus;
 Counts counts;
 std::map<std::pair<const void*, int>, int> limits;  // of loaded kernels
 std::string failing;  // the call that fails once
@@ -53,7 +53,7 @@ bool within(const dim3& size, unsigned x, unsigned y, unsigned z) {
 }
 
 cudaError_t why_not(const cudaLaunchConfig_t& config, const void* kernel) {
-  const Gpu& gpu = gpus[device];
+  const Gpu& gpu = gpus.at(device);
   if (!within(config.gridDim, INT32_MAX, 65535, 65535) || !within(config.blockDim, 1024, 1024, 64) ||
       config.blockDim.x * config.blockDim.y * config.blockDim.z > 1024)
     return cudaErrorInvalidConfiguration;
@@ -88,7 +88,7 @@ cudaError_t cudaGetDevice(int* to) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* to, cudaDeviceAttr which, int of) {
-  const Gpu& gpu = gpus[of];
+  const Gpu& gpu = gpus.at(of);
   switch (which) {
     case cudaDevAttrComputeCapabilityMajor: *to = gpu.major; break;
     case cudaDevAttrComputeCapabilityMinor: *to = gpu.minor; break;
